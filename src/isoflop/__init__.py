@@ -1,0 +1,1 @@
+"""Sparse Iso-FLOP transformations for any PyTorch model."""

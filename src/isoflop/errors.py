@@ -1,0 +1,48 @@
+"""The errors that isoflop raises on user mistakes.
+
+Every one is a `ValueError`, names the fix, and is raised before anything is changed.
+"""
+
+
+class IsoflopError(ValueError):
+    """Base of every error that isoflop raises on purpose."""
+
+
+class UnknownNameError(IsoflopError):
+    """A name that no registry knows; the message lists the known ones."""
+
+
+class InputError(IsoflopError):
+    """Example inputs that the model cannot take."""
+
+
+class WideningError(IsoflopError):
+    """A model whose widths cannot be told apart from its fixed sizes."""
+
+
+class NoTransformableLayersError(IsoflopError):
+    """A model in which nothing can be transformed or sparsified."""
+
+
+class BudgetError(IsoflopError):
+    """A FLOP budget that no choice of sizes and sparsities can meet."""
+
+
+class PlanError(IsoflopError):
+    """A plan that does not describe the model it is used with."""
+
+
+class OptimizerError(IsoflopError):
+    """An optimizer that does not train the weights to be sparsified."""
+
+
+class DataError(IsoflopError):
+    """A data folder that is missing, incomplete or of the wrong format."""
+
+
+class RunDirectoryError(IsoflopError):
+    """A run directory that is in use, or that cannot be resumed."""
+
+
+class NoEffectWarning(UserWarning):
+    """Something was asked for that leaves the model as it was."""

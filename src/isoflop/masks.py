@@ -1,0 +1,45 @@
+"""Where masks live: a persistent boolean buffer beside each sparse weight.
+
+Because the mask is a buffer of the module that owns the weight, `state_dict`, `deepcopy`,
+exponential moving averages and checkpoints carry it without knowing about sparsity.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+SUFFIX = "_mask"
+
+
+def get_mask(module: nn.Module, parameter: str = "weight") -> Tensor | None:
+    """Return the mask of `module.<parameter>` (bool, shaped like it), or None if it is dense."""
+    weight = module._parameters.get(parameter)
+    mask = module._buffers.get(parameter + SUFFIX)
+    if weight is None or mask is None or mask.dtype != torch.bool or mask.shape != weight.shape:
+        return None
+    return mask
+
+
+def set_mask(module: nn.Module, parameter: str, mask: Tensor) -> None:
+    """Attach `mask` to `module.<parameter>` and zero the weights that it excludes."""
+    weight = module.get_parameter(parameter)
+    assert mask.dtype == torch.bool and mask.shape == weight.shape
+    module.register_buffer(parameter + SUFFIX, mask, persistent=True)
+    with torch.no_grad():
+        weight.mul_(mask)
+
+
+def remove_mask(module: nn.Module, parameter: str = "weight") -> None:
+    """Forget the mask of `module.<parameter>`; its weights stay as they are."""
+    module._buffers.pop(parameter + SUFFIX, None)
+    module._non_persistent_buffers_set.discard(parameter + SUFFIX)
+
+
+def named_masks(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """Iterate over `(full parameter name, module, parameter, mask)` of every masked weight."""
+    for path, module in model.named_modules():
+        for parameter in module._parameters:
+            mask = get_mask(module, parameter)
+            if mask is not None:
+                yield f"{path}.{parameter}" if path else parameter, module, parameter, mask

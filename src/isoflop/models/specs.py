@@ -1,0 +1,201 @@
+"""Model specifications: one string that names a model of any library.
+
+`timm:NAME`, `torchvision:NAME`, `isoflop:NAME`, `hf:NAME` (architecture only, never weights) or
+`package.module:function`.
+"""
+
+import contextlib
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoflop.errors import IsoflopError, UnknownNameError
+from isoflop.models.extras import require
+from isoflop.models.registry import INPUT_SHAPES, MODELS
+
+FORMS = "timm:NAME, torchvision:NAME, isoflop:NAME, hf:NAME or package.module:function"
+
+HF_TOKENS = 128
+"""Tokens of the example input of a language model."""
+
+
+def build_model(
+    spec: str,
+    num_classes: int | None = None,
+    *,
+    in_channels: int | None = None,
+    base_width: int | None = None,
+    meta: bool = False,
+) -> nn.Module:
+    """Build a freshly initialised model.
+
+    Args:
+        spec: `timm:NAME`, `torchvision:NAME`, `isoflop:NAME`, `hf:NAME` or
+            `package.module:function`.
+        num_classes: Outputs of the classifier; None leaves the model's own default.
+        in_channels: Channels of the images; None leaves the model's own default.
+        base_width: Channels of the first stage, where the model can be scaled so.
+        meta: Build without memory for the weights, which is enough to count and to plan.
+
+    Raises:
+        UnknownNameError: No model has that name; the message lists known ones.
+        IsoflopError: The library is not installed, or the model does not take an option.
+    """
+    source, name = _split(spec)
+    options = {
+        key: value
+        for key, value in {
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "base_width": base_width,
+        }.items()
+        if value is not None
+    }
+    build = _SOURCES.get(source, _from_function)
+    with torch.device("meta") if meta else contextlib.nullcontext():
+        return build(spec, name, options)
+
+
+def default_example_shape(spec: str, model: nn.Module | None = None) -> tuple[int, ...]:
+    """Return the shape of a batch of one sample for the model that `spec` names.
+
+    Args:
+        spec: As for `build_model`.
+        model: The model, where it has been built already; it may say its input size itself.
+
+    Raises:
+        IsoflopError: The shape is not known and must be given.
+    """
+    source, name = _split(spec)
+    if source == "isoflop":
+        MODELS.get(name)
+        return (1, *INPUT_SHAPES[name])
+    if source == "torchvision":
+        return (1, 3, 224, 224)
+    if source == "hf":
+        return (1, HF_TOKENS)
+    cfg = getattr(model, "default_cfg", None)
+    if source == "timm" and cfg is None:
+        cfg = require("timm", "vision").get_pretrained_cfg(name, allow_unregistered=False)
+        cfg = cfg.to_dict() if cfg is not None else None
+    if isinstance(cfg, dict) and cfg.get("input_size"):
+        return (1, *cfg["input_size"])
+    raise IsoflopError(
+        f"The input shape of {spec!r} is not known. Give it, for instance `--input 1,3,224,224`."
+    )
+
+
+def example_inputs(spec: str, shape: tuple[int, ...], *, meta: bool = False) -> Tensor:
+    """Return zeros that the model takes: token numbers for `hf:`, images for all others."""
+    dtype = torch.long if _split(spec)[0] == "hf" else torch.get_default_dtype()
+    return torch.zeros(shape, dtype=dtype, device="meta" if meta else None)
+
+
+def _split(spec: str) -> tuple[str, str]:
+    source, colon, name = spec.partition(":")
+    if not colon or not source or not name:
+        hint = f" Did you mean 'isoflop:{spec}'?" if spec in MODELS.names() else ""
+        raise UnknownNameError(f"{spec!r} names no model.{hint} Write {FORMS}.")
+    return source, name
+
+
+def _unknown(spec: str, name: str, known: list[str], where: str) -> UnknownNameError:
+    close = difflib.get_close_matches(name, known, n=8, cutoff=0.5)
+    few = ", ".join(close or known[:8])
+    return UnknownNameError(f"Unknown model {spec!r}. Known: {few}, … ({len(known)} in {where}).")
+
+
+def _rename(spec: str, options: dict[str, Any], names: dict[str, str | None]) -> dict[str, Any]:
+    renamed = {}
+    for key, value in options.items():
+        target = names.get(key)
+        if target is None:
+            raise IsoflopError(f"{spec!r} does not take {key}; leave it out or use another model.")
+        renamed[target] = value
+    return renamed
+
+
+def _from_isoflop(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
+    return MODELS.get(name)(**options)
+
+
+def _from_timm(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
+    timm = require("timm", "vision")
+    if not timm.is_model(name):
+        raise _unknown(spec, name, timm.list_models(), "timm.list_models()")
+    names = {"num_classes": "num_classes", "in_channels": "in_chans", "base_width": None}
+    return timm.create_model(name, pretrained=False, **_rename(spec, options, names))
+
+
+def _from_torchvision(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
+    models = require("torchvision.models", "vision")
+    known = models.list_models()
+    if name not in known:
+        raise _unknown(spec, name, known, "torchvision.models.list_models()")
+    builder = models.get_model_builder(name)
+    parameters = inspect.signature(builder).parameters
+    options = _rename(spec, options, {"num_classes": "num_classes"})
+    options["weights"] = None
+    if "weights_backbone" in parameters:  # else the backbone's weights would be downloaded
+        options["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3"):  # these warn unless told
+        options["init_weights"] = True
+    return builder(**options)
+
+
+def _from_hf(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
+    transformers = require("transformers")
+    options = _rename(spec, options, {"num_classes": "num_labels"})
+    if name in transformers.CONFIG_MAPPING:  # a family's name needs no download
+        config = transformers.AutoConfig.for_model(name, **options)
+    else:
+        try:
+            config = transformers.AutoConfig.from_pretrained(name, **options)
+        except OSError as error:
+            raise _unknown(
+                spec, name, list(transformers.CONFIG_MAPPING), "transformers' own families"
+            ) from error
+    if "num_labels" in options:
+        factory = transformers.AutoModelForSequenceClassification
+    elif type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        factory = transformers.AutoModelForCausalLM
+    else:
+        factory = transformers.AutoModel
+    return factory.from_config(config)
+
+
+def _from_function(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
+    module_name = spec.partition(":")[0]
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise UnknownNameError(
+            f"Unknown model {spec!r}: there is no module {module_name!r}. Write {FORMS}."
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value)]
+        raise _unknown(spec, name, known, module_name)
+    accepted = inspect.signature(function).parameters
+    for key in options:
+        if key not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            raise IsoflopError(f"{spec!r} does not take {key}; leave it out or use another model.")
+    model = function(**options)
+    if not isinstance(model, nn.Module):
+        raise IsoflopError(f"{spec!r} returned {type(model).__name__}, not a torch.nn.Module.")
+    return model
+
+
+_SOURCES: dict[str, Callable[[str, str, dict[str, Any]], nn.Module]] = {
+    "isoflop": _from_isoflop,
+    "timm": _from_timm,
+    "torchvision": _from_torchvision,
+    "hf": _from_hf,
+}

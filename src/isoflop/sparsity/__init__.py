@@ -1,0 +1,1 @@
+"""Sparse training: patterns, allocations and schedules, and the sparsifier that applies them."""

@@ -1,0 +1,128 @@
+"""Checks of the arguments of `sparsify`, made before anything is changed."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import nn
+from torch.optim import Optimizer
+
+from isoflop.budget import reallocate
+from isoflop.errors import IsoflopError, OptimizerError, PlanError
+from isoflop.masks import named_masks
+from isoflop.plan import Plan
+from isoflop.registry import Registry
+from isoflop.sparsity.allocation import ALLOCATIONS, Allocation
+from isoflop.sparsity.method import Method
+from isoflop.sparsity.targets import Target
+
+T = TypeVar("T")
+
+
+def find_instance(registry: Registry[type[T]], base: type[T], value: object) -> T:
+    """Return `value`, or a new entry of `registry` if it is a name."""
+    if isinstance(value, str):
+        return registry.get(value)()
+    if isinstance(value, base):
+        return value
+    known = ", ".join(repr(name) for name in registry.names())
+    hint = f" Did you mean {value.__name__}()?" if isinstance(value, type) else ""
+    raise IsoflopError(
+        f"The {registry.noun} must be a name ({known}) or an instance of {base.__name__}, not "
+        f"{value!r}.{hint}"
+    )
+
+
+def find_allocation(value: Allocation | str) -> Allocation:
+    """Return `value`, or the allocation of that name."""
+    if isinstance(value, str):
+        return ALLOCATIONS.get(value)
+    if not callable(value):
+        known = ", ".join(repr(name) for name in ALLOCATIONS.names())
+        raise IsoflopError(
+            f"The allocation must be a name ({known}) or a function of shapes and density, not "
+            f"{value!r}."
+        )
+    return value
+
+
+def with_allocation(plan: Plan, allocation: Allocation | str | None) -> Plan:
+    """Return `plan` with its non-zeros spread as `allocation` says, for the same FLOPs."""
+    if allocation is None:
+        return plan
+    function = find_allocation(allocation)
+    names = (name for name, known in ALLOCATIONS.items() if known is function)
+    name = next(names, getattr(function, "__name__", "custom"))
+    return plan if name == plan.allocation else reallocate(plan, function, name)
+
+
+def check_integer(name: str, value: object, meaning: str) -> None:
+    """Raise unless `value` is an integer."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise IsoflopError(f"{name} must be an integer, {meaning}, not {value!r}.")
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Raise unless `optimizer` is one that can be hooked."""
+    # Wrappers such as Accelerate's call themselves optimizers but cannot be hooked.
+    if not isinstance(optimizer, Optimizer) or not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        raise OptimizerError(
+            f"{type(optimizer).__name__} is no torch.optim.Optimizer that takes hooks. Pass the "
+            "optimizer itself, before any wrapper."
+        )
+
+
+def check_unmasked(model: nn.Module) -> None:
+    """Raise if some weight of `model` has a mask."""
+    masked = [name for name, *_ in named_masks(model)]
+    if masked:
+        raise IsoflopError(
+            f"This model is masked already, at {some_of(masked)}. To sparsify it anew, call "
+            "`sparsifier.remove()` and `isoflop.masks.remove_mask(module)` on each masked module."
+        )
+
+
+def check_budget(
+    method: Method, plan: Plan | None, sparsity: float | None, exclude: Sequence[str]
+) -> None:
+    """Raise unless exactly one valid budget is given, or none for a dense method."""
+    if plan is not None and sparsity is not None:
+        raise IsoflopError("Pass either plan or sparsity, not both: the plan sets the sparsity.")
+    if plan is not None and not isinstance(plan, Plan):
+        raise PlanError(f"plan must be what `isoflop.transform` returned, not {plan!r}.")
+    if plan is not None and exclude:
+        raise IsoflopError(
+            "exclude cannot be combined with a plan, whose budget counts on every sparse layer. "
+            "Pass exclude to `isoflop.transform` instead."
+        )
+    if plan is None and sparsity is None and method.masks_weights:
+        raise IsoflopError(
+            f"The method {method.name!r} needs a plan, as `isoflop.transform` returns it, or a "
+            "sparsity such as sparsity=0.9."
+        )
+    if sparsity is not None:
+        number = isinstance(sparsity, int | float) and not isinstance(sparsity, bool)
+        if not number or not 0 <= sparsity < 1:
+            raise IsoflopError(
+                "sparsity is the fraction of weights that are zero and must lie in [0, 1), such as "
+                f"0.9, not {sparsity!r}."
+            )
+
+
+def check_trained(targets: Sequence[Target], optimizer: Optimizer) -> None:
+    """Raise unless `optimizer` trains every target."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    untrained = [
+        t.name for t in targets if id(t.weight) not in trained or not t.weight.requires_grad
+    ]
+    if untrained:
+        raise OptimizerError(
+            f"The optimizer does not train {some_of(untrained)}, which would be masked. Make the "
+            "optimizer from `model.parameters()` of this very model, unfreeze these weights, or "
+            "leave them out by `exclude`."
+        )
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first few names, and how many there are besides."""
+    rest = len(names) - 5
+    return ", ".join(map(repr, names[:5])) + (f" and {rest} more" if rest > 0 else "")

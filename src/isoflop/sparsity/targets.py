@@ -1,0 +1,156 @@
+"""Which weights of a model are masked, and how many non-zeros each keeps."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from isoflop.errors import IsoflopError, NoTransformableLayersError, PlanError
+from isoflop.flops import network_ends
+from isoflop.masks import get_mask
+from isoflop.plan import Plan
+from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
+from isoflop.surgery import ExampleInputs
+
+MASKABLE = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+"""The modules whose `weight` is masked unless a plan says otherwise."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A weight to be masked, found anew in its module at each access.
+
+    Holding tensors here would go stale: loading a checkpoint or moving the model may replace them.
+    """
+
+    name: str
+    module: nn.Module
+    parameter: str
+    nnz: int
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The weight as it is now."""
+        return self.module.get_parameter(self.parameter)
+
+    @property
+    def mask(self) -> Tensor:
+        """The mask as it is now."""
+        mask = get_mask(self.module, self.parameter)
+        if mask is None:
+            raise IsoflopError(
+                f"The mask of {self.name!r} is gone while a sparsifier still uses it. Call "
+                "`sparsifier.remove()` before taking masks away."
+            )
+        return mask
+
+
+def from_plan(model: nn.Module, plan: Plan) -> list[Target]:
+    """Return the sparse weights of `plan`, with the plan's numbers of non-zeros."""
+    if not plan.sparse_layers:
+        raise NoTransformableLayersError(
+            "The plan has no sparse layer, so there is nothing to mask. Use the method 'dense'."
+        )
+    targets = []
+    for layer in plan.sparse_layers:
+        if not 0 < layer.nnz <= layer.numel:
+            raise PlanError(
+                f"The plan keeps {layer.nnz} of {layer.numel} weights of {layer.parameter!r}. Use "
+                "a plan as `isoflop.transform` returned it."
+            )
+        path, _, parameter = layer.parameter.rpartition(".")
+        targets.append(Target(layer.parameter, model.get_submodule(path), parameter, layer.nnz))
+    return targets
+
+
+def from_sparsity(
+    model: nn.Module,
+    sparsity: float,
+    allocation: Allocation,
+    *,
+    dense_ends: bool,
+    example_inputs: ExampleInputs | None,
+    exclude: Sequence[str],
+) -> list[Target]:
+    """Return the weights of all linear and convolution layers, at `sparsity` overall."""
+    candidates = _maskable_weights(model)
+    excluded = _matching([path for path, _ in candidates], exclude)
+    ends: set[str] = set()
+    if dense_ends and example_inputs is not None:
+        ends = set().union(*network_ends(model, example_inputs))
+    elif dense_ends and candidates:
+        ends = {candidates[0][0], candidates[-1][0]}
+    skipped = _tied_to(model, excluded | ends)
+    kept = [(path, module) for path, module in candidates if id(module.weight) not in skipped]
+    if not kept:
+        raise NoTransformableLayersError(
+            f"No layer of {type(model).__name__} is left to mask: of its {len(candidates)} linear "
+            f"and convolution layers, {len(ends)} are kept dense as the ends of the network and "
+            f"{len(excluded)} are excluded. Pass dense_ends=False or exclude less."
+        )
+    shapes = [tuple(module.get_parameter("weight").shape) for _, module in kept]
+    total = num_nonzero(sum(math.prod(shape) for shape in shapes), sparsity)
+    counts = exact_counts(shapes, allocation(shapes, 1 - sparsity), total)
+    return [
+        Target(f"{path}.weight" if path else "weight", module, "weight", nnz)
+        for (path, module), nnz in zip(kept, counts, strict=True)
+    ]
+
+
+def _maskable_weights(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return path and module of each weight that may be masked, tied ones once."""
+    seen: set[int] = set()
+    found = []
+    for path, module in model.named_modules():
+        # A parametrized weight (weight norm, say) is computed, hence no parameter: leave it alone.
+        weight = module._parameters.get("weight")
+        if weight is None or id(weight) in seen:
+            continue
+        # Whoever owns a weight first decides: a head tied to an embedding stays dense with it.
+        seen.add(id(weight))
+        if isinstance(module, MASKABLE):
+            if isinstance(weight, nn.UninitializedParameter):
+                raise IsoflopError(
+                    f"The layer {path!r} is lazy and has no shape yet. Run the model once first."
+                )
+            found.append((path, module))
+    return found
+
+
+def _tied_to(model: nn.Module, paths: Iterable[str]) -> set[int]:
+    """Return the ids of the weights of the modules at `paths`, under whatever name they go."""
+    paths = set(paths)
+    return {
+        id(module._parameters.get("weight"))
+        for path, module in model.named_modules(remove_duplicate=False)
+        if path in paths
+    }
+
+
+def _matching(paths: Sequence[str], globs: Sequence[str]) -> set[str]:
+    """Return the paths that match a glob, or that lie inside a module that matches one."""
+    matched: set[str] = set()
+    for glob in globs:
+        hits = {path for path in paths if any(fnmatchcase(p, glob) for p in _prefixes(path))}
+        if not hits:
+            raise IsoflopError(
+                f"exclude={glob!r} matches no linear or convolution layer. Such layers are: "
+                f"{', '.join(paths[:10])}{', …' if len(paths) > 10 else ''}."
+            )
+        matched |= hits
+    return matched
+
+
+def _prefixes(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]

@@ -1,0 +1,153 @@
+"""The one place that walks, copies and rewires modules."""
+
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from isoflop.errors import InputError
+
+ExampleInputs = Any
+"""A tensor, a shape, a sequence of positional arguments, or a dict of keyword arguments."""
+
+
+def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return every parameter under the first of its names; tied ones appear once."""
+    return dict(module.named_parameters())
+
+
+def owned_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
+    """Iterate over `(module, path, attribute, tensor)` of all parameters, buffers and plain tensors."""
+    for path, module in model.named_modules():
+        for store in (module._parameters, module._buffers, module.__dict__):
+            for name, value in store.items():
+                if isinstance(value, Tensor):
+                    yield module, path, name, value
+
+
+def copy_with_tensors(
+    model: nn.Module, make: Callable[[nn.Module, str, str, Tensor], Tensor]
+) -> nn.Module:
+    """Deep-copy `model` with every tensor replaced by `make(module, path, attribute, tensor)`.
+
+    The tensors of `model` itself are neither copied nor read, so a model too large for a second
+    copy, or one on the meta device, can be used. Ties stay ties.
+    """
+    memo: dict[int, Any] = {}
+    for module, path, name, tensor in owned_tensors(model):
+        if id(tensor) in memo:
+            continue
+        new = make(module, path, name, tensor)
+        if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = new
+    return copy.deepcopy(model, memo)
+
+
+def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Replace modules wherever they occur and return the root, which may itself be replaced.
+
+    A module that hangs under several parents is replaced by one and the same new module.
+    """
+    if model in new:
+        return new[model]
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and child in new:
+                parent._modules[name] = new[child]
+    return model
+
+
+def input_dtype(model: nn.Module) -> torch.dtype:
+    """Return the dtype in which `model` takes floating-point inputs."""
+    dtypes = (p.dtype for p in model.parameters() if p.dtype.is_floating_point)
+    return next(dtypes, torch.get_default_dtype())
+
+
+def normalize_inputs(
+    model: nn.Module, example_inputs: ExampleInputs
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return example inputs as `(args, kwargs)`.
+
+    Args:
+        model: The model that takes them.
+        example_inputs: A tensor; a shape (a sequence of integers, meaning one floating-point
+            tensor); a tuple or list of positional arguments; or a dict of keyword arguments.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str):
+        shape = list(example_inputs)
+        if shape and all(isinstance(size, int) and not isinstance(size, bool) for size in shape):
+            if min(shape) < 1:
+                raise InputError(f"The input shape {tuple(shape)} must have positive sizes only.")
+            return (torch.empty(shape, dtype=input_dtype(model), device="meta"),), {}
+        if shape:
+            return tuple(shape), {}
+    raise InputError(
+        "example_inputs must be a tensor, a shape such as (1, 3, 224, 224), a tuple of positional "
+        f"arguments or a dict of keyword arguments, not {example_inputs!r}."
+    )
+
+
+def fake_like(tensor: Tensor) -> Tensor:
+    """Return an empty tensor like `tensor`; call under a `FakeTensorMode`.
+
+    It always claims the CPU, so that models on the meta device mix with the constants that their
+    forward pass makes.
+    """
+    return torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="cpu")
+
+
+def fake_inputs(value: Any) -> Any:
+    """Replace every tensor in a nest of inputs by a fake one; call under a `FakeTensorMode`."""
+    return tree_map_only(Tensor, fake_like, value)
+
+
+@contextlib.contextmanager
+def unfused() -> Iterator[None]:
+    """Keep PyTorch from running whole layers as one opaque operation, which no trace sees into."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    onednn = torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    # Not `torch.backends.mkldnn.flags`, which warns about a TF32 mode that it sets as well.
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(onednn)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def run_on_fakes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run the forward pass of a model made of fake tensors.
+
+    Raises:
+        InputError: The forward pass fails: the inputs do not fit, or it reads tensor values.
+    """
+    try:
+        return model(*args, **kwargs)
+    except Exception as error:
+        shapes = [tuple(t.shape) for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+        raise InputError(
+            f"{type(model).__name__} cannot be traced with example inputs of shapes {shapes}: "
+            f"{type(error).__name__}: {error}. Pass example_inputs that `model(*example_inputs)` "
+            "accepts; a forward pass whose course depends on tensor values cannot be traced."
+        ) from error
+
+
+def plain_output(output: Any) -> Any:
+    """Turn a dataclass-like model output into something that pytree can walk."""
+    if dataclasses.is_dataclass(output) and not isinstance(output, (dict, type)):
+        return [getattr(output, field.name) for field in dataclasses.fields(output)]
+    return dict(output) if isinstance(output, dict) else output

@@ -1,0 +1,20 @@
+"""Training: recipes, data, the loop, and the run directory that it writes."""
+
+from isoflop.training.configs import build_method, build_transform
+from isoflop.training.data import DATASETS, ImageData, load_dataset
+from isoflop.training.loop import train
+from isoflop.training.recipes import RECIPES, Recipe, get_recipe
+from isoflop.training.rundir import RunDirectory
+
+__all__ = [
+    "DATASETS",
+    "RECIPES",
+    "ImageData",
+    "Recipe",
+    "RunDirectory",
+    "build_method",
+    "build_transform",
+    "get_recipe",
+    "load_dataset",
+    "train",
+]

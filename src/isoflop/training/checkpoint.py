@@ -1,0 +1,69 @@
+"""Checkpoints that are complete or absent: written aside, then renamed."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoflop.errors import RunDirectoryError
+
+PREFIX = "checkpoint-"
+STATE = "state.pt"
+
+
+def save_checkpoint(directory: Path, epoch: int, state: dict[str, Any]) -> None:
+    """Save the state after `epoch` epochs, then delete older ones.
+
+    Args:
+        directory: The run directory.
+        epoch: Epochs completed.
+        state: Tensors and plain data only, so that loading never runs code.
+    """
+    aside = Path(tempfile.mkdtemp(dir=directory, prefix=".tmp-"))
+    with open(aside / STATE, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    target = directory / f"{PREFIX}{epoch:06d}"
+    if target.exists():
+        shutil.rmtree(target)
+    os.rename(aside, target)
+    for old in _checkpoints(directory):
+        if old != target:
+            shutil.rmtree(old)
+
+
+def load_checkpoint(directory: Path) -> dict[str, Any] | None:
+    """Load the latest state, on the CPU, or return None if there is none.
+
+    Raises:
+        RunDirectoryError: The checkpoint is damaged.
+    """
+    checkpoints = _checkpoints(directory)
+    if not checkpoints:
+        return None
+    path = checkpoints[-1] / STATE
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds
+        raise RunDirectoryError(f"The checkpoint {path} is damaged: {error}") from error
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of PyTorch's random number generators."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what `random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"{PREFIX}*"))

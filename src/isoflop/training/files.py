@@ -1,0 +1,40 @@
+"""Files that are either complete or absent, whatever kills the process."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from isoflop.errors import RunDirectoryError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, replacing it in one step."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=".tmp-", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write `data` to `path` as JSON, replacing it in one step."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run directory.
+
+    Raises:
+        RunDirectoryError: The file is missing or no JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise RunDirectoryError(f"{path} holds no JSON object.")
+    return data

@@ -1,0 +1,327 @@
+"""The training loop, on Accelerate."""
+
+import contextlib
+import dataclasses
+import math
+import platform
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from isoflop.errors import DataError, IsoflopError
+from isoflop.models.extras import require
+from isoflop.sparsity import Method
+from isoflop.training.checkpoint import (
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
+from isoflop.training.configs import build_method
+from isoflop.training.data import ImageData, load_dataset, steps_per_epoch
+from isoflop.training.files import write_json
+from isoflop.training.recipes import Recipe
+from isoflop.training.rundir import RunDirectory
+from isoflop.training.setup import Costs, Job, Setup, build
+from isoflop.training.tracking import Display, Tracker
+
+TEST_BATCH = 512
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What a run has done so far; part of every checkpoint.
+
+    Attributes:
+        epoch: Epochs completed.
+        step: Optimizer steps taken.
+        accuracy: Test accuracy after the latest epoch, in percent.
+        best_accuracy: The best test accuracy after any epoch.
+        training_flops: FLOPs of all forward and backward passes.
+        seconds: Time spent, evaluation included, over all processes that resumed one another.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    accuracy: float = 0.0
+    best_accuracy: float = 0.0
+    training_flops: int = 0
+    seconds: float = 0.0
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    transform: Any = None,
+    method: str | Method = "dense",
+    sparsity: float | None = None,
+    allocation: str = "uniform",
+    scope: str = "model",
+    seed: int = 0,
+    data: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    stop_after_epochs: int | None = None,
+) -> dict[str, Any]:
+    """Train one model and write a run directory that says everything about it.
+
+    Args:
+        recipe: All hyperparameters.
+        out: The run directory; must be new or empty unless `resume` is set.
+        transform: Configuration of a transform, such as ``SparseWide(sparsity=0.75)``; None trains
+            the recipe's own model.
+        method: Name of a training method, which then takes the recipe's values, or a method
+            itself. ``"dense"`` with a transform trains the enlarged model without masks, which is
+            the upper bound; without one it trains the plain dense model.
+        sparsity: Sparsity of plain sparse training, that is, without a transform.
+        allocation: How plain sparse training spreads its sparsity over the layers.
+        scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget.
+        seed: Seed of initialisation, masks, order and augmentation.
+        data: Folder of the data set, for those that need one.
+        resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
+            as that of a run that was never interrupted.
+        quiet: Show no progress.
+        stop_after_epochs: Stop after that many epochs, as if interrupted there; the schedule stays
+            that of the whole recipe.
+
+    Returns:
+        The summary, as in `summary.json`; for a run that stopped early, the summary so far.
+
+    Raises:
+        IsoflopError: Something cannot work; nothing has been written then.
+        RunDirectoryError: `out` is in use, holds a run already, or a run with other options.
+        DataError: The data are missing or damaged.
+    """
+    accelerator = require("accelerate", "train").Accelerator()
+    require("tensorboard", "train")
+    job = Job(
+        recipe=recipe,
+        transform=transform,
+        method=build_method(method, recipe) if isinstance(method, str) else method,
+        sparsity=sparsity,
+        allocation=allocation,
+        scope=scope,
+        seed=seed,
+        data=None if data is None else str(data),
+    )
+    job.check()
+    run = RunDirectory(out)
+    if accelerator.is_main_process:
+        run.check(job.config(), resume=resume)
+    accelerator.wait_for_everyone()
+    if resume and (summary := run.summary()) is not None:
+        return summary
+
+    dataset = _load(recipe, data)
+    steps = steps_per_epoch(len(dataset.train_labels), recipe.batch_size, recipe.drop_last)
+    setup = build(job, steps * recipe.epochs, accelerator.device)
+    last_epoch = min(recipe.epochs, stop_after_epochs or recipe.epochs)
+    main = accelerator.is_main_process
+    with run.claim(job.config(), resume=resume) if main else contextlib.nullcontext():
+        return _run(job, setup, dataset, run, accelerator, last_epoch, quiet=quiet)
+
+
+def _load(recipe: Recipe, folder: str | Path | None) -> ImageData:
+    dataset = load_dataset(recipe.dataset, folder)
+    if dataset.input_shape != recipe.input_shape or dataset.num_classes != recipe.num_classes:
+        raise DataError(
+            f"The recipe expects samples of shape {recipe.input_shape} and {recipe.num_classes} "
+            f"classes; the data have {dataset.input_shape} and {dataset.num_classes}."
+        )
+    samples = len(dataset.train_labels)
+    if samples < recipe.batch_size:
+        raise IsoflopError(
+            f"batch_size {recipe.batch_size} exceeds the {samples} training samples. Choose a "
+            "smaller one."
+        )
+    return dataset
+
+
+def _run(
+    job: Job,
+    setup: Setup,
+    dataset: ImageData,
+    run: RunDirectory,
+    accelerator: Any,
+    last_epoch: int,
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    recipe, sparsifier = job.recipe, setup.sparsifier
+    progress = Progress()
+    require("accelerate.utils", "train").set_seed(job.seed)
+    state = load_checkpoint(run.path)
+    if state is not None:
+        setup.model.load_state_dict(state["model"])
+        setup.optimizer.load_state_dict(state["optimizer"])
+        if sparsifier is not None:
+            sparsifier.load_state_dict(state["sparsifier"])
+        set_random_state(state["random"])
+        progress = Progress(**state["progress"])
+    costs = Costs(setup.model, recipe.input_shape)
+    model, optimizer = accelerator.prepare(setup.model, setup.optimizer)
+    if state is not None and accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    dataset = dataset.to(accelerator.device)
+
+    main = accelerator.is_main_process
+    if main:
+        run.cut_metrics(progress.epoch)
+        if setup.plan is not None and not run.plan_path.exists():
+            setup.plan.save(run.plan_path)
+    samples = len(dataset.train_labels)
+    steps = steps_per_epoch(samples, recipe.batch_size, recipe.drop_last)
+    seen = min(steps * recipe.batch_size, samples)
+    display = Display(
+        recipe.epochs, seen * recipe.epochs, seen * progress.epoch, quiet=quiet or not main
+    )
+    tracker = Tracker(run, progress.epoch) if main else contextlib.nullcontext()
+    with tracker as log, display.shown():
+        while progress.epoch < last_epoch:
+            start = time.perf_counter()
+            loss = _train_epoch(
+                job, setup, model, optimizer, accelerator, dataset, progress, costs, display
+            )
+            progress.accuracy = _test(model, dataset, accelerator)
+            progress.best_accuracy = max(progress.best_accuracy, progress.accuracy)
+            progress.epoch += 1
+            progress.seconds += time.perf_counter() - start
+            metrics = {
+                "epoch": progress.epoch,
+                "step": progress.step,
+                "lr": optimizer.param_groups[0]["lr"],
+                "train_loss": loss,
+                "test_accuracy": progress.accuracy,
+                "density": 1.0 if sparsifier is None else sparsifier.density(),
+                "seconds": progress.seconds,
+                "training_flops": progress.training_flops,
+            }
+            display.epoch(metrics)
+            if log is not None:
+                # The metrics come first: a line without checkpoint is cut on resume, but a line
+                # that was never written could not be restored.
+                log.log(metrics)
+                scaler = accelerator.scaler
+                state = {
+                    "model": setup.model.state_dict(),
+                    "optimizer": setup.optimizer.state_dict(),
+                    "sparsifier": None if sparsifier is None else sparsifier.state_dict(),
+                    "scaler": None if scaler is None else scaler.state_dict(),
+                    "random": random_state(),
+                    "progress": dataclasses.asdict(progress),
+                }
+                save_checkpoint(run.path, progress.epoch, state)
+            accelerator.wait_for_everyone()
+    summary = _summary(job, setup, progress, costs, accelerator)
+    if main and progress.epoch == recipe.epochs:
+        write_json(run.summary_path, summary)
+    return summary
+
+
+def _train_epoch(
+    job: Job,
+    setup: Setup,
+    model: nn.Module,
+    optimizer: Any,
+    accelerator: Any,
+    dataset: ImageData,
+    progress: Progress,
+    costs: Costs,
+    display: Display,
+) -> float:
+    """Train for one epoch and return the mean loss."""
+    recipe, sparsifier = job.recipe, setup.sparsifier
+    processes = accelerator.num_processes
+    steps = steps_per_epoch(len(dataset.train_labels), recipe.batch_size, recipe.drop_last)
+    total = torch.zeros(2, device=accelerator.device)
+    model.train()
+    batches = dataset.train_batches(
+        recipe.batch_size,
+        seed=job.seed,
+        epoch=progress.epoch,
+        drop_last=recipe.drop_last,
+        rank=accelerator.process_index,
+        world_size=processes,
+    )
+    for images, labels in batches:
+        rate = recipe.learning_rate(progress.step, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        dense_gradients = 0 if sparsifier is None else sparsifier.dense_gradient_steps
+        loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+        count = len(labels) * processes
+        progress.step += 1
+        progress.training_flops += costs.training_flops * count
+        if sparsifier is not None and sparsifier.dense_gradient_steps > dense_gradients:
+            progress.training_flops += costs.dense_gradient_flops * count
+        total += torch.stack([loss.detach() * len(labels), torch.tensor(len(labels))])
+        display.advance(count)
+    costs.update()
+    total = accelerator.reduce(total)
+    mean = float(total[0] / total[1])
+    if not math.isfinite(mean):
+        raise IsoflopError(
+            f"The training diverged in epoch {progress.epoch + 1}: the loss is {mean}. Lower the "
+            "learning rate (--lr)."
+        )
+    return mean
+
+
+def _test(model: nn.Module, dataset: ImageData, accelerator: Any) -> float:
+    """Return the accuracy on the test set in percent."""
+    correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
+    model.eval()
+    batches = dataset.test_batches(
+        TEST_BATCH, rank=accelerator.process_index, world_size=accelerator.num_processes
+    )
+    with torch.no_grad():
+        for images, labels in batches:
+            correct += (model(images).argmax(1) == labels).sum()
+    return 100.0 * int(accelerator.reduce(correct)) / len(dataset.test_labels)
+
+
+def _summary(
+    job: Job, setup: Setup, progress: Progress, costs: Costs, accelerator: Any
+) -> dict[str, Any]:
+    config = job.config()
+    nnz, numel = costs.weights()
+    sparsifier = setup.sparsifier
+    return {
+        **{key: config[key] for key in ("transform", "sparsity", "method", "allocation", "seed")},
+        "recipe": job.recipe.name,
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "accuracy": progress.accuracy,
+        "best_accuracy": progress.best_accuracy,
+        "macs": costs.macs,
+        "dense_macs": setup.dense_macs,
+        "unmasked_macs": costs.unmasked_macs,
+        "relative_gap": (costs.macs - setup.dense_macs) / setup.dense_macs,
+        "training_flops": progress.training_flops,
+        "dense_gradient_steps": 0 if sparsifier is None else sparsifier.dense_gradient_steps,
+        "nnz": nnz,
+        "numel": numel,
+        "density": 1.0 if sparsifier is None else sparsifier.density(),
+        "seconds": progress.seconds,
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+        "mixed_precision": str(accelerator.mixed_precision),
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                name: metadata.version(name)
+                for name in ("torch", "accelerate", "isoflop")
+            },
+        },
+    }

@@ -1,0 +1,168 @@
+"""The run directory: who may write to it, and what lies in it.
+
+| file | content |
+| --- | --- |
+| `config.json` | all options of the run |
+| `plan.json` | the plan, if the model was transformed |
+| `metrics.jsonl` | one line per epoch |
+| `checkpoint-…` | the state after the latest epoch |
+| `tensorboard/` | the metrics once more, for TensorBoard |
+| `summary.json` | the result; exists once the run is complete |
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from isoflop.errors import RunDirectoryError
+from isoflop.training.files import read_json, write_json, write_text
+
+LOCK = ".lock"
+
+# Where the data lie does not change a run.
+IGNORED_ON_RESUME = frozenset({"data"})
+
+
+class RunDirectory:
+    """One run's directory.
+
+    Args:
+        path: Where it is, or will be.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_path(self) -> Path:
+        """All options of the run."""
+        return self.path / "config.json"
+
+    @property
+    def plan_path(self) -> Path:
+        """The plan of the transform."""
+        return self.path / "plan.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON line per epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary_path(self) -> Path:
+        """The result of a complete run."""
+        return self.path / "summary.json"
+
+    def check(self, config: dict[str, Any], *, resume: bool) -> None:
+        """Raise unless a run with these options may start or go on here. Writes nothing.
+
+        Raises:
+            RunDirectoryError: Another process is writing here, or there is a run already and
+                `resume` is not set, or it had other options, or there are other files.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path} is a file. Choose another directory.")
+        if not self.path.is_dir():
+            return
+        with self._locked(create=False):
+            self._check_content(config, resume=resume)
+
+    @contextlib.contextmanager
+    def claim(self, config: dict[str, Any], *, resume: bool) -> Iterator[None]:
+        """Create the directory and keep other processes out of it until the end of the block.
+
+        Raises:
+            RunDirectoryError: As for `check`.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._locked(create=True):
+            self._check_content(config, resume=resume)
+            if not self.config_path.exists():
+                write_json(self.config_path, config)
+            for left in self.path.glob(".tmp-*"):  # of a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return the result, or None if the run is not complete."""
+        return read_json(self.summary_path) if self.summary_path.exists() else None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the metrics of each epoch so far; a line cut short by a kill is left out."""
+        if not self.metrics_path.exists():
+            return []
+        lines = []
+        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+        return lines
+
+    def cut_metrics(self, epochs: int) -> None:
+        """Forget the metrics of all epochs after the first `epochs`."""
+        kept = [line for line in self.metrics() if line["epoch"] <= epochs]
+        write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _check_content(self, config: dict[str, Any], *, resume: bool) -> None:
+        if not self.config_path.exists():
+            others = sorted(
+                entry.name
+                for entry in self.path.iterdir()
+                if entry.name != LOCK and not entry.name.startswith(".tmp-")
+            )
+            if others:
+                raise RunDirectoryError(
+                    f"{self.path} holds files of something else ({', '.join(others[:3])}). "
+                    "Choose an empty or new directory."
+                )
+            return
+        if not resume:
+            raise RunDirectoryError(
+                f"{self.path} already holds a run. Continue it with --resume, or choose another "
+                "directory."
+            )
+        old, new = read_json(self.config_path), json.loads(json.dumps(config))
+        changed = [
+            f"{key}: {before!r} became {after!r}"
+            for key, before, after in _differences(old, new)
+            if key not in IGNORED_ON_RESUME
+        ]
+        if changed:
+            raise RunDirectoryError(
+                f"The run in {self.path} had other options ({'; '.join(changed)}). Resume it with "
+                "the same options, or choose another directory."
+            )
+
+    @contextlib.contextmanager
+    def _locked(self, *, create: bool) -> Iterator[None]:
+        path = self.path / LOCK
+        if not create and not path.exists():
+            yield
+            return
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunDirectoryError(
+                    f"Another process is running in {self.path}. Wait for it, or choose another "
+                    "directory."
+                ) from error
+            yield
+        finally:
+            os.close(handle)  # which releases the lock
+
+
+def _differences(
+    old: dict[str, Any], new: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key}", before, after

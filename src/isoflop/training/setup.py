@@ -1,0 +1,191 @@
+"""From the options of a run to the things that it trains, before anything is written."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from isoflop.errors import IsoflopError
+from isoflop.flops import profile
+from isoflop.masks import named_masks
+from isoflop.models import build_model
+from isoflop.models.extras import require
+from isoflop.plan import Plan
+from isoflop.sparsity import METHODS, Method, Sparsifier, sparsify
+from isoflop.training.recipes import Recipe
+from isoflop.transforms import TRANSFORMS, transform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to train; see `isoflop.training.train`."""
+
+    recipe: Recipe
+    transform: Any
+    method: Method
+    sparsity: float | None
+    allocation: str
+    scope: str
+    seed: int
+    data: str | None
+
+    def check(self) -> None:
+        """Raise `IsoflopError` if the options contradict each other."""
+        dense = not self.method.masks_weights
+        if self.transform is not None and self.sparsity is not None:
+            raise IsoflopError(
+                "With a transform the sparsity belongs to the transform, such as "
+                "SparseWide(sparsity=0.75); leave out `sparsity`."
+            )
+        if self.transform is None and dense and self.sparsity is not None:
+            raise IsoflopError(
+                "Dense training has no sparsity. Choose a sparse method, such as --method rigl, or "
+                "leave out --sparsity."
+            )
+        if self.transform is None and not dense and self.sparsity is None:
+            raise IsoflopError(
+                f"The method {self.method.name!r} needs a sparsity: give --sparsity 0.9, or a "
+                "transform with its own, such as --transform wide --sparsity 0.75."
+            )
+        if self.seed < 0:
+            raise IsoflopError(f"The seed must not be negative, not {self.seed}.")
+
+    def config(self) -> dict[str, Any]:
+        """Return all options as plain data, for `config.json`."""
+        has_transform = self.transform is not None
+        return {
+            "recipe": dataclasses.asdict(self.recipe),
+            "transform": TRANSFORMS.name_of(self.transform) if has_transform else None,
+            "transform_config": dataclasses.asdict(self.transform) if has_transform else None,
+            "scope": self.scope,
+            "method": METHODS.name_of(self.method),
+            "method_config": self.method.config,
+            "sparsity": getattr(self.transform, "sparsity", None) if has_transform else self.sparsity,
+            "allocation": self.allocation,
+            "seed": self.seed,
+            "data": self.data,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What is trained.
+
+    Attributes:
+        model: The model.
+        optimizer: Its optimizer.
+        sparsifier: What keeps it sparse; None for training without masks.
+        plan: The transform's plan; None without a transform.
+        dense_macs: MACs of one forward pass of the dense model on one sample.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    sparsifier: Sparsifier | None
+    plan: Plan | None
+    dense_macs: int
+
+
+def build(job: Job, steps: int, device: torch.device) -> Setup:
+    """Build, transform and sparsify the model.
+
+    Args:
+        job: What to train.
+        steps: Optimizer steps of the whole run.
+        device: Where to train.
+    """
+    recipe = job.recipe
+    shape = (1, *recipe.input_shape)
+    require("accelerate.utils", "train").set_seed(job.seed)
+    model = build_model(
+        recipe.model,
+        recipe.num_classes,
+        in_channels=recipe.input_shape[0],
+        base_width=recipe.base_width,
+    )
+    plan = None
+    if job.transform is None:
+        dense_macs = profile(model, shape).macs
+    else:
+        model, plan = transform(
+            model, job.transform, example_inputs=shape, scope=job.scope, seed=job.seed
+        )
+        dense_macs = plan.dense_macs
+    model.to(device)
+    optimizer = torch.optim.SGD(
+        _parameter_groups(model, recipe),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+    )
+    sparsifier = None
+    if job.method.masks_weights:
+        options = {} if plan is None else {"plan": plan}
+        if plan is None:
+            options = {"sparsity": job.sparsity, "allocation": job.allocation}
+        sparsifier = sparsify(
+            model,
+            optimizer,
+            job.method,
+            total_steps=steps,
+            example_inputs=shape,
+            seed=job.seed,
+            **options,
+        )
+    return Setup(
+        model=model, optimizer=optimizer, sparsifier=sparsifier, plan=plan, dense_macs=dense_macs
+    )
+
+
+def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    weights = [p for p in model.parameters() if p.ndim > 1 or recipe.decay_norm_and_bias]
+    others = [p for p in model.parameters() if not (p.ndim > 1 or recipe.decay_norm_and_bias)]
+    groups = [
+        {"params": weights, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class Costs:
+    """Measures the FLOPs and weights of a model as its masks stand.
+
+    Args:
+        model: The model.
+        input_shape: Shape of one sample.
+    """
+
+    def __init__(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
+        self._model = model
+        self._shape = (1, *input_shape)
+        self._nnz: list[int] | None = None
+        self.update()
+
+    def update(self) -> None:
+        """Count anew, if the masks hold another number of weights than at the last count."""
+        nnz = [int(mask.sum()) for _, _, _, mask in named_masks(self._model)]
+        if nnz != self._nnz:
+            table = profile(self._model, self._shape)
+            self._nnz, self.macs, self.unmasked_macs = nnz, table.macs, table.dense_macs
+
+    @property
+    def training_flops(self) -> int:
+        """FLOPs of a training step per sample: 1 MAC = 2 FLOPs, training = 3 × forward."""
+        return 2 * 3 * self.macs
+
+    @property
+    def dense_gradient_flops(self) -> int:
+        """What a sample costs more in a step that computes the gradient of all weights."""
+        return 2 * (self.unmasked_macs - self.macs)
+
+    def weights(self) -> tuple[int, int]:
+        """Return how many weights may be non-zero and how many there are; no biases, no norms."""
+        masks = {name: mask for name, _, _, mask in named_masks(self._model)}
+        nnz = numel = 0
+        for name, parameter in self._model.named_parameters():
+            if parameter.ndim > 1:
+                numel += parameter.numel()
+                nnz += int(masks[name].sum()) if name in masks else parameter.numel()
+        return nnz, numel
