@@ -1,1 +1,86 @@
-"""Sparse Iso-FLOP transformations for any PyTorch model."""
+"""Sparse Iso-FLOP transformations for any PyTorch model.
+
+`transform` makes a dense model larger and sparser at equal FLOPs, `sparsify` keeps it sparse while
+any training loop trains it, and `profile` counts the FLOPs.
+"""
+
+from isoflop.budget import reallocate
+from isoflop.errors import (
+    BudgetError,
+    DataError,
+    InputError,
+    IsoflopError,
+    NoEffectWarning,
+    NoTransformableLayersError,
+    OptimizerError,
+    PlanError,
+    RunDirectoryError,
+    UnknownNameError,
+    WideningError,
+)
+from isoflop.flops import FlopTable, network_ends, profile
+from isoflop.methods import Dense, RigL, Set, Static
+from isoflop.plan import LayerPlan, Plan
+from isoflop.sparsity import METHODS, PATTERNS, Sparsifier, sparsify
+from isoflop.transforms import (
+    TRANSFORMS,
+    LowRank,
+    SparseDoped,
+    SparseFactorized,
+    SparseParallel,
+    SparseWide,
+    transform,
+)
+
+__version__ = "0.1.0"
+
+
+def transforms() -> list[str]:
+    """Return the names of the transforms."""
+    return TRANSFORMS.names()
+
+
+def methods() -> list[str]:
+    """Return the names of the sparse training methods."""
+    return METHODS.names()
+
+
+def patterns() -> list[str]:
+    """Return the names of the sparsity patterns."""
+    return PATTERNS.names()
+
+
+__all__ = [
+    "BudgetError",
+    "DataError",
+    "Dense",
+    "FlopTable",
+    "InputError",
+    "IsoflopError",
+    "LayerPlan",
+    "LowRank",
+    "NoEffectWarning",
+    "NoTransformableLayersError",
+    "OptimizerError",
+    "Plan",
+    "PlanError",
+    "RigL",
+    "RunDirectoryError",
+    "Set",
+    "SparseDoped",
+    "SparseFactorized",
+    "SparseParallel",
+    "SparseWide",
+    "Sparsifier",
+    "Static",
+    "UnknownNameError",
+    "WideningError",
+    "methods",
+    "network_ends",
+    "patterns",
+    "profile",
+    "reallocate",
+    "sparsify",
+    "transform",
+    "transforms",
+]

@@ -7,7 +7,6 @@ apart. The formulas per operation are PyTorch's own (`torch.utils.flop_counter`)
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,7 +171,7 @@ def profile(model: nn.Module, example_inputs: ExampleInputs) -> FlopTable:
     Raises:
         InputError: The model cannot be run on these inputs.
     """
-    return _trace(model, example_inputs).table(model)
+    return trace(model, example_inputs).table
 
 
 def network_ends(model: nn.Module, example_inputs: ExampleInputs) -> tuple[set[str], set[str]]:
@@ -182,16 +181,32 @@ def network_ends(model: nn.Module, example_inputs: ExampleInputs) -> tuple[set[s
     counts as one), last those that no other weighted layer follows on the way to an output. Both
     are found in the flow of the data, not by name or size (paper, appendix A.2).
     """
-    trace = _trace(model, example_inputs)
-    owner = _module_of
-    return {owner(name) for name in trace.first}, {owner(name) for name in trace.last}
+    found = trace(model, example_inputs)
+    first, last = (
+        {name.rpartition(".")[0] for name in names} for names in (found.first, found.last)
+    )
+    return first, last
 
 
-def _module_of(parameter: str) -> str:
-    return parameter.rpartition(".")[0]
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass on fake tensors shows.
+
+    Attributes:
+        table: The costs.
+        first: Names of the parameters of the first weighted layers, see `network_ends`.
+        last: Names of the parameters of the last weighted layers.
+        output_shapes: Shapes of all tensors that the model returns.
+    """
+
+    table: FlopTable
+    first: frozenset[str]
+    last: frozenset[str]
+    output_shapes: tuple[tuple[int, ...], ...]
 
 
-def _trace(model: nn.Module, example_inputs: ExampleInputs) -> "_Counter":
+def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
+    """Run one forward pass on fake tensors and return all that it shows; see `profile`."""
     args, kwargs = normalize_inputs(model, example_inputs)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with torch.no_grad(), unfused(), mode:
@@ -201,8 +216,13 @@ def _trace(model: nn.Module, example_inputs: ExampleInputs) -> "_Counter":
         counter = _Counter(fake, [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)])
         with counter:
             output = run_on_fakes(fake, args, kwargs)
-    counter.finish(t for t in tree_leaves(plain_output(output)) if isinstance(t, Tensor))
-    return counter
+    outputs = [t for t in tree_leaves(plain_output(output)) if isinstance(t, Tensor)]
+    return Trace(
+        table=counter.table(model),
+        first=frozenset(counter.first),
+        last=frozenset(name for tensor in outputs for name in counter.last_layers(tensor)),
+        output_shapes=tuple(tuple(tensor.shape) for tensor in outputs),
+    )
 
 
 def _numel(tensor: Tensor) -> int:
@@ -285,7 +305,6 @@ class _Counter(TorchDispatchMode):
         self._time = 0
         self.elementwise: dict[str, int] = {}
         self.first: set[str] = set()
-        self.last: set[str] = set()
         for name, parameter in named_parameters(model).items():
             self._set(parameter, _Origin(weights=(name,)))
         for tensor in inputs:
@@ -375,11 +394,9 @@ class _Counter(TorchDispatchMode):
         origins = [self._get(t) for t in factors]
         return tuple(dict.fromkeys(w for o in origins if not o.active for w in o.weights))
 
-    def finish(self, outputs: Iterable[Tensor]) -> None:
-        """Note which layers the outputs come from, and let the tensors go."""
-        for tensor in outputs:
-            self.last.update(self._get(tensor).last)
-        self._origins.clear()
+    def last_layers(self, tensor: Tensor) -> tuple[str, ...]:
+        """Return the weights of the layers that `tensor` comes from directly."""
+        return self._get(tensor).last
 
     def table(self, model: nn.Module) -> FlopTable:
         """Return the counts, scaled by the densities of the masks of `model`."""

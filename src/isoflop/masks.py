@@ -24,7 +24,8 @@ def get_mask(module: nn.Module, parameter: str = "weight") -> Tensor | None:
 def set_mask(module: nn.Module, parameter: str, mask: Tensor) -> None:
     """Attach `mask` to `module.<parameter>` and zero the weights that it excludes."""
     weight = module.get_parameter(parameter)
-    assert mask.dtype == torch.bool and mask.shape == weight.shape
+    assert mask.dtype == torch.bool
+    assert mask.shape == weight.shape
     module.register_buffer(parameter + SUFFIX, mask, persistent=True)
     with torch.no_grad():
         weight.mul_(mask)

@@ -33,8 +33,6 @@ class LayerPlan:
         nnz: Weights that may be non-zero; equals the number of weights of a dense layer.
         macs_per_weight: MACs of one forward pass of the example inputs that each weight causes.
         source_macs: MACs that the source layer costs in the dense model.
-        share: What part of `source_macs` counts for this weight when a source layer becomes
-            several weights; the shares of one source layer sum to 1.
         nominal_density: Density of this weight before the budget repairs it.
     """
 
@@ -46,7 +44,6 @@ class LayerPlan:
     nnz: int
     macs_per_weight: int
     source_macs: int
-    share: float = 1.0
     nominal_density: float = 1.0
 
     @property

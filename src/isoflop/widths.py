@@ -24,6 +24,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from isoflop.errors import WideningError
+from isoflop.flops import Trace
 from isoflop.masks import named_masks
 from isoflop.surgery import (
     ExampleInputs,
@@ -102,6 +103,34 @@ def widen(model: nn.Module, widths: Widths) -> nn.Module:
     return wide
 
 
+def check_widened(dense: nn.Module, wide: nn.Module, factor: float, trace: Trace) -> None:
+    """Refuse a result in which a hidden layer kept a width that should have grown.
+
+    A forward pass that works is no proof: an equation with a constant can pin a width silently.
+
+    Raises:
+        WideningError: The weight that kept its size is named.
+    """
+    old, new = dict(dense.named_parameters()), dict(wide.named_parameters())
+    for name in trace.table.by_parameter():
+        path, _, _ = name.rpartition(".")
+        module = dense.get_submodule(path)
+        before, after = tuple(old[name].shape), tuple(new[name].shape)
+        if len(before) < 2:
+            continue
+        outputs, inputs = (1, 0) if getattr(module, "transposed", False) else (0, 1)
+        ends = {outputs: name in trace.last, inputs: name in trace.first}
+        for dim, is_end in ends.items():
+            grows = _scale(before[dim], factor, 1) > before[dim] > 1
+            if grows and not is_end and after[dim] == before[dim]:
+                side = "output" if dim == outputs else "input"
+                raise WideningError(
+                    f"The {side} width of {name!r} ({type(module).__name__}, shape {before}) did not "
+                    f"grow with the others by {factor:.3f}: the model ties it to a size that must "
+                    "stay. Use a transform that keeps widths, such as SparseParallel."
+                )
+
+
 def _refuse(model: nn.Module) -> None:
     """Refuse models that cannot be rebuilt at another size."""
     for path, module in model.named_modules():
@@ -127,8 +156,8 @@ class _SymbolicTrace:
         self.mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True)
         self.shapes: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.attributes: dict[tuple[str, str], Any] = {}
-        self.symbols: dict[sympy.Symbol, int] = {}
-        self.parameter_symbols: set[sympy.Symbol] = set()
+        self.symbols: dict[Any, int] = {}
+        self.parameter_symbols: set[Any] = set()
 
     def symbol(self, size: int, name: str) -> Any:
         """Return a fresh symbolic integer whose value during the trace is `size`."""
@@ -270,8 +299,8 @@ class _SymbolicTrace:
                 yield guard.expr
 
     def _solve_leftover_equations(
-        self, meaning: dict[sympy.Symbol, sympy.Expr]
-    ) -> dict[sympy.Symbol, sympy.Expr]:
+        self, meaning: dict[Any, Any]
+    ) -> dict[Any, Any]:
         """Use the linear equations that the shape environment recorded but did not solve."""
         for guard in self._guards():
             equation = (guard.lhs - guard.rhs).xreplace(meaning)
@@ -292,9 +321,9 @@ class _SymbolicTrace:
 
     def _coarsen(
         self,
-        units: dict[sympy.Symbol, int],
+        units: dict[Any, int],
         broken: list[Any],
-        meaning: dict[sympy.Symbol, sympy.Expr],
+        meaning: dict[Any, Any],
     ) -> bool:
         """Round the widths in broken divisibility equations to larger multiples."""
         changed = False
@@ -327,7 +356,7 @@ def _is_integral(expression: Any) -> bool:
     )
 
 
-def _evaluate(value: Any, assignment: dict[sympy.Symbol, Any]) -> Any:
+def _evaluate(value: Any, assignment: dict[Any, Any]) -> Any:
     if isinstance(value, tuple):
         return tuple(_evaluate(v, assignment) for v in value)
     if isinstance(value, torch.SymInt):
@@ -335,7 +364,7 @@ def _evaluate(value: Any, assignment: dict[sympy.Symbol, Any]) -> Any:
     return int(value)
 
 
-def _readable(guards: list[Any], symbols: dict[sympy.Symbol, int]) -> str:
+def _readable(guards: list[Any], symbols: dict[Any, int]) -> str:
     if not guards:
         return "a width that does not divide evenly"
     sizes = {s: symbols[s] for s in guards[0].free_symbols if s in symbols}

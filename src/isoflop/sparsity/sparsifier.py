@@ -209,10 +209,10 @@ class Sparsifier:
                 f"This is no state of a sparsifier: {', '.join(missing)} missing. Pass what "
                 "`sparsifier.state_dict()` returned."
             )
-        for key, noun in (("method", "method"), ("config", "options of the method")):
+        for key, noun in (("method", "method"), ("config", "options")):
             if state[key] != own[key]:
                 raise IsoflopError(
-                    f"The saved run had another {noun}: {state[key]!r}, here {own[key]!r}. Call "
+                    f"The saved run used the {noun} {state[key]!r}, this one {own[key]!r}. Call "
                     "`sparsify` with the method of the saved run."
                 )
         if state["nnz"] != own["nnz"]:
@@ -220,7 +220,8 @@ class Sparsifier:
             differing = sorted(n for n in names if state["nnz"].get(n) != own["nnz"].get(n))
             raise IsoflopError(
                 "The saved run masked other layers, or kept another number of weights in "
-                f"{arguments.some_of(differing)}. Call `sparsify` with the plan or sparsity of the saved run."
+                f"{arguments.some_of(differing)}. Call `sparsify` with the plan or sparsity of the "
+                "saved run."
             )
         self.step = state["step"]
         # A checkpoint that was loaded onto an accelerator has moved the generator's state there.

@@ -3,13 +3,14 @@
 import dataclasses
 from typing import Any
 
+import isoflop.methods  # noqa: F401  (registers the methods)
 from isoflop.errors import IsoflopError
-from isoflop.sparsity import METHODS
+from isoflop.sparsity.method import METHODS, Method
 from isoflop.training.recipes import Recipe
-from isoflop.transforms import TRANSFORMS
+from isoflop.transforms import TRANSFORMS, Transform
 
 
-def build_transform(name: str, **options: Any) -> Any:
+def build_transform(name: str, **options: Any) -> Transform:
     """Return the configuration of the transform called `name`; options that are None are left out.
 
     Raises:
@@ -21,7 +22,9 @@ def build_transform(name: str, **options: Any) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in options:
         if key not in fields:
-            raise IsoflopError(f"The transform {name!r} takes no {key}; it takes {', '.join(fields)}.")
+            raise IsoflopError(
+                f"The transform {name!r} takes no {key}; it takes {', '.join(fields)}."
+            )
     for key, field in fields.items():
         no_default = field.default is dataclasses.MISSING
         if no_default and field.default_factory is dataclasses.MISSING and key not in options:
@@ -29,7 +32,7 @@ def build_transform(name: str, **options: Any) -> Any:
     return kind(**options)
 
 
-def build_method(name: str, recipe: Recipe) -> Any:
+def build_method(name: str, recipe: Recipe) -> Method:
     """Return the training method called `name`, with the recipe's values where it takes them.
 
     Raises:

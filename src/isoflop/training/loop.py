@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import nn
 
 from isoflop.errors import DataError, IsoflopError
 from isoflop.models.extras import require
-from isoflop.sparsity import Method
+from isoflop.sparsity.method import Method
 from isoflop.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -30,6 +30,7 @@ from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
 from isoflop.training.setup import Costs, Job, Setup, build
 from isoflop.training.tracking import Display, Tracker
+from isoflop.transforms import Transform
 
 TEST_BATCH = 512
 
@@ -59,11 +60,11 @@ def train(
     recipe: Recipe,
     out: str | Path,
     *,
-    transform: Any = None,
+    transform: Transform | None = None,
     method: str | Method = "dense",
     sparsity: float | None = None,
     allocation: str = "uniform",
-    scope: str = "model",
+    scope: Literal["model", "layers"] = "model",
     seed: int = 0,
     data: str | Path | None = None,
     resume: bool = False,
@@ -112,6 +113,8 @@ def train(
         data=None if data is None else str(data),
     )
     job.check()
+    if stop_after_epochs is not None and stop_after_epochs < 1:
+        raise IsoflopError(f"stop_after_epochs must be at least 1, not {stop_after_epochs}.")
     run = RunDirectory(out)
     if accelerator.is_main_process:
         run.check(job.config(), resume=resume)
@@ -161,8 +164,7 @@ def _run(
     if state is not None:
         setup.model.load_state_dict(state["model"])
         setup.optimizer.load_state_dict(state["optimizer"])
-        if sparsifier is not None:
-            sparsifier.load_state_dict(state["sparsifier"])
+        sparsifier.load_state_dict(state["sparsifier"])
         set_random_state(state["random"])
         progress = Progress(**state["progress"])
     costs = Costs(setup.model, recipe.input_shape)
@@ -199,7 +201,7 @@ def _run(
                 "lr": optimizer.param_groups[0]["lr"],
                 "train_loss": loss,
                 "test_accuracy": progress.accuracy,
-                "density": 1.0 if sparsifier is None else sparsifier.density(),
+                "density": sparsifier.density(),
                 "seconds": progress.seconds,
                 "training_flops": progress.training_flops,
             }
@@ -212,7 +214,7 @@ def _run(
                 state = {
                     "model": setup.model.state_dict(),
                     "optimizer": setup.optimizer.state_dict(),
-                    "sparsifier": None if sparsifier is None else sparsifier.state_dict(),
+                    "sparsifier": sparsifier.state_dict(),
                     "scaler": None if scaler is None else scaler.state_dict(),
                     "random": random_state(),
                     "progress": dataclasses.asdict(progress),
@@ -254,7 +256,7 @@ def _train_epoch(
         rate = recipe.learning_rate(progress.step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        dense_gradients = 0 if sparsifier is None else sparsifier.dense_gradient_steps
+        dense_gradients = sparsifier.dense_gradient_steps
         loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
         accelerator.backward(loss)
         optimizer.step()
@@ -263,9 +265,9 @@ def _train_epoch(
         count = len(labels) * processes
         progress.step += 1
         progress.training_flops += costs.training_flops * count
-        if sparsifier is not None and sparsifier.dense_gradient_steps > dense_gradients:
+        if sparsifier.dense_gradient_steps > dense_gradients:
             progress.training_flops += costs.dense_gradient_flops * count
-        total += torch.stack([loss.detach() * len(labels), torch.tensor(len(labels))])
+        total += torch.stack([loss.detach() * len(labels), loss.new_tensor(len(labels))])
         display.advance(count)
     costs.update()
     total = accelerator.reduce(total)
@@ -309,19 +311,16 @@ def _summary(
         "unmasked_macs": costs.unmasked_macs,
         "relative_gap": (costs.macs - setup.dense_macs) / setup.dense_macs,
         "training_flops": progress.training_flops,
-        "dense_gradient_steps": 0 if sparsifier is None else sparsifier.dense_gradient_steps,
+        "dense_gradient_steps": sparsifier.dense_gradient_steps,
         "nnz": nnz,
         "numel": numel,
-        "density": 1.0 if sparsifier is None else sparsifier.density(),
+        "density": sparsifier.density(),
         "seconds": progress.seconds,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
         "mixed_precision": str(accelerator.mixed_precision),
         "versions": {
             "python": platform.python_version(),
-            **{
-                name: metadata.version(name)
-                for name in ("torch", "accelerate", "isoflop")
-            },
+            **{name: metadata.version(name) for name in ("torch", "accelerate", "isoflop")},
         },
     }

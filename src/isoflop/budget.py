@@ -1,0 +1,158 @@
+"""Solving for the integer numbers of non-zeros that meet a FLOP budget.
+
+Appendix A.2 of the paper bisects the sparsity until the FLOPs of the sparse network match those of
+the dense one. Here the bisection gives real densities, and the integers after it are repaired with
+the weights that cost the fewest MACs, so that what is left is less than one of those weights.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from isoflop.errors import BudgetError
+from isoflop.plan import LayerPlan, Plan
+
+TOLERANCE = 1e-6
+"""Largest relative FLOP gap that the paper allows (appendix A.2)."""
+
+Densities = Callable[[float], Sequence[float]]
+"""Maps one parameter in [0, 1], a global density, to the density of every sparse layer."""
+
+
+def meet_model_budget(plan: Plan) -> Plan:
+    """Set the non-zeros so that the whole model costs what the dense model does.
+
+    Layers keep the ratios of their nominal densities; one factor scales them all.
+
+    Raises:
+        BudgetError: The parts that stay dense cost too much, or the sparse ones too little.
+    """
+    layers = plan.sparse_layers
+    nominal = [layer.nominal_density for layer in layers]
+    largest = max(1.0 / density for density in nominal)
+    return _meet_model(plan, lambda t: [min(1.0, t * largest * density) for density in nominal])
+
+
+def meet_layer_budgets(plan: Plan) -> Plan:
+    """Set the non-zeros so that each transformed layer costs what the layer it replaces did.
+
+    Raises:
+        BudgetError: The dense part of a layer costs more than the layer that it replaces.
+    """
+    counts: dict[str, int] = {}
+    for source in dict.fromkeys(layer.source for layer in plan.sparse_layers):
+        layers = [layer for layer in plan.sparse_layers if layer.source == source]
+        fixed = sum(
+            layer.macs for layer in plan.layers if layer.source == source and layer.kind == "dense"
+        )
+        target = layers[0].source_macs - fixed
+        if target < sum(layer.macs_per_weight for layer in layers):
+            raise BudgetError(
+                f"The dense part of what replaces {source!r} costs {fixed:,} MACs, which leaves "
+                f"nothing of its budget of {layers[0].source_macs:,}: use another sparsity, or "
+                f"exclude {source!r}."
+            )
+        density = min(1.0, target / sum(layer.numel * layer.macs_per_weight for layer in layers))
+        solved = _integers(layers, [density] * len(layers), target)
+        counts |= {layer.parameter: n for layer, n in zip(layers, solved, strict=True)}
+    return _with_counts(plan, counts)
+
+
+def reallocate(
+    plan: Plan, densities: Callable[[Sequence[tuple[int, ...]], float], Sequence[float]], name: str
+) -> Plan:
+    """Spread the sparsity over the layers in another way, at the same budget.
+
+    Args:
+        plan: A plan whose sizes stay.
+        densities: Maps the shapes of the sparse layers and a global density to their densities,
+            such as ERK.
+        name: Name of that allocation.
+
+    Returns:
+        The plan with new non-zeros; its FLOPs match the dense model's.
+
+    Raises:
+        BudgetError: No global density meets the budget.
+    """
+    shapes = [layer.shape for layer in plan.sparse_layers]
+    solved = _meet_model(plan, lambda density: densities(shapes, density))
+    return dataclasses.replace(solved, allocation=name)
+
+
+def _meet_model(plan: Plan, densities: Densities) -> Plan:
+    layers = plan.sparse_layers
+    fixed = plan.other_macs + sum(layer.macs for layer in plan.layers if layer.kind == "dense")
+    target = plan.dense_macs - fixed
+    floor = sum(layer.macs_per_weight for layer in layers)
+    capacity = sum(layer.numel * layer.macs_per_weight for layer in layers)
+    if target < floor:
+        raise BudgetError(
+            f"The parts that stay dense cost {fixed:,} of the dense model's {plan.dense_macs:,} "
+            f"MACs{_largest_dense(plan)}, which leaves too little for one weight in each of the "
+            f"{len(layers)} sparse layers. Use a lower sparsity, `dense_ends=False`, or "
+            '`scope="layers"`.'
+        )
+    if target - capacity > TOLERANCE * plan.dense_macs:
+        raise BudgetError(
+            f"Even without a zero, the transformed model costs {fixed + capacity:,} MACs, less "
+            f"than the dense model's {plan.dense_macs:,}: its sizes are too small. Use a higher "
+            "sparsity or transform more layers."
+        )
+
+    def cost(values: Sequence[float]) -> float:
+        return sum(
+            value * layer.numel * layer.macs_per_weight
+            for value, layer in zip(values, layers, strict=True)
+        )
+
+    low, high = 0.0, 1.0
+    # 60 halvings exhaust the precision of a float.
+    for _ in range(60):
+        middle = (low + high) / 2
+        if cost(densities(middle)) < target:
+            low = middle
+        else:
+            high = middle
+    solved = _integers(layers, densities(high), target)
+    return _with_counts(plan, {layer.parameter: n for layer, n in zip(layers, solved, strict=True)})
+
+
+def _integers(layers: Sequence[LayerPlan], densities: Sequence[float], target: int) -> list[int]:
+    """Round densities to integer counts whose MACs sum to `target` as nearly as they can."""
+    counts = [
+        min(layer.numel, max(1, round(density * layer.numel)))
+        for layer, density in zip(layers, densities, strict=True)
+    ]
+    for price in sorted({layer.macs_per_weight for layer in layers}):
+        rest = target - sum(
+            n * layer.macs_per_weight for n, layer in zip(counts, layers, strict=True)
+        )
+        wanted = math.floor(rest / price + 0.5)
+        # Twice: what a full layer cannot take in the first pass, another may in the second.
+        members = [i for i, layer in enumerate(layers) if layer.macs_per_weight == price]
+        for left in (*range(len(members), 0, -1), *range(len(members), 0, -1)):
+            i = members[-left]
+            share = math.ceil(wanted / left) if wanted > 0 else math.floor(wanted / left)
+            new = min(layers[i].numel, max(1, counts[i] + share))
+            wanted -= new - counts[i]
+            counts[i] = new
+        if wanted == 0:
+            break
+    return counts
+
+
+def _with_counts(plan: Plan, counts: dict[str, int]) -> Plan:
+    return dataclasses.replace(
+        plan,
+        layers=tuple(
+            dataclasses.replace(layer, nnz=counts.get(layer.parameter, layer.nnz))
+            for layer in plan.layers
+        ),
+    )
+
+
+def _largest_dense(plan: Plan) -> str:
+    dense = sorted((x for x in plan.layers if x.kind == "dense"), key=lambda x: -x.macs)[:2]
+    names = " and ".join(f"{layer.macs:,} for {layer.parameter}" for layer in dense)
+    return f" ({names})" if names else ""

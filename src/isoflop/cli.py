@@ -1,0 +1,256 @@
+"""The command line: `isoflop list | profile | train`.
+
+Everything heavy is imported by the command that needs it, so that `isoflop --help` is fast.
+"""
+
+import inspect
+import json as json_module
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from isoflop.errors import IsoflopError
+
+try:
+    import tyro
+except ModuleNotFoundError:
+    sys.exit("The command line needs tyro, which is not installed: pip install 'isoflop[train]'")
+
+
+@dataclass(kw_only=True)
+class List:
+    """List transforms, methods, patterns, allocations, schedules, recipes and models."""
+
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Print every registry."""
+        tables = {
+            noun: {name: _first_line(entry) for name, entry in registry.items()}
+            for noun, registry in _registries().items()
+        }
+        if self.json:
+            _print_json(tables)
+            return
+        width = max(len(name) for table in tables.values() for name in table)
+        for noun, table in tables.items():
+            print(noun)
+            for name, text in table.items():
+                print(f"  {name.ljust(width)}  {text}".rstrip())
+
+
+@dataclass(kw_only=True)
+class Profile:
+    """Count the exact MACs of a model, or plan a transform of it. Nothing is trained."""
+
+    model: tyro.conf.Positional[str]
+    """`timm:NAME`, `torchvision:NAME`, `isoflop:NAME`, `hf:NAME` or `package.module:function`."""
+    transform: str | None = None
+    """Transform to plan, such as `wide`; see `isoflop list`."""
+    sparsity: float | None = None
+    """Sparsity of the transform, in [0, 1)."""
+    width: float | None = None
+    """Width factor, for the transforms that have one (`low_rank`)."""
+    scope: Literal["model", "layers"] = "model"
+    """Whether the whole model meets the FLOP budget, or each layer its own."""
+    input: str | None = None
+    """Shape of the example input, such as `1,3,224,224`; by default the model's own."""
+    num_classes: int | None = None
+    """Outputs of the classifier; by default the model's own."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Print the table of costs, or the plan."""
+        from isoflop.flops import profile
+        from isoflop.models import build_model, default_example_shape, example_inputs
+        from isoflop.training.configs import build_transform
+        from isoflop.transforms import transform
+
+        config = None
+        if self.transform is not None:
+            config = build_transform(self.transform, sparsity=self.sparsity, width=self.width)
+        elif self.sparsity is not None or self.width is not None:
+            raise IsoflopError(
+                "--sparsity and --width need a --transform, such as --transform wide."
+            )
+        model = build_model(self.model, self.num_classes, meta=True)
+        shape = _shape(self.input) if self.input else default_example_shape(self.model, model)
+        inputs = example_inputs(self.model, shape, meta=True)
+        if config is None:
+            result = profile(model, inputs)
+        else:
+            _, result = transform(model, config, example_inputs=inputs, scope=self.scope)
+        if self.json:
+            _print_json(result.to_dict())
+        else:
+            print(result)
+
+
+@dataclass(kw_only=True)
+class Train:
+    """Train a recipe, dense or sparse, and write a run directory."""
+
+    recipe: tyro.conf.Positional[str]
+    """Name of the recipe; see `isoflop list`."""
+    out: Path
+    """Run directory; must be new or empty, unless --resume."""
+    transform: str | None = None
+    """Transform of the model, such as `wide`; by default none."""
+    sparsity: float | None = None
+    """Sparsity of the transform; without one, of plain sparse training."""
+    width: float | None = None
+    """Width factor, for the transforms that have one (`low_rank`)."""
+    scope: Literal["model", "layers"] = "model"
+    """Whether the whole model meets the FLOP budget, or each layer its own."""
+    method: str | None = None
+    """Training method; by default `rigl` with a transform or a sparsity, else `dense`."""
+    allocation: str = "uniform"
+    """How the sparsity is spread over the layers."""
+    seed: int = 0
+    """Seed of initialisation, masks, order and augmentation."""
+    data: Path | None = None
+    """Folder of the data set."""
+    resume: bool = False
+    """Continue the run in the run directory, if there is one."""
+    epochs: int | None = None
+    """Epochs, in place of the recipe's; the learning-rate schedule is scaled with them."""
+    batch_size: int | None = None
+    """Batch size, in place of the recipe's."""
+    lr: float | None = None
+    """Initial learning rate, in place of the recipe's."""
+    base_width: int | None = None
+    """Channels of the model's first stage, in place of the recipe's."""
+    alpha: float | None = None
+    """Fraction of the weights that the first mask update moves."""
+    update_every: int | None = None
+    """Steps between two mask updates."""
+    end_fraction: float | None = None
+    """Part of the training after which the masks stay fixed."""
+    json: bool = False
+    """Print the summary as JSON, and nothing else."""
+    quiet: bool = False
+    """Show no progress."""
+
+    def run(self) -> None:
+        """Train and print the summary."""
+        from isoflop.training import build_transform, get_recipe, train
+
+        recipe = get_recipe(self.recipe).replace(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            base_width=self.base_width,
+            alpha=self.alpha,
+            update_every=self.update_every,
+            end_fraction=self.end_fraction,
+        )
+        config, sparsity = None, self.sparsity
+        if self.transform is not None:
+            config = build_transform(self.transform, sparsity=sparsity, width=self.width)
+            sparsity = None
+        elif self.width is not None:
+            raise IsoflopError("--width needs a --transform that has a width, such as low_rank.")
+        sparse = self.transform is not None or self.sparsity is not None
+        summary = train(
+            recipe,
+            self.out,
+            transform=config,
+            method=self.method or ("rigl" if sparse else "dense"),
+            sparsity=sparsity,
+            allocation=self.allocation,
+            scope=self.scope,
+            seed=self.seed,
+            data=self.data,
+            resume=self.resume,
+            quiet=self.quiet or self.json,
+        )
+        if self.json:
+            _print_json(summary)
+            return
+        print(
+            f"accuracy {summary['accuracy']:.2f} % (best {summary['best_accuracy']:.2f} %)\n"
+            f"MACs {summary['macs']:,}, dense {summary['dense_macs']:,} "
+            f"(gap {summary['relative_gap']:+.2e})\n"
+            f"weights {summary['nnz']:,} of {summary['numel']:,}\n"
+            f"training FLOPs {summary['training_flops']:.4g} in {summary['seconds']:.1f} s\n"
+            f"run directory {self.out}"
+        )
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Profile, tyro.conf.subcommand("profile")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; a mistake of the user is one line on stderr and exit code 2."""
+    # As with `python -m`, `package.module:function` may lie in the working directory.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    command: Any = tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType]
+        prog="isoflop",
+        description="Sparse Iso-FLOP training: larger, sparser models for exactly the same FLOPs.",
+        args=args,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        command.run()
+    except IsoflopError as error:
+        text = " ".join(str(error).split())
+        if sys.stderr.isatty():
+            text = f"\033[31m{text}\033[0m"
+        print(text, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted. Continue a training run with --resume.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _registries() -> dict[str, Any]:
+    import isoflop.methods  # noqa: F401  (registers the methods)
+    from isoflop.models import MODELS
+    from isoflop.sparsity.allocation import ALLOCATIONS
+    from isoflop.sparsity.method import METHODS
+    from isoflop.sparsity.patterns import PATTERNS
+    from isoflop.sparsity.schedules import SCHEDULES
+    from isoflop.training import RECIPES
+    from isoflop.transforms import TRANSFORMS
+
+    return {
+        "transforms": TRANSFORMS,
+        "methods": METHODS,
+        "patterns": PATTERNS,
+        "allocations": ALLOCATIONS,
+        "schedules": SCHEDULES,
+        "recipes": RECIPES,
+        "models": MODELS,
+    }
+
+
+def _first_line(entry: object) -> str:
+    return (inspect.getdoc(entry) or "").partition("\n")[0]
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise IsoflopError(f"--input {text!r} is no shape. Write sizes, such as 1,3,224,224.")
+    return shape
+
+
+def _print_json(data: Any) -> None:
+    print(json_module.dumps(data, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""`isoflop.transform`: a dense model in, a bigger and sparser model of the same FLOPs out."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from isoflop.budget import meet_layer_budgets, meet_model_budget
+from isoflop.errors import IsoflopError, NoEffectWarning, NoTransformableLayersError, WideningError
+from isoflop.flops import Trace, trace
+from isoflop.masks import named_masks
+from isoflop.plan import LayerPlan, Plan
+from isoflop.surgery import ExampleInputs
+from isoflop.transforms.base import (
+    TRANSFORMS,
+    LayerTransform,
+    Source,
+    Target,
+    Transform,
+    matching,
+    replaceable_layers,
+)
+from isoflop.transforms.initialize import initialize
+from isoflop.transforms.layers import LayerShape
+
+
+def transform(
+    model: nn.Module,
+    config: Transform,
+    *,
+    example_inputs: ExampleInputs,
+    scope: Literal["model", "layers"] = "model",
+    exclude: Iterable[str] = (),
+    seed: int = 0,
+) -> tuple[nn.Module, Plan]:
+    """Replace a model's dense layers by larger, sparser ones of equal FLOPs.
+
+    The weights of the result are drawn anew and are not masked yet: `isoflop.sparsify` does that,
+    guided by the plan.
+
+    Args:
+        model: Any dense module; it is not changed, and may be on the meta device.
+        config: The transform, such as ``SparseWide(sparsity=0.75)``.
+        example_inputs: A tensor, a shape such as ``(1, 3, 224, 224)``, a tuple of positional
+            arguments, or a dict of keyword arguments that the model takes.
+        scope: ``"model"``: the whole model costs what the dense one does, so the sparse layers pay
+            for the parts that grow and stay dense (paper, appendix A.2). ``"layers"``: each layer
+            costs what the layer that it replaces does.
+        exclude: Patterns of module paths to leave dense, besides those of `config`.
+        seed: Seed of the new weights.
+
+    Returns:
+        The new model and its plan; ``print(plan)`` shows every layer and the gaps.
+
+    Raises:
+        IsoflopError: An option is invalid or an exclude pattern matches nothing.
+        InputError: The model cannot be run on the example inputs.
+        WideningError: The model cannot be widened, or is masked or parametrised already.
+        NoTransformableLayersError: Nothing is left to transform.
+        BudgetError: No sparsity meets the budget.
+    """
+    _check_arguments(model, config, scope)
+    source = _source(model, config, example_inputs, tuple(exclude))
+    if isinstance(config, LayerTransform) and all(
+        LayerShape.of(layer).depthwise for layer in source.layers.values()
+    ):
+        raise _nothing_to_transform(model, config)
+    new, targets = config.build(source)
+    plan = _plan(new, source, config, targets, scope)
+    initialize(
+        new,
+        model,
+        {layer.parameter: layer for layer in plan.layers},
+        {name: target.gain for name, target in targets.items()}
+        | dict.fromkeys(source.trace.last, 1.0),
+        active_fan=config.init == "active_fan",
+        seed=seed,
+    )
+    if plan.macs == plan.unmasked_macs and config.sparsity > 0:
+        warnings.warn(
+            f"{TRANSFORMS.name_of(config)} at sparsity {config.sparsity} changes no size of this "
+            "model: its layers are too small for so low a sparsity.",
+            NoEffectWarning,
+            stacklevel=2,
+        )
+    return new, plan
+
+
+def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise IsoflopError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
+    if not isinstance(config, Transform):
+        raise IsoflopError(
+            f"config must be a transform, such as isoflop.SparseWide(sparsity=0.75), not {config!r}. "
+            f"Known: {', '.join(t.__name__ for _, t in TRANSFORMS.items())}."
+        )
+    if scope not in ("model", "layers"):
+        raise IsoflopError(f"scope must be 'model' or 'layers', not {scope!r}.")
+    for name, *_ in named_masks(model):
+        raise WideningError(
+            f"{name} is masked already: transform the dense model, before `isoflop.sparsify`."
+        )
+    for path, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise WideningError(
+                f"{path or 'the model'} is parametrised; remove that first with "
+                "`torch.nn.utils.parametrize.remove_parametrizations`."
+            )
+
+
+def _source(
+    model: nn.Module, config: Transform, example_inputs: ExampleInputs, exclude: tuple[str, ...]
+) -> Source:
+    found = trace(model, example_inputs)
+    paths = [path for path, _ in model.named_modules() if path]
+    excluded = matching(paths, (*config.exclude, *exclude))
+    ends = found.first | found.last if config.dense_ends else frozenset()
+    parameters = dict(model.named_parameters())
+    weights = tuple(
+        name
+        for name, macs in found.table.by_parameter().items()
+        if name not in ends
+        and name.rpartition(".")[0] not in excluded
+        and parameters[name].ndim >= 2
+        and macs % parameters[name].numel() == 0
+    )
+    source = Source(
+        model=model,
+        example_inputs=example_inputs,
+        trace=found,
+        weights=weights,
+        layers=replaceable_layers(model, found, weights),
+    )
+    if not weights or (isinstance(config, LayerTransform) and not source.layers):
+        raise _nothing_to_transform(model, config)
+    return source
+
+
+def _nothing_to_transform(model: nn.Module, config: Transform) -> NoTransformableLayersError:
+    return NoTransformableLayersError(
+        f"{type(model).__name__} has no layer that {type(config).__name__} can transform: there must "
+        "be a Linear or convolution besides the first layer, the last layer"
+        f"{', depthwise convolutions' if isinstance(config, LayerTransform) else ''} and the "
+        "excluded ones. `dense_ends=False` transforms the ends too."
+    )
+
+
+def _plan(
+    new: nn.Module,
+    source: Source,
+    config: Transform,
+    targets: Mapping[str, Target],
+    scope: str,
+) -> Plan:
+    after = trace(new, source.example_inputs)
+    _check_outputs(source.trace, after)
+    before = source.trace.table
+    dense_parameters = dict(source.model.named_parameters())
+    parameters = dict(new.named_parameters())
+    dense_macs = before.by_parameter()
+    layers = []
+    for name, macs in after.table.by_parameter().items():
+        numel = parameters[name].numel()
+        if macs % numel:
+            continue  # only a part of the parameter multiplies: counted with the other MACs
+        target = targets.get(name, Target(name.rpartition(".")[0], "dense"))
+        # The source of an untouched weight is the weight itself.
+        original = name if name in dense_macs else _weight_of(target.source)
+        shape = tuple(parameters[name].shape)
+        layers.append(
+            LayerPlan(
+                parameter=name,
+                source=target.source,
+                kind=target.kind,
+                dense_shape=tuple(dense_parameters[original].shape),
+                shape=shape,
+                nnz=numel,
+                macs_per_weight=macs // numel,
+                source_macs=dense_macs[original],
+                nominal_density=target.density,
+            )
+        )
+    plan = Plan(
+        transform=TRANSFORMS.name_of(config),
+        config=config.to_dict(),
+        scope=scope,
+        dense_macs=before.macs,
+        other_macs=after.table.macs - sum(x.numel * x.macs_per_weight for x in layers),
+        layers=tuple(layers),
+    )
+    return meet_model_budget(plan) if scope == "model" else meet_layer_budgets(plan)
+
+
+def _weight_of(path: str) -> str:
+    return f"{path}.weight" if path else "weight"
+
+
+def _check_outputs(before: Trace, after: Trace) -> None:
+    if before.output_shapes != after.output_shapes:
+        raise WideningError(
+            f"The transformed model returns shapes {after.output_shapes}, the dense one "
+            f"{before.output_shapes}. Use a transform that keeps widths, such as SparseParallel."
+        )

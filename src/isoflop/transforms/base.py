@@ -1,0 +1,206 @@
+"""What every transform is: a frozen dataclass of options that builds a bigger, sparse model."""
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from isoflop.errors import IsoflopError
+from isoflop.flops import Trace
+from isoflop.registry import Registry
+from isoflop.surgery import ExampleInputs, copy_with_tensors, replace_modules
+from isoflop.transforms.layers import LayerShape, is_replaceable
+from isoflop.transforms.nonlinearity import NONLINEARITIES
+from isoflop.widths import check_widened, solve_widths, widen
+
+TRANSFORMS: Registry[type["Transform"]] = Registry("transform")
+
+
+@dataclass(frozen=True)
+class Target:
+    """How one weight of the transformed model is to be treated.
+
+    Attributes:
+        source: Path of the dense layer that it comes from.
+        kind: ``"sparse"`` or ``"dense"``.
+        density: Nominal density of a sparse weight.
+        gain: Gain of its initialisation.
+    """
+
+    source: str
+    kind: Literal["sparse", "dense"]
+    density: float = 1.0
+    gain: float = math.sqrt(2.0)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The dense model and what is known of it.
+
+    Attributes:
+        model: The dense model, not to be changed.
+        example_inputs: Inputs that it takes.
+        trace: What one forward pass showed.
+        weights: The weights that may become sparse, by full name, in the order of execution.
+        layers: The layers that may be replaced by others, by path.
+    """
+
+    model: nn.Module
+    example_inputs: ExampleInputs
+    trace: Trace
+    weights: tuple[str, ...]
+    layers: dict[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Base of the transforms.
+
+    Attributes:
+        sparsity: Fraction of zeros in [0, 1), the one hyperparameter of the paper; it sets the
+            sizes.
+        exclude: Patterns (`fnmatch`) of module paths to leave dense.
+        dense_ends: Keep the first and the last layer dense, as the paper does (appendix A.2).
+        init: ``"active_fan"`` draws weights with the Kaiming variance of the connections that are
+            left; ``"dense_fan"`` with that of the dense layer, as the paper does.
+    """
+
+    sparsity: float
+    exclude: tuple[str, ...] = field(default=(), kw_only=True)
+    dense_ends: bool = field(default=True, kw_only=True)
+    init: Literal["active_fan", "dense_fan"] = field(default="active_fan", kw_only=True)
+
+    def __post_init__(self) -> None:
+        valid = isinstance(self.sparsity, (int, float)) and not isinstance(self.sparsity, bool)
+        if not valid or not 0.0 <= self.sparsity < 1.0:
+            raise IsoflopError(
+                f"sparsity must be a number in [0, 1), not {self.sparsity!r}: 0.75 means that three "
+                "weights in four are zero."
+            )
+        if self.init not in ("active_fan", "dense_fan"):
+            raise IsoflopError(f"init must be 'active_fan' or 'dense_fan', not {self.init!r}.")
+        if isinstance(self.exclude, str):
+            raise IsoflopError(
+                f"exclude must be a sequence of patterns, such as ({self.exclude!r},)."
+            )
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+
+    def build(self, source: Source) -> tuple[nn.Module, dict[str, Target]]:
+        """Return the transformed model, uninitialised, and how to treat each of its weights."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as plain data."""
+        data = dataclasses.asdict(self)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in data.items()}
+
+
+@dataclass(frozen=True)
+class LayerTransform(Transform):
+    """Base of the transforms that replace layers one by one, sizes of their ends unchanged.
+
+    Depthwise convolutions are left as they are (paper, appendix A.1.1).
+    """
+
+    nonlinearity: str = field(default="auto", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        NONLINEARITIES.get(self.nonlinearity)
+
+    def replacement(self, layer: nn.Module, shape: LayerShape) -> nn.Module:
+        """Return the uninitialised module that takes the place of `layer`.
+
+        Args:
+            layer: The layer in the (perhaps resized) copy of the model.
+            shape: The shape of the layer in the dense model.
+        """
+        raise NotImplementedError
+
+    def targets(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, Target]:
+        """Return how to treat the weights of the replacement of the layer at `path`."""
+        raise NotImplementedError
+
+    def resized(self, source: Source) -> nn.Module:
+        """Return the copy of the dense model whose layers are replaced."""
+        return copy_with_tensors(source.model, lambda *args: args[-1].detach().clone())
+
+    def build(self, source: Source) -> tuple[nn.Module, dict[str, Target]]:
+        """Replace every layer that may be replaced."""
+        model = self.resized(source)
+        modules = dict(model.named_modules())
+        new: dict[nn.Module, nn.Module] = {}
+        targets: dict[str, Target] = {}
+        for path, dense in source.layers.items():
+            shape = LayerShape.of(dense)
+            if shape.depthwise:
+                continue
+            new[modules[path]] = self.replacement(modules[path], shape)
+            targets |= {
+                f"{path}.{name}" if path else name: target
+                for name, target in self.targets(path, dense, shape).items()
+            }
+        return replace_modules(model, new), targets
+
+
+def widened(source: Source, factor: float, *, multiple_of: int = 1) -> nn.Module:
+    """Return the dense model with its widths times `factor`, checked to be widened throughout."""
+    widths = solve_widths(source.model, factor, source.example_inputs, multiple_of=multiple_of)
+    model = widen(source.model, widths)
+    check_widened(source.model, model, factor, source.trace)
+    return model
+
+
+def matching(paths: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """Return the module paths that match any of the patterns, or lie below one that does.
+
+    Raises:
+        IsoflopError: A pattern matches nothing.
+    """
+    paths = list(paths)
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {
+            p
+            for p in paths
+            if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"{pattern}.*")
+        }
+        if not hits:
+            raise IsoflopError(
+                f"The exclude pattern {pattern!r} matches no module. Patterns are module paths, "
+                f"with * for any characters, such as {paths[min(1, len(paths) - 1)]!r}."
+            )
+        found |= hits
+    return found
+
+
+def replaceable_layers(
+    model: nn.Module, trace: Trace, weights: Iterable[str]
+) -> dict[str, nn.Module]:
+    """Return the layers whose one weight is used by their own forward pass and nowhere else."""
+    users: dict[str, set[str]] = {}
+    for row in trace.table.rows:
+        for name in row.parameters:
+            users.setdefault(name, set()).add(row.module)
+    owners: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), set()).add(name)
+    modules = dict(model.named_modules())
+    layers = {}
+    for name in weights:
+        path, _, attribute = name.rpartition(".")
+        module = modules.get(path)
+        tied = module is not None and len(owners[id(module._parameters[attribute])]) > 1
+        if (
+            module is not None
+            and attribute == "weight"
+            and is_replaceable(module)
+            and users[name] == {path}
+            and not tied
+        ):
+            layers[path] = module
+    return layers

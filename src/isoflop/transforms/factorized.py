@@ -1,0 +1,61 @@
+"""Sparse Factorized: two sparse factors with a non-linearity between them."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from isoflop.transforms.base import TRANSFORMS, LayerTransform, Target
+from isoflop.transforms.layers import LayerShape, pointwise, with_outputs
+from isoflop.transforms.nonlinearity import NONLINEARITIES
+
+
+class FactorizedLayer(nn.Module):
+    """`Vᵀ σ(Uᵀ z)`: U has the layer's kernel, stride and padding, V is 1×1 and has its bias.
+
+    Args:
+        layer: The dense layer.
+        rank: Channels between U and V, over all groups.
+        nonlinearity: Name of σ.
+    """
+
+    def __init__(self, layer: nn.Module, rank: int, nonlinearity: str) -> None:
+        super().__init__()
+        outputs = layer.get_parameter("weight").shape[0]
+        bias = layer._parameters.get("bias") is not None
+        self.down = with_outputs(layer, rank, bias=False)
+        self.nonlinearity = NONLINEARITIES.get(nonlinearity)(layer, rank)
+        self.up = pointwise(layer, rank, outputs, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(…, Din)` to `(…, Dout)`, or `(B, cin, …)` to `(B, cout, …)`."""
+        return self.up(self.nonlinearity(self.down(x)))
+
+
+@TRANSFORMS.register("factorized")
+@dataclass(frozen=True)
+class SparseFactorized(LayerTransform):
+    """Replace each layer by two sparse factors (paper, section 3.1 and appendix A.1).
+
+    `d = Din Dout / ((Din + Dout)(1 - s))`, rounded up and per group, with `Din = cin kh kw` for a
+    convolution; the density repairs the rounding. σ is BatchNorm and ReLU for convolutions, ReLU
+    for Linear layers; ``nonlinearity="none"`` is the linear ablation of table 7.
+    """
+
+    def rank(self, shape: LayerShape) -> int:
+        """Return `d` of a layer, over all its groups."""
+        size = shape.rows * shape.columns / (shape.rows + shape.columns)
+        return shape.groups * math.ceil(size / (1.0 - self.sparsity) - 1e-9)
+
+    def replacement(self, layer: nn.Module, shape: LayerShape) -> nn.Module:
+        """Return the two factors."""
+        return FactorizedLayer(layer, self.rank(shape), self.nonlinearity)
+
+    def targets(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, Target]:
+        """Both factors are sparse; the gain of the first pays for a non-linearity after it."""
+        linear = self.nonlinearity == "none"
+        density = 1.0 - self.sparsity
+        return {
+            "down.weight": Target(path, "sparse", density, gain=1.0 if linear else math.sqrt(2.0)),
+            "up.weight": Target(path, "sparse", density),
+        }

@@ -1,0 +1,34 @@
+"""What several test modules need."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def tiny_recipe():
+    """Recipe of a run that takes about a second."""
+    from isoflop.training import get_recipe
+
+    return get_recipe("digits").replace(base_width=4, epochs=2, update_every=8)
+
+
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Name of an importable module of a user's own models."""
+    name = "models_of_a_user"
+    (tmp_path / f"{name}.py").write_text(
+        "from torch import nn\n"
+        "def mlp(num_classes=3):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(),\n"
+        "                         nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, num_classes))\n"
+        "def fixed():\n"
+        "    return nn.Linear(4, 2)\n"
+        "def nothing():\n"
+        "    return None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    sys.modules.pop(name, None)

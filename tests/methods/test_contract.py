@@ -1,0 +1,388 @@
+"""What every registered method must do, with every optimizer."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from isoflop.methods import RigL
+from isoflop.sparsity.method import METHODS, DropGrow
+from isoflop.sparsity.sparsifier import sparsify
+
+TOTAL_STEPS = 12
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
+    "sgd-momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2),
+    "sgd-nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "adamw-foreach": lambda p: torch.optim.AdamW(p, lr=0.01, foreach=True),
+    "adamw-fused": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.001, momentum=0.9, centered=True),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01, initial_accumulator_value=0.1),
+    "adadelta": lambda p: torch.optim.Adadelta(p),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.01),
+    "radam": lambda p: torch.optim.RAdam(p, lr=0.01),
+    "adamax": lambda p: torch.optim.Adamax(p, lr=0.01),
+    "asgd": lambda p: torch.optim.ASGD(p, lr=0.01),
+    "rprop": lambda p: torch.optim.Rprop(p, lr=0.001),
+    "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.01),
+}
+
+methods = pytest.mark.parametrize("name", METHODS.names())
+optimizers = pytest.mark.parametrize("kind", OPTIMIZERS)
+
+
+def build_method(name):
+    """Return the method with updates often enough for a test of a few steps."""
+    cls = METHODS.get(name)
+    return cls(update_every=2) if issubclass(cls, DropGrow) else cls()
+
+
+class Run:
+    """A small network in training on fixed random data."""
+
+    def __init__(self, name, kind="sgd-momentum", seed=0, **options):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32, 10),
+            nn.ReLU(),
+            nn.Linear(10, 4),
+        )
+        self.optimizer = OPTIMIZERS[kind](self.model.parameters())
+        options = {"sparsity": 0.7, "dense_ends": False} | options
+        self.sparsifier = sparsify(
+            self.model,
+            self.optimizer,
+            build_method(name),
+            total_steps=TOTAL_STEPS,
+            seed=seed,
+            **options,
+        )
+
+    def backward(self, step):
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(8, 3, 4, 4, generator=generator)
+        y = torch.randint(4, (8,), generator=generator)
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.model(x), y)
+        loss.backward()
+        return loss
+
+    def train(self, steps):
+        for step in steps:
+            self.backward(step)
+            self.optimizer.step()
+
+    def weight(self, name):
+        return self.model.get_parameter(name)
+
+    def grad(self, name):
+        grad = self.weight(name).grad
+        assert grad is not None
+        return grad
+
+    def state(self, name):
+        weight = self.weight(name)
+        state = self.optimizer.state[weight].values()
+        return [t for t in state if isinstance(t, torch.Tensor) and t.shape == weight.shape]
+
+    def everything(self):
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sparsifier": self.sparsifier.state_dict(),
+        }
+
+    def load(self, saved):
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.sparsifier.load_state_dict(saved["sparsifier"])
+
+
+def assert_same(a, b):
+    """Compare nests of plain data and tensors bit by bit."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+@methods
+@optimizers
+def test_counts_are_exact_and_everything_masked_is_zero_after_every_step(name, kind):
+    run = Run(name, kind, allocation="erk")  # which makes one of the layers fully dense
+    nnz = dict(run.sparsifier.nnz)
+    for step in range(TOTAL_STEPS):
+        run.train([step])
+        assert run.sparsifier.nnz == nnz
+        for key, mask in run.sparsifier.masks.items():
+            assert int(mask.sum()) == nnz[key]
+            for tensor in [run.weight(key), *run.state(key)]:
+                assert not tensor[~mask].any()
+                assert tensor.isfinite().all()
+    assert run.sparsifier.step == TOTAL_STEPS
+
+
+@methods
+@optimizers
+def test_new_weights_start_at_zero_with_zero_state(name, kind):
+    run = Run(name, kind)
+    grown = 0
+    for step in range(TOTAL_STEPS):
+        before = {key: mask.clone() for key, mask in run.sparsifier.masks.items()}
+        run.train([step])
+        for key, mask in run.sparsifier.masks.items():
+            new = mask & ~before[key]
+            grown += int(new.sum())
+            for tensor in [run.weight(key), *run.state(key)]:
+                assert not tensor[new].any()
+    assert grown == sum(sum(entry["new"].values()) for entry in run.sparsifier.history)
+    if isinstance(run.sparsifier.method, DropGrow):
+        assert grown > 0
+
+
+@methods
+def test_masks_change_only_when_due(name):
+    run = Run(name)
+    method = run.sparsifier.method
+    for step in range(TOTAL_STEPS):
+        before = {key: mask.clone() for key, mask in run.sparsifier.masks.items()}
+        run.train([step])
+        if not method.update_due(step + 1, TOTAL_STEPS):
+            assert_same(before, run.sparsifier.masks)
+    due = [t for t in range(1, TOTAL_STEPS + 1) if method.update_due(t, TOTAL_STEPS)]
+    assert [entry["step"] for entry in run.sparsifier.history] == due
+    assert all(t < 0.75 * TOTAL_STEPS for t in due)
+    assert run.sparsifier.dense_gradient_steps == (len(due) if method.needs_dense_grad else 0)
+
+
+@methods
+@pytest.mark.parametrize("kind", ["sgd-momentum", "adamw"])
+@pytest.mark.parametrize("stop", [3, 4])
+def test_a_resumed_run_equals_an_uninterrupted_one(name, kind, stop, tmp_path):
+    whole = Run(name, kind)
+    whole.train(range(TOTAL_STEPS))
+    first = Run(name, kind)
+    first.train(range(stop))
+    torch.save(first.everything(), tmp_path / "checkpoint.pt")
+    second = Run(name, kind, seed=99)
+    second.load(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    second.train(range(stop, TOTAL_STEPS))
+    assert_same(whole.everything(), second.everything())
+
+
+@methods
+def test_runs_depend_on_the_seed_alone(name):
+    first, same, other = Run(name), Run(name), Run(name, seed=1)
+    for run in (first, same, other):
+        torch.manual_seed(id(run) % 1000)  # the global generator has no say
+        run.train(range(TOTAL_STEPS))
+    assert_same(first.everything(), same.everything())
+    for key, mask in first.sparsifier.masks.items():
+        assert not torch.equal(mask, other.sparsifier.masks[key])
+
+
+@methods
+def test_the_sparsifier_leaves_the_global_generator_alone(name):
+    run = Run(name)
+    state = torch.get_rng_state()
+    run.train(range(TOTAL_STEPS))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@methods
+@pytest.mark.parametrize("keyword", [False, True])
+def test_a_closure_trains_the_same(name, keyword):
+    plain, closed = Run(name), Run(name)
+    plain.train(range(TOTAL_STEPS))
+    for step in range(TOTAL_STEPS):
+        closure = lambda step=step: closed.backward(step)  # noqa: E731
+        loss = closed.optimizer.step(closure=closure) if keyword else closed.optimizer.step(closure)
+        assert loss is not None
+    assert_same(plain.everything(), closed.everything())
+
+
+@methods
+def test_lbfgs_calls_its_closure_several_times(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    sparsifier = sparsify(
+        model,
+        optimizer,
+        build_method(name),
+        sparsity=0.5,
+        dense_ends=False,
+        total_steps=TOTAL_STEPS,
+    )
+    x, y = torch.randn(16, 6), torch.randn(16, 2)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.mse_loss(model(x), y)
+        loss.backward()
+        return loss
+
+    for _ in range(TOTAL_STEPS):
+        optimizer.step(closure)
+        for key, mask in sparsifier.masks.items():
+            assert int(mask.sum()) == sparsifier.nnz[key]
+            assert not model.get_parameter(key)[~mask].any()
+    assert sparsifier.step == TOTAL_STEPS
+
+
+@methods
+def test_skipped_steps_do_not_count(name):
+    plain, scaled = Run(name), Run(name)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1000)
+    for step in range(4):
+        plain.backward(step)
+        plain.optimizer.step()
+        for factor in (float("inf"), 1.0):  # an overflow, and the same step again
+            scaled.optimizer.zero_grad()
+            generator = torch.Generator().manual_seed(step)
+            x = torch.randn(8, 3, 4, 4, generator=generator)
+            y = torch.randint(4, (8,), generator=generator)
+            scaler.scale(F.cross_entropy(scaled.model.eval()(x), y) * factor).backward()
+            before = copy.deepcopy(scaled.model.state_dict())
+            scaler.step(scaled.optimizer)
+            scaler.update()
+            if factor != 1.0:
+                assert_same(before, scaled.model.state_dict())
+        assert scaled.sparsifier.step == plain.sparsifier.step == step + 1
+
+
+@methods
+def test_copies_of_the_model_keep_their_masks(name):
+    run = Run(name)
+    run.train(range(3))
+    twin = copy.deepcopy(run.model)
+    saved = copy.deepcopy(run.model.state_dict())
+    run.train(range(3, TOTAL_STEPS))
+    assert_same(twin.state_dict(), saved)
+    for key in run.sparsifier.nnz:
+        mask = twin.get_buffer(key + "_mask")
+        assert not twin.get_parameter(key)[~mask].any()
+        assert not twin.get_parameter(key)._post_accumulate_grad_hooks
+
+
+@methods
+def test_gradients_between_steps_are_those_of_live_weights(name):
+    run = Run(name)
+    method = run.sparsifier.method
+    for step in range(TOTAL_STEPS):
+        run.backward(step)
+        dense = method.needs_dense_grad and method.update_due(step + 1, TOTAL_STEPS)
+        for key, mask in run.sparsifier.masks.items():
+            grad = run.grad(key)
+            assert bool(grad[~mask].any()) == dense
+        nn.utils.clip_grad_norm_(run.model.parameters(), 0.1)
+        run.optimizer.step()
+        for key, mask in run.sparsifier.masks.items():
+            # The gradients left behind are those that the step has used.
+            if not method.update_due(step + 1, TOTAL_STEPS):
+                assert not run.grad(key)[~mask].any()
+
+
+@methods
+def test_accumulated_gradients_train_like_a_large_batch(name):
+    whole, parts = Run(name), Run(name)
+    for step in range(TOTAL_STEPS):
+        for run, chunks in ((whole, 1), (parts, 4)):
+            run.model.eval()  # batch norm would tell the chunks apart
+            generator = torch.Generator().manual_seed(step)
+            x = torch.randn(8, 3, 4, 4, generator=generator)
+            y = torch.randint(4, (8,), generator=generator)
+            run.optimizer.zero_grad()
+            for a, b in zip(x.chunk(chunks), y.chunk(chunks), strict=True):
+                (F.cross_entropy(run.model(a), b) / chunks).backward()
+            run.optimizer.step()
+    assert_same(whole.sparsifier.masks, parts.sparsifier.masks)
+    torch.testing.assert_close(whole.model.state_dict(), parts.model.state_dict())
+
+
+@methods
+def test_non_finite_gradients_decide_no_mask(name):
+    run = Run(name, "sgd")
+    run.train([0])
+    masks = {key: mask.clone() for key, mask in run.sparsifier.masks.items()}
+    run.backward(1)
+    for key, mask in masks.items():
+        run.grad(key)[~mask] = float("nan")
+    run.optimizer.step()
+    for key, mask in run.sparsifier.masks.items():
+        assert int(mask.sum()) == run.sparsifier.nnz[key]
+        assert run.weight(key).isfinite().all()
+    if run.sparsifier.method.needs_dense_grad:
+        assert_same(masks, run.sparsifier.masks)
+        assert run.sparsifier.history[0]["skipped"] is True
+        assert run.sparsifier.history[0]["new"] == {}
+    run.train(range(2, 4))
+    assert not any(entry["skipped"] for entry in run.sparsifier.history[1:])
+
+
+@methods
+def test_a_layer_without_gradient_is_left_alone(name):
+    run = Run(name, "sgd")
+    masks = {key: mask.clone() for key, mask in run.sparsifier.masks.items()}
+    for step in range(2):
+        run.backward(step)
+        run.weight("3.weight").grad = None if "3.weight" in masks else run.weight("3.weight").grad
+        run.optimizer.step()
+    if masks:
+        assert torch.equal(masks["3.weight"], run.sparsifier.masks["3.weight"])
+    if run.sparsifier.history:
+        assert set(run.sparsifier.history[0]["new"]) == set(masks) - {"3.weight"}
+
+
+@methods
+def test_remove_lets_go(name):
+    run = Run(name)
+    run.train(range(3))
+    step = run.sparsifier.step
+    run.sparsifier.remove()
+    run.sparsifier.remove()
+    for key, mask in run.sparsifier.masks.items():
+        assert not run.weight(key)[~mask].any()
+    run.train(range(3, 6))
+    assert run.sparsifier.step == step
+    for key, mask in run.sparsifier.masks.items():
+        assert run.weight(key)[~mask].any()
+
+
+def test_dense_trains_as_if_there_were_no_sparsifier():
+    run, bare = Run("dense"), Run("dense")
+    bare.sparsifier.remove()
+    for each in (run, bare):
+        each.train(range(TOTAL_STEPS))
+    assert_same(run.model.state_dict(), bare.model.state_dict())
+    assert run.sparsifier.masks == {}
+    assert run.sparsifier.density() == 1.0
+    assert not any(key.endswith("_mask") for key in run.model.state_dict())
+    assert run.sparsifier.step == TOTAL_STEPS
+
+
+def test_states_of_other_methods_are_refused():
+    run = Run("rigl")
+    assert run.sparsifier.method == RigL(update_every=2)
+    with pytest.raises(ValueError, match="the method 'set', this one 'rigl'"):
+        run.sparsifier.load_state_dict(Run("set").sparsifier.state_dict())

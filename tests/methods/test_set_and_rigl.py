@@ -1,0 +1,130 @@
+import pytest
+import torch
+from torch import nn
+
+from isoflop.methods import RigL, Set
+from isoflop.sparsity.patterns import Unstructured
+from isoflop.sparsity.sparsifier import sparsify
+
+GENERATOR = torch.Generator()
+
+
+def test_set_drops_by_magnitude():
+    # The original SET would drop 0.01 and -0.5: the smallest of each sign.
+    weight = torch.tensor([0.01, 0.02, 0.03, 1, -0.5, -0.6, -0.7, -0.8])
+    mask = torch.ones(8, dtype=torch.bool)
+    survivors = Unstructured().top(Set().drop_scores(weight, mask), 6, mask)
+    assert survivors.tolist() == [False, False] + [True] * 6
+
+
+def test_set_grows_uniformly_and_from_its_generator_alone():
+    weight, mask = torch.zeros(2, 5), torch.zeros(2, 5, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    top = [
+        int(Set().grow_scores(weight, mask, None, generator).flatten().argmax())
+        for _ in range(2000)
+    ]
+    counts = torch.bincount(torch.tensor(top), minlength=10) / 2000
+    assert counts.sub(0.1).abs().max() < 0.04
+    again = torch.Generator().manual_seed(0)
+    assert int(Set().grow_scores(weight, mask, None, again).argmax()) == top[0]
+
+
+def test_rigl_grows_by_absolute_gradient():
+    grad = torch.tensor([1.0, -5.0, 2.0])
+    scores = RigL().grow_scores(torch.zeros(3), torch.zeros(3) > 0, grad, GENERATOR)
+    assert scores.tolist() == [1, 5, 2]
+
+
+@pytest.fixture
+def example():
+    """One layer in the state of the worked example, one step before an update of half of it."""
+    model = nn.Linear(8, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+    method = RigL(alpha=0.5, update_every=1, end_fraction=1.0, schedule="constant")
+    sparsifier = sparsify(
+        model, optimizer, method, sparsity=0.5, dense_ends=False, total_steps=2, seed=0
+    )
+    mask = torch.tensor([[True] * 4 + [False] * 4])
+    sparsifier.masks["weight"].copy_(mask)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.1, -0.2, 0.3, 0.4, 0, 0, 0, 0]]))
+    grad = torch.tensor([[9.0, 0, 0, 0, 1, -5, 2, 0]])
+    return model, optimizer, sparsifier, grad
+
+
+def test_rigl_worked_example(example):
+    model, optimizer, sparsifier, grad = example
+    (model.weight * grad).sum().backward()
+    optimizer.step()
+    mask = sparsifier.masks["weight"]
+    assert mask.nonzero()[:, 1].tolist() == [0, 2, 3, 5]
+    # Dropped and regrown: value and momentum stay. New: both are zero.
+    assert model.weight[0, 0].item() == pytest.approx(0.1 - 9e-6)
+    momentum = optimizer.state[model.weight]["momentum_buffer"]
+    assert momentum[0].tolist() == [9, 0, 0, 0, 0, 0, 0, 0]
+    assert model.weight[0, 5] == 0
+    assert model.weight[0, 1] == 0
+    assert sparsifier.history == [
+        {"step": 1, "fraction": 0.5, "new": {"weight": 1}, "skipped": False}
+    ]
+
+
+def test_rigl_takes_the_accumulated_gradient(example):
+    model, optimizer, sparsifier, grad = example
+    for part in (grad + 7, -7 * torch.ones_like(grad)):  # only the sum points to position 5
+        (model.weight * part).sum().backward()
+    optimizer.step()
+    assert sparsifier.masks["weight"].nonzero()[:, 1].tolist() == [0, 2, 3, 5]
+
+
+def test_rigl_grows_what_reduces_the_loss():
+    torch.manual_seed(0)
+    x = torch.randn(256, 16)
+    y = x[:, :4] @ torch.tensor([1.0, -2.0, 3.0, -1.5])
+    model = nn.Linear(16, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = sparsify(
+        model,
+        optimizer,
+        RigL(update_every=5, alpha=0.5),
+        sparsity=0.5,
+        dense_ends=False,
+        total_steps=200,
+    )
+    for _ in range(200):
+        optimizer.zero_grad()
+        (model(x).squeeze() - y).square().mean().backward()
+        optimizer.step()
+    assert sparsifier.masks["weight"][0, :4].all()
+    assert (model(x).squeeze() - y).square().mean() < 1e-4
+
+
+class TwoCalls(torch.optim.Optimizer):
+    """An optimizer that evaluates its closure twice, as a line search does."""
+
+    def __init__(self, params):
+        super().__init__(params, {})
+
+    def step(self, closure=None):
+        assert closure is not None
+        closure()
+        return closure()
+
+
+def test_rigl_takes_the_gradient_of_the_first_closure_call():
+    model = nn.Linear(8, 1, bias=False)
+    optimizer = TwoCalls(model.parameters())
+    method = RigL(alpha=1.0, update_every=1, end_fraction=1.0, schedule="constant")
+    sparsifier = sparsify(model, optimizer, method, sparsity=0.75, dense_ends=False, total_steps=2)
+    grads = iter(torch.tensor([[0.0, 0, 0, 0, 0, 0, 1, 2], [3, 4, 0, 0, 0, 0, 0, 0]]))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (model.weight * next(grads)).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert sparsifier.masks["weight"].nonzero()[:, 1].tolist() == [6, 7]
+    assert sparsifier.dense_gradient_steps == 1

@@ -1,0 +1,56 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from isoflop.methods import RigL, Set
+from isoflop.sparsity.sparsifier import sparsify
+
+METHODS = {"rigl": RigL(update_every=2), "set": Set(update_every=2)}
+
+
+def train(name, rank, world_size):
+    """Train on one's own share of the data; return masks, weights and updates."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sparsifier = sparsify(
+        model, optimizer, METHODS[name], sparsity=0.5, dense_ends=False, total_steps=10
+    )
+    wrapped = nn.parallel.DistributedDataParallel(model) if world_size > 1 else model
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(10):
+        x = torch.randn(8, 6, dtype=torch.double, generator=generator)
+        optimizer.zero_grad()
+        wrapped(x.chunk(world_size)[rank]).square().mean().backward()
+        optimizer.step()
+    return dict(model.state_dict()), sparsifier.history
+
+
+def work(rank, folder):
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save([train(name, rank, 2) for name in METHODS], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed training")
+def test_two_workers_choose_the_masks_of_one(tmp_path):
+    command = [sys.executable, __file__, str(tmp_path)]
+    workers = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for i, name in enumerate(METHODS):
+        alone, history = train(name, 0, 1)
+        assert len(history) == 3
+        for state, other in (ranks[0][i], ranks[1][i]):
+            assert other == history
+            torch.testing.assert_close(state, alone)
+        for key, value in ranks[0][i][0].items():
+            assert torch.equal(value, ranks[1][i][0][key])
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[2]), sys.argv[1])
