@@ -7,6 +7,7 @@ makes one the sum of others, the input and the output pin theirs to constants. W
 multiplied by the factor; everything else follows. No rule per model is needed.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -25,7 +26,6 @@ from torch.utils._pytree import tree_leaves
 
 from isoflop.errors import WideningError
 from isoflop.flops import Trace
-from isoflop.masks import named_masks
 from isoflop.surgery import (
     ExampleInputs,
     copy_with_tensors,
@@ -43,6 +43,9 @@ _WIDTH_NAME = re.compile(
     r"(dim|dims|features|channels|chs|planes|hidden|hidden_size|embed|width|d_model|num_features)$"
     r"|^(dim|hidden|embed|inner|in|out)_|channels",
 )
+
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,9 @@ def solve_widths(
         InputError: The model cannot be run on the example inputs.
         WideningError: The widths cannot be told apart from sizes that must stay.
     """
-    _refuse(model)
-    trace = _SymbolicTrace(model)
-    trace.run(example_inputs)
-    return trace.solve(factor, multiple_of)
+    symbolic = _SymbolicTrace(model)
+    symbolic.run(example_inputs)
+    return symbolic.solve(factor, multiple_of)
 
 
 def widen(model: nn.Module, widths: Widths) -> nn.Module:
@@ -131,22 +133,6 @@ def check_widened(dense: nn.Module, wide: nn.Module, factor: float, trace: Trace
                 )
 
 
-def _refuse(model: nn.Module) -> None:
-    """Refuse models that cannot be rebuilt at another size."""
-    for path, module in model.named_modules():
-        where = f"{path or 'the model itself'} ({type(module).__name__})"
-        for parameter in module.parameters(recurse=False):
-            if nn.parameter.is_lazy(parameter):
-                raise WideningError(
-                    f"{where} is lazy: run the model once, so that its sizes are known, before "
-                    "transforming it."
-                )
-    for name, *_ in named_masks(model):
-        raise WideningError(
-            f"{name} is masked already: transform the dense model, before `isoflop.sparsify`."
-        )
-
-
 class _SymbolicTrace:
     """One forward pass in which every possible width is a symbol."""
 
@@ -154,6 +140,8 @@ class _SymbolicTrace:
         self.model = model
         self.env = ShapeEnv(duck_shape=False, specialize_zero_one=False)
         self.mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True)
+        # Symbolic shapes hardly ever repeat, so looking them up costs more than it saves.
+        self.mode.cache_enabled = False
         self.shapes: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.attributes: dict[tuple[str, str], Any] = {}
         self.symbols: dict[Any, int] = {}
@@ -176,6 +164,8 @@ class _SymbolicTrace:
             modules = dict(fake.named_modules())
             for path, module in modules.items():
                 self._set_attributes(path, module)
+                if type(module) in _BATCH_NORMS:
+                    module.forward = functools.partial(_batch_norm_shape, module)
             args, kwargs = fake_inputs((args, kwargs))
             output = run_on_fakes(fake, args, kwargs)
             for tensor in tree_leaves(plain_output(output)):
@@ -298,25 +288,13 @@ class _SymbolicTrace:
             if isinstance(guard.expr, sympy.Eq):
                 yield guard.expr
 
-    def _solve_leftover_equations(
-        self, meaning: dict[Any, Any]
-    ) -> dict[Any, Any]:
+    def _solve_leftover_equations(self, meaning: dict[Any, Any]) -> dict[Any, Any]:
         """Use the linear equations that the shape environment recorded but did not solve."""
         for guard in self._guards():
-            equation = (guard.lhs - guard.rhs).xreplace(meaning)
-            symbols = sorted(equation.free_symbols, key=str)
-            if not symbols or equation.has(sympy.Function):
-                continue
-            for symbol in symbols:
-                if sympy.degree(equation, symbol) != 1:
-                    continue
-                solution = sympy.solve(equation, symbol)
-                if len(solution) == 1 and _is_integral(solution[0]):
-                    meaning = {
-                        s: sympy.expand(expression.xreplace({symbol: solution[0]}))
-                        for s, expression in meaning.items()
-                    }
-                    break
+            left, right = guard.lhs.xreplace(meaning), guard.rhs.xreplace(meaning)
+            solved = _definition(left, right) or _solution(left - right)
+            if solved is not None:
+                meaning = {s: expression.xreplace(solved) for s, expression in meaning.items()}
         return meaning
 
     def _coarsen(
@@ -344,8 +322,37 @@ class _SymbolicTrace:
         return changed
 
 
+def _batch_norm_shape(norm: Any, x: Tensor) -> Tensor:
+    """Stand in for a BatchNorm, whose many element-wise steps take half of a symbolic trace."""
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        # The comparison is the equation.
+        if tensor is not None and x.shape[1] != tensor.shape[0]:
+            raise ValueError(f"BatchNorm of {tensor.shape[0]} channels got {x.shape[1]}")
+    return x
+
+
 def _scale(size: int, factor: float, unit: int) -> int:
     return max(unit, math.floor(size * factor / unit + 0.5) * unit)
+
+
+def _definition(left: Any, right: Any) -> dict[Any, Any] | None:
+    """Read an equation with a lone symbol on one side, whatever functions the other holds."""
+    for symbol, expression in ((left, right), (right, left)):
+        if symbol.is_Symbol and symbol not in expression.free_symbols:
+            return {symbol: expression}
+    return None
+
+
+def _solution(equation: Any) -> dict[Any, Any] | None:
+    """Solve a polynomial equation for a symbol that is an integer combination of the others."""
+    if equation.has(sympy.Function):
+        return None
+    for symbol in sorted(equation.free_symbols, key=str):
+        if sympy.degree(equation, symbol) == 1:
+            solutions = sympy.solve(equation, symbol)
+            if len(solutions) == 1 and _is_integral(solutions[0]):
+                return {symbol: sympy.expand(solutions[0])}
+    return None
 
 
 def _is_integral(expression: Any) -> bool:
@@ -357,10 +364,12 @@ def _is_integral(expression: Any) -> bool:
 
 
 def _evaluate(value: Any, assignment: dict[Any, Any]) -> Any:
+    """Put numbers for the symbols into an integer, a symbolic integer, or a tuple of them."""
     if isinstance(value, tuple):
         return tuple(_evaluate(v, assignment) for v in value)
     if isinstance(value, torch.SymInt):
-        return int(value.node.expr.xreplace(assignment))
+        expression: Any = value.node.expr
+        return int(expression.xreplace(assignment))
     return int(value)
 
 

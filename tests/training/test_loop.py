@@ -307,6 +307,6 @@ def test_progress_goes_to_stderr_only(tiny_recipe, tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_digits_recipe_reaches_97_percent_dense_and_sparse(tmp_path):
+def test_digits_recipe_learns(tmp_path):
     recipe = get_recipe("digits").replace(epochs=8)
-    assert train(recipe, tmp_path / "dense", quiet=True)["accuracy"] >= 96
+    assert train(recipe, tmp_path, quiet=True)["accuracy"] >= 97

@@ -14,7 +14,7 @@ from isoflop.training.rundir import RunDirectory
 SEED_OPTIONS = ("seed", "data")
 
 # Methods that are written otherwise than they are registered.
-METHOD_NAMES: dict[Any, str] = {"rigl": "RigL", "set": "SET", "dense": "Dense"}
+METHOD_NAMES: dict[str, str] = {"rigl": "RigL", "set": "SET", "dense": "Dense"}
 
 
 def summary_table(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def _row(members: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, 
 def label(config: dict[str, Any]) -> str:
     """Return a short name for the runs with this `config.json`."""
     transform, sparsity, method = config["transform"], config["sparsity"], config["method"]
-    method_name = METHOD_NAMES.get(method, method)
+    method_name = METHOD_NAMES.get(method) or str(method)
     if transform is None:
         return method_name if not sparsity else f"{method_name} {100 * sparsity:g} %"
     size = f"{100 * sparsity:g} %"

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -127,8 +128,21 @@ def train(
     setup = build(job, steps * recipe.epochs, accelerator.device)
     last_epoch = min(recipe.epochs, stop_after_epochs or recipe.epochs)
     main = accelerator.is_main_process
-    with run.claim(job.config(), resume=resume) if main else contextlib.nullcontext():
+    claim = run.claim(job.config(), resume=resume) if main else contextlib.nullcontext()
+    with claim, _reproducible():
         return _run(job, setup, dataset, run, accelerator, last_epoch, quiet=quiet)
+
+
+@contextlib.contextmanager
+def _reproducible() -> Iterator[None]:
+    """Keep cuDNN from choosing algorithms by speed, or such that add in changing order."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _load(recipe: Recipe, folder: str | Path | None) -> ImageData:
@@ -321,6 +335,7 @@ def _summary(
         "mixed_precision": str(accelerator.mixed_precision),
         "versions": {
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("torch", "accelerate", "isoflop")},
+            "torch": str(torch.__version__),
+            **{name: metadata.version(name) for name in ("accelerate", "isoflop")},
         },
     }

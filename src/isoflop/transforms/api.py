@@ -103,6 +103,11 @@ def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
             f"{name} is masked already: transform the dense model, before `isoflop.sparsify`."
         )
     for path, module in model.named_modules():
+        if any(nn.parameter.is_lazy(p) for p in module.parameters(recurse=False)):
+            raise WideningError(
+                f"{path or 'the model'} is lazy: run the model once, so that its sizes are known, "
+                "before transforming it."
+            )
         if parametrize.is_parametrized(module):
             raise WideningError(
                 f"{path or 'the model'} is parametrised; remove that first with "

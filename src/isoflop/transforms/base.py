@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -186,21 +187,18 @@ def replaceable_layers(
     for row in trace.table.rows:
         for name in row.parameters:
             users.setdefault(name, set()).add(row.module)
-    owners: dict[int, set[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), set()).add(name)
+    owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
     modules = dict(model.named_modules())
     layers = {}
     for name in weights:
         path, _, attribute = name.rpartition(".")
         module = modules.get(path)
-        tied = module is not None and len(owners[id(module._parameters[attribute])]) > 1
         if (
             module is not None
             and attribute == "weight"
             and is_replaceable(module)
             and users[name] == {path}
-            and not tied
+            and owners[id(module._parameters[attribute])] == 1
         ):
             layers[path] = module
     return layers

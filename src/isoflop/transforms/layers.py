@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import skip_init
 
 from isoflop.surgery import copy_with_tensors
 
@@ -74,10 +75,11 @@ def pointwise(layer: nn.Module, inputs: int, outputs: int, *, bias: bool) -> nn.
     """Return a Linear, or a 1×1 convolution with the groups of `layer`, of the given sizes."""
     weight = layer.get_parameter("weight")
     options = {"bias": bias, "device": weight.device, "dtype": weight.dtype}
+    # Not constructed directly: that would draw weights, and so change the global random state.
     if isinstance(layer, _ConvNd):
         kind = _CONVOLUTIONS[weight.ndim - 2]
-        return kind(inputs, outputs, 1, groups=layer.groups, **options)
-    return nn.Linear(inputs, outputs, **options)
+        return skip_init(kind, inputs, outputs, 1, groups=layer.groups, **options)
+    return skip_init(nn.Linear, inputs, outputs, **options)
 
 
 class Bias(nn.Module):

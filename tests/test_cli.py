@@ -1,0 +1,166 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isoflop.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_json(capsys, *args):
+    main([*args, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def fails(capsys, *args):
+    """Return the message of a command that must fail as the user's mistakes do."""
+    with pytest.raises(SystemExit) as error:
+        main(args)
+    assert error.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    return err
+
+
+def test_list(capsys):
+    tables = run_json(capsys, "list")
+    assert list(tables) == [
+        "transforms", "methods", "patterns", "allocations", "schedules", "recipes", "models"
+    ]  # fmt: skip
+    assert {"wide", "parallel", "factorized", "doped", "low_rank"} <= tables["transforms"].keys()
+    assert {"static", "dense", "set", "rigl"} <= tables["methods"].keys()
+    assert {"digits", "fashion-mnist", "cifar10", "cifar100"} <= tables["recipes"].keys()
+    for table in tables.values():
+        assert all(table.values()), table  # every entry says what it is
+    main(["list"])
+    out = capsys.readouterr().out
+    for table in tables.values():
+        for name, text in table.items():
+            assert name in out
+            assert text in out
+
+
+def test_profile(capsys):
+    table = run_json(capsys, "profile", "isoflop:resnet18_cifar")
+    assert table["macs"] == 555_468_800
+    main(["profile", "isoflop:resnet18_cifar", "--num-classes", "10"])
+    assert "555,422,720" in capsys.readouterr().out
+
+
+def test_profile_with_another_input(capsys):
+    table = run_json(capsys, "profile", "torchvision:resnet18", "--input", "1,3,224,224")
+    assert table["macs"] == 1_814_073_344
+
+
+def test_profile_of_a_transform_is_its_plan(capsys):
+    args = ["profile", "isoflop:resnet18_cifar", "--transform", "wide", "--sparsity", "0.75"]
+    plan = run_json(capsys, *args)
+    assert plan["transform"] == "wide"
+    assert plan["dense_macs"] == 555_468_800
+    assert abs(plan["totals"]["relative_gap"]) <= 1e-6
+    main(args)
+    assert "wide(" in capsys.readouterr().out
+
+
+def test_profile_of_a_users_model(capsys, user_module):
+    table = run_json(
+        capsys, "profile", f"{user_module}:mlp", "--input", "1,12", "--num-classes", "4"
+    )
+    assert table["macs"] == 12 * 8 + 8 * 8 + 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["profile", "resnet18"], "timm:NAME"),
+        (["profile", "isoflop:resnet18_cifr"], "Did you mean 'resnet18_cifar'"),
+        (["profile", "isoflop:resnet8_digits", "--sparsity", "0.5"], "--transform"),
+        (["profile", "isoflop:resnet8_digits", "--transform", "wide"], "--sparsity"),
+        (["profile", "isoflop:resnet8_digits", "--transform", "w", "--json"], "wide"),
+        (["profile", "isoflop:resnet8_digits", "--input", "8x8"], "1,3,224,224"),
+        (["profile", "isoflop:resnet8_digits", "--input", "1,5,8,8"], "example inputs"),
+        (
+            ["profile", "isoflop:resnet8_digits", "--transform", "wide", "--sparsity", "0.5",
+             "--width", "2"],
+            "takes no width",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(capsys, args, message):
+    assert message in fails(capsys, *args)
+
+
+def test_train_and_resume(capsys, tmp_path):
+    args = [
+        "train", "digits", "--transform", "wide", "--sparsity", "0.75", "--method", "rigl",
+        "--epochs", "1", "--base-width", "4", "--batch-size", "128", "--lr", "0.05",
+        "--update-every", "3", "--alpha", "0.2", "--end-fraction", "0.5", "--seed", "3",
+        "--allocation", "uniform", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    summary = run_json(capsys, *args)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["recipe"]["lr"] == 0.05
+    assert config["recipe"]["batch_size"] == 128
+    assert config["method_config"]["update_every"] == 3
+    assert config["method_config"]["alpha"] == 0.2
+    assert config["method_config"]["end_fraction"] == 0.5
+    assert summary["seed"] == 3
+    assert "--resume" in fails(capsys, *args, "--json")
+    assert run_json(capsys, *args, "--resume") == summary
+    main([*args, "--resume"])
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_default_method_follows_the_options(capsys, tmp_path):
+    common = ["train", "digits", "--epochs", "1", "--base-width", "4"]
+    dense = run_json(capsys, *common, "--out", str(tmp_path / "dense"))
+    assert dense["method"] == "dense"
+    plain = run_json(capsys, *common, "--sparsity", "0.5", "--out", str(tmp_path / "plain"))
+    assert (plain["method"], plain["transform"], plain["sparsity"]) == ("rigl", None, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["digit"], "Did you mean 'digits'"),
+        (["digits", "--method", "rigl"], "--sparsity"),
+        (["digits", "--epochs", "0"], "epochs"),
+        (["digits", "--width", "2"], "low_rank"),
+        (["fashion-mnist", "--data", "nowhere"], "dataset-fashion-mnist"),
+        (["cifar100"], "--data"),
+    ],
+)
+def test_train_mistakes_leave_nothing_behind(capsys, tmp_path, args, message):
+    assert message in fails(capsys, "train", *args, "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_as_a_program():
+    program = [sys.executable, "-m", "isoflop.cli"]
+    environment = {**os.environ, "COLUMNS": "100"}
+    run = subprocess.run([*program, "--help"], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0
+    for command in ("list", "profile", "train"):
+        assert command in run.stdout
+    run = subprocess.run(
+        [*program, "profile", "timm:nothing-like-it"], capture_output=True, text=True
+    )
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, isoflop.cli\n"
+        "try: isoflop.cli.main(['train', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'accelerate', 'torchvision', 'timm', 'matplotlib', 'sklearn', 'tensorboard'}\n"
+        "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,160 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.zoo import ZOO
+from torch import nn
+
+from isoflop.errors import WideningError
+from isoflop.flops import trace
+from isoflop.widths import check_widened, solve_widths, widen
+
+
+def widened(model, shape, factor, **options):
+    return widen(model, solve_widths(model, factor, shape, **options))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_hidden_width_doubles(name):
+    make, shape = ZOO[name]
+    model = make()
+    wide = widened(model, shape, 2.0)
+    before, after = trace(model, shape), trace(wide, shape)
+    check_widened(model, wide, 2.0, before)
+    assert before.output_shapes == after.output_shapes
+    old = before.table.by_parameter()
+    parameters = dict(model.named_parameters())
+    for weight, macs in after.table.by_parameter().items():
+        ends = (weight in before.first) + (weight in before.last)
+        depthwise = parameters[weight].shape[1] == 1 and not ends
+        assert macs == old[weight] * (2 if ends or depthwise else 4)
+
+
+@pytest.mark.parametrize("factor", [2**0.5, 2.5**0.5, 10**0.5])
+@pytest.mark.parametrize("name", ZOO)
+def test_any_factor_gives_a_model_that_works(name, factor):
+    make, shape = ZOO[name]
+    model = make()
+    wide = widened(model, shape, factor)
+    check_widened(model, wide, factor, trace(model, shape))
+    for parameter in wide.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    assert wide(torch.randn(shape)).shape == model(torch.randn(shape)).shape
+
+
+def test_factor_one_changes_nothing_and_the_model_stays_as_it_was():
+    make, shape = ZOO["gated"]
+    model = make()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    same = widened(model, shape, 1.0)
+    wide = widened(model, shape, 2.0)
+    assert all(torch.equal(p, before[name]) for name, p in same.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert wide.grouped.groups == 4
+    assert wide.norm.num_groups == 4
+    assert wide.squeeze.out_channels == 12
+    assert model.squeeze.out_channels == 6
+
+
+def test_attributes_follow_their_tensors():
+    make, shape = ZOO["mobilenet_v2"]
+    wide = widened(make(), shape, 3.0)
+    for module in wide.modules():
+        if isinstance(module, nn.Conv2d):
+            channels = (module.out_channels, module.in_channels // module.groups)
+            assert tuple(module.weight.shape[:2]) == channels
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.num_features == len(module.running_mean)
+
+
+def test_widths_round_to_multiples():
+    make, shape = ZOO["cifar_resnet"]
+    wide = widened(make(), shape, 2**0.5, multiple_of=8)
+    assert {m.out_channels % 8 for m in wide.modules() if isinstance(m, nn.Conv2d)} == {0}
+
+
+def test_a_model_on_the_meta_device():
+    make, shape = ZOO["resnet18"]
+    with torch.device("meta"):
+        model = make()
+    assert widened(model, shape, 2.0).fc.weight.shape == (10, 1024)
+
+
+def test_a_width_tied_to_a_constant_is_named():
+    class Pinned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 8)
+            self.b = nn.Linear(8, 8)
+            self.c = nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.c(self.b(self.a(x)) + torch.arange(8.0))
+
+    model = Pinned()
+    wide = widened(model, (1, 4), 2.0)
+    with pytest.raises(WideningError, match=r"output width of 'b.weight'.*did not grow"):
+        check_widened(model, wide, 2.0, trace(model, (1, 4)))
+
+
+class Graph(nn.Module):
+    """A random graph of convolutions joined by addition and concatenation."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+        self.layers = nn.ModuleList([nn.Conv2d(3, 6, 3, padding=1)])
+        widths = [6]
+        for kind, first, second, width in steps:
+            a, b = first % len(widths), second % len(widths)
+            inputs = widths[a]
+            if kind == "add":
+                layer = nn.Conv2d(inputs, widths[b], 1)
+                width = widths[b]
+            elif kind == "cat":
+                layer = nn.Conv2d(inputs, width, 1)
+                width += widths[b]
+            elif kind == "depthwise":
+                layer = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs)
+                width = inputs
+            else:
+                layer = nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width))
+            self.layers.append(layer)
+            widths.append(width)
+        self.head = nn.Linear(widths[-1], 4)
+
+    def forward(self, x):
+        values = [self.layers[0](x)]
+        for (kind, first, second, _), layer in zip(self.steps, self.layers[1:], strict=True):
+            a, b = values[first % len(values)], values[second % len(values)]
+            value = layer(a)
+            if kind == "add":
+                value = value + b
+            elif kind == "cat":
+                value = torch.cat([value, b], 1)
+            values.append(torch.relu(value))
+        return self.head(values[-1].mean((2, 3)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["conv", "add", "cat", "depthwise"]),
+            st.integers(0, 5),
+            st.integers(0, 5),
+            st.integers(2, 9),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    factor=st.sampled_from([2**0.5, 1.7, 3.0]),
+)
+def test_random_graphs_widen_and_run(steps, factor):
+    model = Graph(steps)
+    shape = (1, 3, 4, 4)
+    wide = widened(model, shape, factor)
+    check_widened(model, wide, factor, trace(model, shape))
+    for parameter in wide.parameters():
+        nn.init.zeros_(parameter)
+    assert wide.eval()(torch.zeros(shape)).shape == (1, 4)

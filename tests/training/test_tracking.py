@@ -1,0 +1,57 @@
+import io
+import sys
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from isoflop.training.rundir import RunDirectory
+from isoflop.training.tracking import Display, Tracker
+
+METRICS = {"epoch": 1, "step": 21, "train_loss": 0.5, "test_accuracy": 91.5, "seconds": 1.25}
+
+
+def test_tracker_appends_lines_and_tensorboard(tmp_path):
+    run = RunDirectory(tmp_path)
+    for epoch in (1, 2):  # as after a resume
+        with Tracker(run, epoch - 1) as tracker:
+            tracker.log({**METRICS, "epoch": epoch})
+            assert len(run.metrics()) == epoch  # before it is closed
+    assert run.metrics() == [METRICS, {**METRICS, "epoch": 2}]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("test_accuracy")] == [1, 2]
+    assert events.Scalars("train_loss")[0].value == 0.5
+
+
+def test_display_prints_lines_where_there_is_no_terminal(capsys):
+    display = Display(2, 100, 0, quiet=False)
+    with display.shown():
+        display.advance(10)
+        display.epoch(METRICS)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "epoch 1/2  loss 0.5000  accuracy 91.50 %  1.2 s\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_display_shows_a_bar_on_a_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    display = Display(2, 100, 0, quiet=False)
+    with display.shown():
+        for _ in range(5):
+            display.advance(10)
+        display.epoch(METRICS)
+    assert "50%" in terminal.getvalue()
+    assert "accuracy 91.50 %" in terminal.getvalue()
+    terminal.truncate(0)
+    quiet = Display(2, 100, 0, quiet=True)
+    with quiet.shown():
+        quiet.advance(10)
+        quiet.epoch(METRICS)
+    assert terminal.getvalue() == ""

@@ -1,0 +1,133 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.zoo import ZOO, cifar_resnet, mlp
+from torch import nn
+
+import isoflop
+
+
+def test_a_too_small_budget_says_what_would_help():
+    model = nn.Sequential(
+        nn.Linear(1000, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1000)
+    )
+    with pytest.raises(isoflop.BudgetError, match=r"lower sparsity.*dense_ends=False.*scope"):
+        isoflop.transform(model, isoflop.SparseWide(0.75), example_inputs=(1, 1000))
+    _, plan = isoflop.transform(
+        model, isoflop.SparseWide(0.75, dense_ends=False), example_inputs=(1, 1000)
+    )
+    assert plan.macs == plan.dense_macs
+
+
+def test_no_effect_warns():
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
+    with pytest.warns(isoflop.NoEffectWarning, match="too small for so low"):
+        _, plan = isoflop.transform(model, isoflop.SparseWide(0.1), example_inputs=(1, 4))
+    assert plan.macs == plan.dense_macs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"model": "resnet18"}, "torch.nn.Module"),
+        ({"config": "wide"}, "SparseWide"),
+        ({"config": isoflop.SparseWide}, "must be a transform"),
+        ({"scope": "network"}, "'model' or 'layers'"),
+        ({"example_inputs": (2, 21)}, r"cannot be traced.*\(2, 21\)"),
+        ({"example_inputs": None}, "shape such as"),
+    ],
+)
+def test_wrong_arguments(arguments, match):
+    values = {
+        "model": mlp(),
+        "config": isoflop.SparseWide(0.5),
+        "example_inputs": (2, 20),
+        "scope": "model",
+    }
+    values |= arguments
+    with pytest.raises(isoflop.IsoflopError, match=match):
+        isoflop.transform(values.pop("model"), values.pop("config"), **values)
+
+
+def test_models_that_are_not_plain_and_dense_are_refused():
+    model = mlp()
+    nn.utils.parametrizations.weight_norm(model[3])
+    with pytest.raises(isoflop.WideningError, match="3 is parametrised"):
+        isoflop.transform(model, isoflop.SparseWide(0.5), example_inputs=(2, 20))
+    lazy = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(isoflop.WideningError, match="0 is lazy"):
+        isoflop.transform(lazy, isoflop.SparseWide(0.5), example_inputs=(2, 20))
+    make, shape = ZOO["vgg"]
+    model, plan = isoflop.transform(make(), isoflop.SparseParallel(0.5), example_inputs=shape)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    isoflop.sparsify(model, optimizer, "static", plan=plan, total_steps=10)
+    with pytest.raises(isoflop.WideningError, match="masked already"):
+        isoflop.transform(model, isoflop.SparseWide(0.5), example_inputs=shape)
+
+
+def test_a_weight_used_outside_its_layer_is_not_replaced():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.a, self.b = (nn.Linear(4, 4) for _ in range(3))
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(F.linear(self.b(self.stem(x)), self.a.weight))
+
+    _, plan = isoflop.transform(Functional(), isoflop.SparseParallel(0.5), example_inputs=(1, 4))
+    assert {layer.source for layer in plan.sparse_layers} == {"b"}
+
+
+def test_shared_layers_stay_shared():
+    layer = nn.Linear(8, 8)
+    model = nn.Sequential(nn.Linear(4, 8), layer, nn.ReLU(), layer, nn.Linear(8, 2))
+    for config in (isoflop.SparseWide(0.75), isoflop.SparseParallel(0.75)):
+        new, plan = isoflop.transform(model, config, example_inputs=(1, 4))
+        assert new[1] is new[3]
+        assert plan.sparse_layers[0].macs_per_weight == 2
+
+
+@pytest.mark.parametrize("method", isoflop.methods())
+def test_every_method_trains_a_transformed_model_at_its_planned_flops(method):
+    make, shape = ZOO["cifar_resnet"]
+    model, plan = isoflop.transform(make(), isoflop.SparseWide(0.75), example_inputs=shape)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    isoflop.sparsify(model, optimizer, method, plan=plan, total_steps=6)
+    for _ in range(3):
+        F.cross_entropy(model(torch.randn(8, 3, 16, 16)), torch.arange(8)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    expected = plan.unmasked_macs if method == "dense" else plan.macs
+    assert isoflop.profile(model, shape).macs == expected
+
+
+@pytest.mark.parametrize("allocation", ["er", "erk"])
+def test_other_allocations_meet_the_dense_budget_too(allocation):
+    model, plan = isoflop.transform(
+        cifar_resnet(), isoflop.SparseWide(0.75), example_inputs=(1, 3, 32, 32)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = isoflop.sparsify(
+        model, optimizer, "static", plan=plan, allocation=allocation, total_steps=10
+    )
+    macs = isoflop.profile(model, (1, 3, 32, 32)).macs
+    assert abs(macs - plan.dense_macs) <= 1e-6 * plan.dense_macs
+    assert sparsifier.nnz != {layer.parameter: layer.nnz for layer in plan.sparse_layers}
+
+
+def test_the_plan_of_another_model_is_refused_before_anything_changes():
+    make, shape = ZOO["vgg"]
+    _, plan = isoflop.transform(make(), isoflop.SparseWide(0.5), example_inputs=shape)
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(isoflop.PlanError, match="this model"):
+        isoflop.sparsify(model, optimizer, "rigl", plan=plan, total_steps=10)
+    assert not any(name.endswith("_mask") for name in model.state_dict())
+
+
+def test_the_public_names_are_the_registered_ones():
+    assert set(isoflop.transforms()) >= {"wide", "parallel", "factorized", "doped", "low_rank"}
+    assert set(isoflop.methods()) >= {"dense", "static", "set", "rigl"}
+    assert "unstructured" in isoflop.patterns()
+    assert all(hasattr(isoflop, name) for name in isoflop.__all__)
