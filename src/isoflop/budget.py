@@ -119,27 +119,44 @@ def _meet_model(plan: Plan, densities: Densities) -> Plan:
 
 
 def _integers(layers: Sequence[LayerPlan], densities: Sequence[float], target: int) -> list[int]:
-    """Round densities to integer counts whose MACs sum to `target` as nearly as they can."""
+    """Round densities to integer counts whose MACs sum to `target` as nearly as they can.
+
+    The cheapest weights take the remainder. Where those are all in use already, dearer ones
+    overshoot it in the first round, which the cheapest make good in the second.
+    """
     counts = [
         min(layer.numel, max(1, round(density * layer.numel)))
         for layer, density in zip(layers, densities, strict=True)
     ]
-    for price in sorted({layer.macs_per_weight for layer in layers}):
-        rest = target - sum(
-            n * layer.macs_per_weight for n, layer in zip(counts, layers, strict=True)
-        )
-        wanted = math.floor(rest / price + 0.5)
-        # Twice: what a full layer cannot take in the first pass, another may in the second.
-        members = [i for i, layer in enumerate(layers) if layer.macs_per_weight == price]
-        for left in (*range(len(members), 0, -1), *range(len(members), 0, -1)):
-            i = members[-left]
-            share = math.ceil(wanted / left) if wanted > 0 else math.floor(wanted / left)
-            new = min(layers[i].numel, max(1, counts[i] + share))
-            wanted -= new - counts[i]
-            counts[i] = new
-        if wanted == 0:
+    prices = sorted({layer.macs_per_weight for layer in layers})
+
+    def rest() -> int:
+        return target - sum(n * x.macs_per_weight for n, x in zip(counts, layers, strict=True))
+
+    sign = 1 if rest() > 0 else -1
+    for price, overshoot in [*((p, p != prices[0]) for p in prices), *((p, False) for p in prices)]:
+        left = sign * rest()
+        if 2 * abs(left) <= prices[0]:
             break
+        if overshoot and left < 0:
+            continue  # one price has overshot already
+        wanted = math.ceil(left / price) if overshoot else math.floor(left / price + 0.5)
+        members = [i for i, layer in enumerate(layers) if layer.macs_per_weight == price]
+        _add(counts, layers, members, sign * wanted)
     return counts
+
+
+def _add(
+    counts: list[int], layers: Sequence[LayerPlan], members: Sequence[int], wanted: int
+) -> None:
+    """Spread `wanted` more weights, or fewer, evenly over the `members` that can take them."""
+    # Twice: what a full layer cannot take in the first pass, another may in the second.
+    for left in (*range(len(members), 0, -1), *range(len(members), 0, -1)):
+        i = members[-left]
+        share = math.ceil(wanted / left) if wanted > 0 else math.floor(wanted / left)
+        new = min(layers[i].numel, max(1, counts[i] + share))
+        wanted -= new - counts[i]
+        counts[i] = new
 
 
 def _with_counts(plan: Plan, counts: dict[str, int]) -> Plan:

@@ -32,12 +32,13 @@ def test_wide_grows_by_the_root_of_one_over_the_density():
     model, plan = isoflop.transform(
         cifar_resnet(), isoflop.SparseWide(0.75), example_inputs=(1, 3, 32, 32)
     )
-    assert model.stem.out_channels == 16
+    assert model.stem[0].out_channels == 16
     for layer in plan.sparse_layers:
         assert layer.shape[:2] == tuple(2 * size for size in layer.dense_shape[:2])
-    assert {layer.density for layer in plan.sparse_layers} <= {
-        pytest.approx(plan.density, abs=2e-3)
-    }
+    # Uniform, but for the small layers that repair the rounding.
+    assert all(
+        layer.density == pytest.approx(plan.density, abs=2e-3) for layer in plan.sparse_layers
+    )
 
 
 def test_wide_depthwise_layers_have_their_own_sparsity():
@@ -207,9 +208,13 @@ def test_kaiming_counts_the_connections_that_are_left():
 def test_constants_of_the_dense_model_stay_constants():
     # Zero-initialised last norms of the residual blocks.
     dense = cifar_resnet()
-    zeros = {name for name, p in dense.named_parameters() if p.ndim == 1 and not p.any()}
+
+    def zero_weights(model):
+        return {n for n, p in model.named_parameters() if n.endswith("weight") and not p.any()}
+
+    assert len(zero_weights(dense)) == 8
     model, _ = isoflop.transform(dense, isoflop.SparseWide(0.5), example_inputs=(1, 3, 16, 16))
-    assert {name for name, p in model.named_parameters() if p.ndim == 1 and not p.any()} == zeros
+    assert zero_weights(model) == zero_weights(dense)
 
 
 def test_statistics_start_anew():
