@@ -92,7 +92,7 @@ def run_demo(out: Path, recipe: Recipe, seeds: int) -> list[dict]:
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="output folder")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
     parser.add_argument("--epochs", type=int, help="epochs, in place of the recipe's")

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -7,10 +9,10 @@ from isoflop.surgery import copy_with_tensors, normalize_inputs, replace_modules
 
 
 def test_a_copy_keeps_ties_and_leaves_the_original():
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model: Any = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
     before = model[0].weight.clone()
-    copy = copy_with_tensors(model, lambda _m, _p, _n, tensor: torch.zeros_like(tensor))
+    copy: Any = copy_with_tensors(model, lambda _m, _p, _n, tensor: torch.zeros_like(tensor))
     assert copy[0].weight is copy[1].weight
     assert isinstance(copy[0].weight, nn.Parameter)
     assert not copy[0].weight.any()
@@ -19,7 +21,7 @@ def test_a_copy_keeps_ties_and_leaves_the_original():
 
 def test_replacing_reaches_every_parent_of_a_shared_module_and_the_root():
     shared = nn.Linear(2, 2)
-    model = nn.Sequential(shared, nn.Sequential(shared))
+    model: Any = nn.Sequential(shared, nn.Sequential(shared))
     new = nn.Linear(2, 2)
     assert replace_modules(model, {shared: new}) is model
     assert model[0] is new

@@ -104,7 +104,7 @@ ZOO = {
         (1, 3, 64, 64),
     ),
     "densenet": (
-        lambda: torchvision.models.DenseNet(8, (2, 2, 2), 16, num_classes=10),
+        lambda: torchvision.models.DenseNet(8, (2, 2, 1, 1), 16, num_classes=10),
         (1, 3, 64, 64),
     ),
 }

@@ -122,7 +122,7 @@ def _integers(layers: Sequence[LayerPlan], densities: Sequence[float], target: i
     """Round densities to integer counts whose MACs sum to `target` as nearly as they can.
 
     The cheapest weights take the remainder. Where those are all in use already, dearer ones
-    overshoot it in the first round, which the cheapest make good in the second.
+    overshoot it in the first round, by no more than the cheapest can make good in the second.
     """
     counts = [
         min(layer.numel, max(1, round(density * layer.numel)))
@@ -133,6 +133,13 @@ def _integers(layers: Sequence[LayerPlan], densities: Sequence[float], target: i
     def rest() -> int:
         return target - sum(n * x.macs_per_weight for n, x in zip(counts, layers, strict=True))
 
+    def room() -> int:
+        """MACs that half of the cheapest weights could make good."""
+        cheapest = [i for i, layer in enumerate(layers) if layer.macs_per_weight == prices[0]]
+        used = sum(counts[i] for i in cheapest)
+        spare = sum(layers[i].numel for i in cheapest) - used
+        return prices[0] * (used if sign > 0 else spare) // 2
+
     sign = 1 if rest() > 0 else -1
     for price, overshoot in [*((p, p != prices[0]) for p in prices), *((p, False) for p in prices)]:
         left = sign * rest()
@@ -140,7 +147,10 @@ def _integers(layers: Sequence[LayerPlan], densities: Sequence[float], target: i
             break
         if overshoot and left < 0:
             continue  # one price has overshot already
-        wanted = math.ceil(left / price) if overshoot else math.floor(left / price + 0.5)
+        wanted = math.floor(left / price + 0.5)
+        above = math.ceil(left / price)
+        if overshoot and above * price - left <= room():
+            wanted = above
         members = [i for i, layer in enumerate(layers) if layer.macs_per_weight == price]
         _add(counts, layers, members, sign * wanted)
     return counts

@@ -65,7 +65,8 @@ def _draw(rows: list[dict[str, Any]], title: str | None) -> Any:
     # Marks that are moved sideways do not count for the limits that Matplotlib chooses.
     low = min(row["accuracy_mean"] - (row["accuracy_std"] or 0) for row in rows)
     high = max(row["accuracy_mean"] + (row["accuracy_std"] or 0) for row in rows)
-    margin = 0.1 * (high - low) or 1.0
+    # At least a point high, or the axis would make much of differences that are noise.
+    margin = max(0.1 * (high - low), (1.0 - (high - low)) / 2)
     axes.set_ylim(low - margin, high + margin)
     ticker = require("matplotlib.ticker", "train")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
@@ -76,9 +77,8 @@ def _draw(rows: list[dict[str, Any]], title: str | None) -> Any:
     counts = sorted({row["runs"] for row in rows})
     seeds = "–".join(str(count) for count in (counts[0], counts[-1])[: len(counts)])
     recipes = ", ".join(dict.fromkeys(row["recipe"] for row in rows))
-    axes.set_title(
-        title or f"Accuracy against training FLOPs: {recipes}, mean ± std of {seeds} seeds"
-    )
+    spread = "one seed" if counts == [1] else f"mean ± std of {seeds} seeds"
+    axes.set_title(title or f"Accuracy against training FLOPs: {recipes}, {spread}")
     axes.title.set_fontsize(11)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
