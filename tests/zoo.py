@@ -103,6 +103,18 @@ ZOO = {
         lambda: torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.25),
         (1, 3, 64, 64),
     ),
+    "vit": (
+        lambda: torchvision.models.VisionTransformer(
+            image_size=32,
+            patch_size=8,
+            num_layers=2,
+            num_heads=4,
+            hidden_dim=32,
+            mlp_dim=64,
+            num_classes=10,
+        ),
+        (1, 3, 32, 32),
+    ),
     "densenet": (
         lambda: torchvision.models.DenseNet(8, (2, 2, 1, 1), 16, num_classes=10),
         (1, 3, 64, 64),
