@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from isoflop.errors import PlanError
+from isoflop.files import write_text
 
 FORMAT_VERSION = 1
 
@@ -209,10 +209,7 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to `path` as JSON, atomically."""
-        path = Path(path)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(self.to_json())
-        os.replace(file.name, path)
+        write_text(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Plan":

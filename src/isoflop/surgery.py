@@ -3,14 +3,15 @@
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from isoflop.errors import InputError
+from isoflop.errors import InputError, IsoflopError
 
 ExampleInputs = Any
 """A tensor, a shape, a sequence of positional arguments, or a dict of keyword arguments."""
@@ -61,6 +62,30 @@ def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.
             if child is not None and child in new:
                 parent._modules[name] = new[child]
     return model
+
+
+def match_paths(paths: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """Return the module paths that match any of the patterns, or lie below one that does.
+
+    Raises:
+        IsoflopError: A pattern matches nothing.
+    """
+    paths = list(paths)
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {
+            p
+            for p in paths
+            if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"{pattern}.*")
+        }
+        if not hits:
+            raise IsoflopError(
+                f"The exclude pattern {pattern!r} matches no module. Patterns are module paths, with * "
+                f"for any characters. The paths are {', '.join(paths[:10])}"
+                f"{', …' if len(paths) > 10 else ''}."
+            )
+        found |= hits
+    return found
 
 
 def input_dtype(model: nn.Module) -> torch.dtype:

@@ -242,7 +242,7 @@ class _SymbolicTrace:
             new = {"embedding_dim": weight.shape[1]}
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
             width: Any = module.in_proj_weight.shape[1]
-            new = {name: width for name in ("embed_dim", "kdim", "vdim")}
+            new = dict.fromkeys(("embed_dim", "kdim", "vdim"), width)
             new["head_dim"] = width // module.num_heads
         elif not type(module).__module__.startswith("torch.nn."):
             new = {

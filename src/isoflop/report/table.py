@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import RunDirectoryError
-from isoflop.training.files import read_json
+from isoflop.files import read_json
 from isoflop.training.rundir import RunDirectory
 
 # What may differ between the runs of one group.

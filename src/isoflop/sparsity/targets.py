@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
@@ -12,7 +11,7 @@ from isoflop.flops import network_ends
 from isoflop.masks import get_mask
 from isoflop.plan import Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
-from isoflop.surgery import ExampleInputs
+from isoflop.surgery import ExampleInputs, match_paths
 
 MASKABLE = (
     nn.Linear,
@@ -84,7 +83,7 @@ def from_sparsity(
 ) -> list[Target]:
     """Return the weights of all linear and convolution layers, at `sparsity` overall."""
     candidates = _maskable_weights(model)
-    excluded = _matching([path for path, _ in candidates], exclude)
+    excluded = match_paths([path for path, _ in candidates], exclude)
     ends: set[str] = set()
     if dense_ends and example_inputs is not None:
         ends = set().union(*network_ends(model, example_inputs))
@@ -135,22 +134,3 @@ def _tied_to(model: nn.Module, paths: Iterable[str]) -> set[int]:
         for path, module in model.named_modules(remove_duplicate=False)
         if path in paths
     }
-
-
-def _matching(paths: Sequence[str], globs: Sequence[str]) -> set[str]:
-    """Return the paths that match a glob, or that lie inside a module that matches one."""
-    matched: set[str] = set()
-    for glob in globs:
-        hits = {path for path in paths if any(fnmatchcase(p, glob) for p in _prefixes(path))}
-        if not hits:
-            raise IsoflopError(
-                f"exclude={glob!r} matches no linear or convolution layer. Such layers are: "
-                f"{', '.join(paths[:10])}{', …' if len(paths) > 10 else ''}."
-            )
-        matched |= hits
-    return matched
-
-
-def _prefixes(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]

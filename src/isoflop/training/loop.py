@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from isoflop.errors import DataError, IsoflopError
+from isoflop.files import write_json
 from isoflop.models.extras import require
 from isoflop.sparsity.method import Method
 from isoflop.training.checkpoint import (
@@ -26,7 +27,6 @@ from isoflop.training.checkpoint import (
 )
 from isoflop.training.configs import build_method
 from isoflop.training.data import ImageData, load_dataset, steps_per_epoch
-from isoflop.training.files import write_json
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
 from isoflop.training.setup import Costs, Job, Setup, build

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import RunDirectoryError
-from isoflop.training.files import read_json, write_json, write_text
+from isoflop.files import read_json, write_json, write_text
 
 LOCK = ".lock"
 

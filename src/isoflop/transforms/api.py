@@ -12,14 +12,13 @@ from isoflop.errors import IsoflopError, NoEffectWarning, NoTransformableLayersE
 from isoflop.flops import Trace, trace
 from isoflop.masks import named_masks
 from isoflop.plan import LayerPlan, Plan
-from isoflop.surgery import ExampleInputs
+from isoflop.surgery import ExampleInputs, match_paths
 from isoflop.transforms.base import (
     TRANSFORMS,
     LayerTransform,
     Source,
     Target,
     Transform,
-    matching,
     replaceable_layers,
 )
 from isoflop.transforms.initialize import initialize
@@ -120,7 +119,7 @@ def _source(
 ) -> Source:
     found = trace(model, example_inputs)
     paths = [path for path, _ in model.named_modules() if path]
-    excluded = matching(paths, (*config.exclude, *exclude))
+    excluded = match_paths(paths, (*config.exclude, *exclude))
     ends = found.first | found.last if config.dense_ends else frozenset()
     parameters = dict(model.named_parameters())
     weights = tuple(

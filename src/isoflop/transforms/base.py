@@ -1,7 +1,6 @@
 """What every transform is: a frozen dataclass of options that builds a bigger, sparse model."""
 
 import dataclasses
-import fnmatch
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -154,29 +153,6 @@ def widened(source: Source, factor: float, *, multiple_of: int = 1) -> nn.Module
     model = widen(source.model, widths)
     check_widened(source.model, model, factor, source.trace)
     return model
-
-
-def matching(paths: Iterable[str], patterns: Iterable[str]) -> set[str]:
-    """Return the module paths that match any of the patterns, or lie below one that does.
-
-    Raises:
-        IsoflopError: A pattern matches nothing.
-    """
-    paths = list(paths)
-    found: set[str] = set()
-    for pattern in patterns:
-        hits = {
-            p
-            for p in paths
-            if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"{pattern}.*")
-        }
-        if not hits:
-            raise IsoflopError(
-                f"The exclude pattern {pattern!r} matches no module. Patterns are module paths, "
-                f"with * for any characters, such as {paths[min(1, len(paths) - 1)]!r}."
-            )
-        found |= hits
-    return found
 
 
 def replaceable_layers(
