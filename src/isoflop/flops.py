@@ -24,7 +24,6 @@ from isoflop.surgery import (
     copy_with_tensors,
     fake_inputs,
     fake_like,
-    named_parameters,
     normalize_inputs,
     plain_output,
     run_on_fakes,
@@ -305,7 +304,7 @@ class _Counter(TorchDispatchMode):
         self._time = 0
         self.elementwise: dict[str, int] = {}
         self.first: set[str] = set()
-        for name, parameter in named_parameters(model).items():
+        for name, parameter in model.named_parameters():
             self._set(parameter, _Origin(weights=(name,)))
         for tensor in inputs:
             self._set(tensor, _Origin(active=True))
@@ -400,7 +399,7 @@ class _Counter(TorchDispatchMode):
 
     def table(self, model: nn.Module) -> FlopTable:
         """Return the counts, scaled by the densities of the masks of `model`."""
-        parameters = named_parameters(model)
+        parameters = dict(model.named_parameters())
         masks = {name: mask for name, _, _, mask in named_masks(model)}
         if any(mask.is_meta for mask in masks.values()):
             raise InputError("A masked model on the meta device has no countable non-zeros.")

@@ -17,11 +17,6 @@ ExampleInputs = Any
 """A tensor, a shape, a sequence of positional arguments, or a dict of keyword arguments."""
 
 
-def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return every parameter under the first of its names; tied ones appear once."""
-    return dict(module.named_parameters())
-
-
 def owned_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
     """Iterate over `(module, path, attribute, tensor)` of all parameters, buffers and plain tensors."""
     for path, module in model.named_modules():

@@ -91,8 +91,8 @@ def _initialize_module(
             if constant is None:
                 raise WideningError(
                     f"The buffer {prefix + name!r} has the size of a width, and its content at "
-                    f"another width is not known. Make it a parameter, or exclude nothing and use a "
-                    "transform that keeps widths, such as SparseParallel."
+                    "another width is not known. Make it a parameter, or use a transform that keeps "
+                    "widths, such as SparseParallel."
                 )
             buffer.fill_(constant)
 

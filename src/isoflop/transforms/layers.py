@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import skip_init
 
 from isoflop.surgery import copy_with_tensors
@@ -47,9 +47,7 @@ class LayerShape:
 
 def is_replaceable(module: nn.Module) -> bool:
     """Tell whether `module` is a Linear or an ordinary convolution."""
-    return isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and not isinstance(
-        module, _ConvTransposeNd
-    )
+    return isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
 def with_outputs(layer: nn.Module, outputs: int, *, bias: bool) -> nn.Module:
