@@ -1,41 +1,71 @@
 import pytest
 import torch
+import torchvision
+from torch import nn
 
 import isoflop.flops
-from isoflop.models import INPUT_SHAPES, MODELS, BasicBlock
+from isoflop.models import MODELS, BasicBlock, Bottleneck, build_model
+
+BLOCKS = {"resnet18_cifar": 8, "resnet34_cifar": 16, "resnet50_cifar": 16}
 
 
 def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def test_cifar_resnet18_has_the_published_cost():
-    model = MODELS.get("resnet18_cifar")(num_classes=100)
-    assert isoflop.flops.profile(model, (1, 3, 32, 32)).macs == 555_468_800
-    assert parameters(model) == 11_220_132
+@pytest.mark.parametrize(
+    ("name", "macs", "count"),
+    [
+        ("resnet18_cifar", 555_468_800, 11_220_132),
+        ("resnet34_cifar", 1_159_448_576, 21_328_292),
+        ("resnet50_cifar", 1_298_014_208, 23_705_252),
+        ("resnet8_digits", 763_520, 77_754),
+    ],
+)
+def test_cost(name, macs, count):
+    model = build_model(f"isoflop:{name}", meta=True)
+    assert isoflop.flops.profile(model, (1, *MODELS.get(name).input_shape)).macs == macs
+    assert parameters(model) == count
 
 
-def test_cifar_resnet34_parameters():
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_cost_is_torchvisions_with_another_stem(depth):
+    ours = build_model(f"isoflop:resnet{depth}_cifar", meta=True)
     with torch.device("meta"):
-        model = MODELS.get("resnet34_cifar")(num_classes=100)
-    assert parameters(model) == 21_328_292
+        theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=100)
+        theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        theirs.maxpool = nn.Identity()
+    assert parameters(ours) == parameters(theirs)
+    tables = [isoflop.flops.profile(m, (1, 3, 32, 32)) for m in (ours, theirs)]
+    assert tables[0].macs == tables[1].macs
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", ["resnet8_digits", *BLOCKS])
 def test_every_model_maps_its_own_input_to_classes(name):
-    shape = INPUT_SHAPES[name]
-    model = MODELS.get(name)(num_classes=7, base_width=4)
-    assert model(torch.randn(2, *shape)).shape == (2, 7)
+    entry = MODELS.get(name)
+    model = entry(num_classes=7, base_width=4)
+    assert model(torch.randn(2, *entry.input_shape)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("zero_init", [True, False])
-def test_last_norm_of_each_block_starts_at_zero_if_asked(zero_init):
-    model = MODELS.get("resnet18_cifar")(base_width=4, zero_init_last=zero_init)
-    blocks = [m for m in model.modules() if isinstance(m, BasicBlock)]
-    assert len(blocks) == 8
+@pytest.mark.parametrize("name", BLOCKS)
+def test_last_norm_of_each_block_starts_at_zero_if_asked(name, zero_init):
+    model = MODELS.get(name)(base_width=4, zero_init_last=zero_init)
+    blocks = [m for m in model.modules() if isinstance(m, (BasicBlock, Bottleneck))]
+    assert len(blocks) == BLOCKS[name]
     for block in blocks:
-        assert bool((block.bn2.weight == 0).all()) is zero_init
-        assert (block.bn1.weight == 1).all()
+        last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
+        for norm in block.children():
+            if isinstance(norm, nn.BatchNorm2d):
+                assert bool((norm.weight == 0).all()) is (zero_init and norm is last)
+
+
+@pytest.mark.parametrize("kind", [BasicBlock, Bottleneck])
+def test_block_with_its_last_norm_at_zero_is_its_shortcut(kind):
+    block = kind(8, 8 // kind.expansion)
+    nn.init.zeros_(block.last_norm.weight)
+    x = torch.randn(2, 8, 5, 5)
+    assert torch.equal(block(x), x.relu())
 
 
 def test_kaiming_fan_out():

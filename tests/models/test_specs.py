@@ -100,7 +100,8 @@ def test_error_inside_a_users_module_is_not_hidden(tmp_path, monkeypatch):
     [
         ("timm", "vision", r"pip install 'isoflop\[vision\]'"),
         ("accelerate", "train", r"pip install 'isoflop\[train\]'"),
-        ("transformers", None, "pip install transformers"),
+        ("transformers", "text", r"pip install 'isoflop\[text\]'"),
+        ("einops", None, "pip install einops"),
     ],
 )
 def test_missing_library_says_what_to_install(monkeypatch, module, extra, command):
@@ -114,7 +115,7 @@ def test_missing_library_says_what_to_install(monkeypatch, module, extra, comman
 
 def test_hf_needs_transformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(IsoflopError, match="pip install transformers"):
+    with pytest.raises(IsoflopError, match=r"pip install 'isoflop\[text\]'"):
         build_model("hf:gpt2")
     assert default_example_shape("hf:gpt2") == (1, 128)
     assert example_inputs("hf:gpt2", (1, 128)).dtype == torch.long

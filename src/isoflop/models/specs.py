@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from isoflop.errors import IsoflopError, UnknownNameError
 from isoflop.models.extras import require
-from isoflop.models.registry import INPUT_SHAPES, MODELS
+from isoflop.models.registry import MODELS
 
 FORMS = "timm:NAME, torchvision:NAME, isoflop:NAME, hf:NAME or package.module:function"
 
@@ -73,8 +73,7 @@ def default_example_shape(spec: str, model: nn.Module | None = None) -> tuple[in
     """
     source, name = _split(spec)
     if source == "isoflop":
-        MODELS.get(name)
-        return (1, *INPUT_SHAPES[name])
+        return (1, *MODELS.get(name).input_shape)
     if source == "torchvision":
         return (1, 3, 224, 224)
     if source == "hf":
@@ -91,8 +90,16 @@ def default_example_shape(spec: str, model: nn.Module | None = None) -> tuple[in
 
 
 def example_inputs(spec: str, shape: tuple[int, ...], *, meta: bool = False) -> Tensor:
-    """Return zeros that the model takes: token numbers for `hf:`, images for all others."""
-    dtype = torch.long if _split(spec)[0] == "hf" else torch.get_default_dtype()
+    """Return zeros that the model takes: token numbers for language models, else an image.
+
+    Args:
+        spec: As for `build_model`; models of `hf:` are taken for language models.
+        shape: Shape of the batch.
+        meta: Make them on the meta device.
+    """
+    source, name = _split(spec)
+    tokens = source == "hf" or (source == "isoflop" and MODELS.get(name).kind == "tokens")
+    dtype = torch.long if tokens else torch.get_default_dtype()
     return torch.zeros(shape, dtype=dtype, device="meta" if meta else None)
 
 
@@ -110,18 +117,33 @@ def _unknown(spec: str, name: str, known: list[str], where: str) -> UnknownNameE
     return UnknownNameError(f"Unknown model {spec!r}. Known: {few}, … ({len(known)} in {where}).")
 
 
+def _not_taken(spec: str, option: str) -> IsoflopError:
+    return IsoflopError(f"{spec!r} does not take {option}; leave it out or use another model.")
+
+
 def _rename(spec: str, options: dict[str, Any], names: dict[str, str | None]) -> dict[str, Any]:
     renamed = {}
     for key, value in options.items():
         target = names.get(key)
         if target is None:
-            raise IsoflopError(f"{spec!r} does not take {key}; leave it out or use another model.")
+            raise _not_taken(spec, key)
         renamed[target] = value
     return renamed
 
 
+def _check_options(spec: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+    accepted = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        return
+    for key in options:
+        if key not in accepted:
+            raise _not_taken(spec, key)
+
+
 def _from_isoflop(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
-    return MODELS.get(name)(**options)
+    entry = MODELS.get(name)
+    _check_options(spec, entry.build, options)
+    return entry(**options)
 
 
 def _from_timm(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
@@ -149,7 +171,7 @@ def _from_torchvision(spec: str, name: str, options: dict[str, Any]) -> nn.Modul
 
 
 def _from_hf(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
-    transformers = require("transformers")
+    transformers = require("transformers", "text")
     options = _rename(spec, options, {"num_classes": "num_labels"})
     if name in transformers.CONFIG_MAPPING:  # a family's name needs no download
         config = transformers.AutoConfig.for_model(name, **options)
@@ -183,10 +205,7 @@ def _from_function(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value)]
         raise _unknown(spec, name, known, module_name)
-    accepted = inspect.signature(function).parameters
-    for key in options:
-        if key not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-            raise IsoflopError(f"{spec!r} does not take {key}; leave it out or use another model.")
+    _check_options(spec, function, options)
     model = function(**options)
     if not isinstance(model, nn.Module):
         raise IsoflopError(f"{spec!r} returned {type(model).__name__}, not a torch.nn.Module.")

@@ -1,0 +1,220 @@
+"""The equations between widths that a forward pass shows, and their solution."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from isoflop.widths.expressions import Atom, Expression, quotient
+
+
+@dataclass(frozen=True)
+class Equation:
+    """Two expressions that must be equal.
+
+    Attributes:
+        left: One of them.
+        right: The other.
+        where: What found them equal: module path and operation.
+    """
+
+    left: Expression
+    right: Expression
+    where: str
+
+    def holds(self, values: Mapping[Atom, int]) -> bool:
+        """Tell whether both sides are equal for new values of the symbols."""
+        return self.left.evaluate(values) == self.right.evaluate(values)
+
+    def __str__(self) -> str:
+        return f"{self.left} = {self.right} ({self.left.value}) in {self.where}"
+
+
+class Equations:
+    """A growing set of equations between symbols."""
+
+    def __init__(self) -> None:
+        self.recorded: dict[tuple[Expression, Expression], Equation] = {}
+        self.definitions: dict[Atom, Expression] = {}
+        self._quotients: dict[tuple[str, Expression, Expression], Expression] = {}
+
+    def symbol(self, value: int, name: str) -> Expression:
+        """Return a fresh size of the given value."""
+        return Expression.of(Atom(name, value))
+
+    def quotient(self, kind: str, dividend: Expression, divisor: Expression) -> Expression:
+        """Return `dividend // divisor` or `dividend % divisor`, simplified where it divides."""
+        if dividend.is_constant and divisor.is_constant:
+            a, b = dividend.value, divisor.value
+            return Expression.constant(a // b if kind == "//" else a % b)
+        exact = dividend.divided_by(divisor)
+        if exact is not None:
+            return exact if kind == "//" else Expression.constant(0)
+        key = (kind, dividend, divisor)
+        if key not in self._quotients:
+            self._quotients[key] = Expression.of(quotient(kind, dividend, divisor))
+        return self._quotients[key]
+
+    def equate(self, left: Expression, right: Expression, where: str) -> None:
+        """Record that two expressions, equal in the model as it is, must stay so."""
+        if left != right:
+            self.recorded.setdefault((left, right), Equation(left, right, where))
+
+    def resolve(self, expression: Expression) -> Expression:
+        """Replace all symbols that have a definition."""
+        return expression.substitute(self._meaning)
+
+    def _meaning(self, atom: Atom) -> Expression | None:
+        if atom.parts is not None:
+            dividend, divisor = (self.resolve(part) for part in atom.parts)
+            if (dividend, divisor) == atom.parts:
+                return None
+            return self.quotient(atom.name, dividend, divisor)
+        definition = self.definitions.get(atom)
+        if definition is None:
+            return None
+        resolved = self.resolve(definition)
+        self.definitions[atom] = resolved
+        return resolved
+
+    def _define(self, atom: Atom, expression: Expression) -> None:
+        self.definitions[atom] = expression
+
+    def solve(self) -> None:
+        """Turn the equations into definitions of symbols by others.
+
+        What remains unsolved is left for the check of the final values.
+        """
+        pending = list(self.recorded.values())
+        while pending:
+            left = [e for e in pending if not self._use(e)]
+            if len(left) == len(pending):
+                return
+            pending = left
+
+    def _use(self, equation: Equation) -> bool:
+        """Learn from an equation; return whether it has nothing more to say."""
+        difference = (self.resolve(equation.left) - self.resolve(equation.right)).primitive()
+        if not difference.terms:
+            return True
+        for strategy in (self._pin_sum, self._divide, self._isolate, self._balance):
+            if strategy(difference):
+                rest = self.resolve(difference)
+                return not rest.terms or self._use_again(rest)
+        return False
+
+    def _use_again(self, difference: Expression) -> bool:
+        return self._use(Equation(difference, Expression.constant(0), ""))
+
+    def _pin_sum(self, difference: Expression) -> bool:
+        """A sum of widths that must stay pins every one of them."""
+        constant = dict(difference.terms).get((), 0)
+        others = [c for m, c in difference.terms if m]
+        if not constant or len({c > 0 for c in others}) != 1 or (constant > 0) == (others[0] > 0):
+            return False
+        symbols = difference.symbols()
+        for atom in symbols:
+            self._define(atom, Expression.constant(atom.value))
+        return bool(symbols)
+
+    def _divide(self, difference: Expression) -> bool:
+        """Use that a remainder is zero, or a quotient exact."""
+        for atom in difference.atoms():
+            if atom.parts is None:
+                continue
+            dividend, divisor = atom.parts
+            exact = dividend - divisor * Expression.of(atom)
+            is_remainder = atom.name == "%" and difference.terms <= {((atom,), 1), ((atom,), -1)}
+            if is_remainder or (atom.name == "//" and difference in (exact, -exact)):
+                return self._make_divisible(dividend, divisor)
+        return False
+
+    def _make_divisible(self, dividend: Expression, divisor: Expression) -> bool:
+        if divisor.is_constant:
+            return self._make_multiple(dividend, abs(divisor.value))
+        lone = _lone_symbol(dividend)
+        if lone is None or lone in divisor.symbols() or dividend.value % divisor.value:
+            return False
+        times = dividend.value // divisor.value
+        factor = self.symbol(times, f"{lone.name}_factor") if times > 1 else Expression.constant(1)
+        self._define(lone, divisor * factor)
+        return True
+
+    def _make_multiple(self, dividend: Expression, divisor: int) -> bool:
+        """Restrict the symbols of `dividend` so that the integer `divisor` divides it."""
+        coefficients = [c for _, c in dividend.terms]
+        divisor //= math.gcd(divisor, *coefficients)
+        if divisor == 1 or not coefficients:
+            return False
+        if len(dividend.terms) == 1:
+            ((monomial, coefficient),) = dividend.terms
+            needed = divisor // math.gcd(divisor, coefficient)
+            for atom in monomial:
+                if atom.is_symbol and atom.value % needed == 0:
+                    new = self._scaled_symbol(atom, needed)
+                    self._define(atom, Expression.constant(needed) * new)
+                    return True
+            return False
+        for monomial, coefficient in dividend:
+            if len(monomial) == 1 and abs(coefficient) == 1 and monomial[0].is_symbol:
+                (atom,) = monomial
+                rest = dividend - Expression.constant(coefficient) * Expression.of(atom)
+                if atom in rest.symbols():
+                    continue
+                times = self.symbol(dividend.value // divisor, f"{atom.name}/{divisor}")
+                definition = Expression.constant(divisor) * times - rest
+                self._define(atom, definition if coefficient > 0 else -definition)
+                return True
+        return False
+
+    def _scaled_symbol(self, atom: Atom, divisor: int) -> Expression:
+        return self.symbol(atom.value // divisor, f"{atom.name}/{divisor}")
+
+    def _isolate(self, difference: Expression) -> bool:
+        """Define a symbol that stands alone by the rest."""
+        candidates = []
+        for monomial, coefficient in difference:
+            if len(monomial) != 1 or abs(coefficient) != 1 or not monomial[0].is_symbol:
+                continue
+            (atom,) = monomial
+            rest = Expression(difference.terms - {(monomial, coefficient)}, 0)
+            if atom in rest.symbols():
+                continue
+            definition = difference - Expression.constant(coefficient) * Expression.of(atom)
+            definition = -definition if coefficient > 0 else definition
+            negative = any(c < 0 for _, c in definition.terms)
+            candidates.append((negative, len(definition.terms), -atom.serial, atom, definition))
+        if not candidates:
+            return False
+        *_, atom, definition = min(candidates, key=lambda c: c[:3])
+        self._define(atom, definition)
+        return True
+
+    def _balance(self, difference: Expression) -> bool:
+        """Use that in `a x = b y` each side is divisible by the coefficient of the other."""
+        for monomial, coefficient in difference:
+            if abs(coefficient) > 1:
+                term = Expression.constant(coefficient) * _product(monomial)
+                if self._make_multiple(difference - term, abs(coefficient)):
+                    return True
+        return False
+
+
+def scaled_values(
+    symbols: Iterable[Atom], scale: Callable[[Atom], int]
+) -> dict[Atom, int]:
+    """Return the new value of each symbol."""
+    return {atom: scale(atom) for atom in symbols}
+
+
+def _lone_symbol(expression: Expression) -> Atom | None:
+    if len(expression.terms) != 1:
+        return None
+    ((monomial, coefficient),) = expression.terms
+    return monomial[0] if len(monomial) == 1 and coefficient == 1 and monomial[0].is_symbol else None
+
+
+def _product(monomial: tuple[Atom, ...]) -> Expression:
+    result = Expression.constant(1)
+    for atom in monomial:
+        result = result * Expression.of(atom)
+    return result

@@ -1,0 +1,159 @@
+"""One forward pass of a model in which every possible width is a symbol."""
+
+import functools
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
+
+from isoflop.surgery import (
+    ExampleInputs,
+    copy_with_tensors,
+    fake_inputs,
+    fake_like,
+    normalize_inputs,
+    plain_output,
+    run_on_fakes,
+    unfused,
+)
+from isoflop.widths.nodes import Space, expression_of
+
+# Integer attributes of user modules that may hold a width. An attribute changes only if the
+# equations tie it to a width of a parameter, so a name that matches by chance does no harm.
+_WIDTH_NAME = re.compile(
+    r"(dim|dims|features|channels|chs|planes|hidden|hidden_size|embed|width|d_model|num_features)$"
+    r"|^(dim|hidden|embed|inner|in|out)_|channels",
+)
+
+
+class SymbolicTrace:
+    """Runs a model on tensors of symbolic sizes and collects the equations between them.
+
+    Attributes:
+        space: The equations.
+        shapes: Symbolic shape of every parameter and buffer by `(module path, attribute)`.
+        attributes: Symbolic value of every attribute that restates a width, likewise.
+        parameters: The keys of `shapes` that are parameters.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._stack: list[str] = [""]
+        self.space = Space(self._location)
+        self.shapes: dict[tuple[str, str], tuple[Any, ...]] = {}
+        self.attributes: dict[tuple[str, str], Any] = {}
+        self.parameters: set[tuple[str, str]] = set()
+
+    def _location(self) -> str:
+        path = self._stack[-1]
+        return path or type(self.model).__name__
+
+    def run(self, example_inputs: ExampleInputs) -> None:
+        """Run the forward pass and pin what the model returns to its sizes."""
+        args, kwargs = normalize_inputs(self.model, example_inputs)
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        # Symbolic shapes hardly ever repeat, so looking them up costs more than it saves.
+        mode.cache_enabled = False
+        with torch.no_grad(), unfused(), mode:
+            fake = copy_with_tensors(self.model, self._make)
+            fake.eval()
+            for path, module in fake.named_modules():
+                self._set_attributes(path, module)
+                self._watch(path, module)
+            args, kwargs = fake_inputs((args, kwargs))
+            output = run_on_fakes(fake, args, kwargs)
+        for tensor in tree_leaves(plain_output(output)):
+            if isinstance(tensor, Tensor):
+                for size in tensor.shape:
+                    expression = expression_of(size)
+                    pinned = type(expression).constant(expression.value)
+                    self.space.equations.equate(expression, pinned, "the model's output")
+
+    def _watch(self, path: str, module: nn.Module) -> None:
+        module.register_forward_pre_hook(lambda *_: self._stack.append(path))
+        module.register_forward_hook(lambda *_: (self._stack.pop(), None)[1], always_call=True)
+
+    def _make(self, module: nn.Module, path: str, name: str, tensor: Tensor) -> Tensor:
+        shape = self._symbolic_shape(module, name, tensor)
+        if shape is None:
+            return fake_like(tensor)
+        self.shapes[path, name] = shape
+        if isinstance(module._parameters.get(name), nn.Parameter):
+            self.parameters.add((path, name))
+        return torch.empty(shape, dtype=tensor.dtype, device="cpu")
+
+    def _symbol(self, size: int, name: str) -> Any:
+        return self.space.symbol(size, name) if size > 1 else size
+
+    def _symbolic_shape(
+        self, module: nn.Module, name: str, tensor: Tensor
+    ) -> tuple[Any, ...] | None:
+        if not tensor.dtype.is_floating_point and not tensor.dtype.is_complex:
+            return None  # tables of indices and counters
+        sizes: list[Any] = list(tensor.shape)
+        if isinstance(module, _ConvNd) and name == "weight":
+            sizes[:2] = self._conv_channels(module)
+            return tuple(sizes)
+        fixed = {0} if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) else set()
+        return tuple(
+            size if dim in fixed else self._symbol(size, name) for dim, size in enumerate(sizes)
+        )
+
+    def _conv_channels(self, conv: _ConvNd) -> tuple[Any, Any]:
+        """Return symbolic sizes of the first two dimensions of a convolution's weight."""
+        sizes = tuple(conv.weight.shape[:2])
+        if conv.groups > 1 and conv.groups == conv.in_channels and not conv.transposed:
+            # Depthwise: the number of groups is the width.
+            groups = self._symbol(conv.groups, "groups")
+            return groups * (conv.out_channels // conv.groups), sizes[1]
+        return self._symbol(sizes[0], "channels"), self._symbol(sizes[1], "channels")
+
+    def _set_attributes(self, path: str, module: nn.Module) -> None:
+        """Make the attributes that restate a width symbolic too, so that they follow it."""
+        new: dict[str, Any] = {}
+        weight = module._parameters.get("weight")
+        if isinstance(module, nn.Linear) and weight is not None:
+            new = {"out_features": weight.shape[0], "in_features": weight.shape[1]}
+        elif isinstance(module, _ConvNd) and weight is not None:
+            groups: Any = module.groups
+            if groups > 1 and groups == module.in_channels and not module.transposed:
+                multiplier = module.out_channels // module.groups
+                groups = weight.shape[0] // multiplier if multiplier > 1 else weight.shape[0]
+                new["groups"] = groups
+            ends = (weight.shape[1] * groups, weight.shape[0])
+            if module.transposed:
+                ends = (weight.shape[0], weight.shape[1] * groups)
+            new |= {"in_channels": ends[0], "out_channels": ends[1]}
+        elif isinstance(module, _NormBase):
+            statistic = weight if weight is not None else module._buffers.get("running_mean")
+            if statistic is not None:
+                new = {"num_features": statistic.shape[0]}
+        elif isinstance(module, nn.GroupNorm) and weight is not None:
+            new = {"num_channels": weight.shape[0]}
+        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+            shape = (
+                tuple(weight.shape)
+                if weight is not None
+                else tuple(self._symbol(s, "norm") for s in module.normalized_shape)
+            )
+            new = {"normalized_shape": shape}
+        elif isinstance(module, nn.Embedding) and weight is not None:
+            new = {"embedding_dim": weight.shape[1]}
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            width: Any = module.in_proj_weight.shape[1]
+            new = dict.fromkeys(("embed_dim", "kdim", "vdim"), width)
+            new["head_dim"] = width // module.num_heads
+        elif not type(module).__module__.startswith("torch.nn."):
+            new = {
+                name: self._symbol(value, name)
+                for name, value in module.__dict__.items()
+                if type(value) is int and value > 1 and _WIDTH_NAME.search(name)
+            }
+        for name, value in new.items():
+            self.attributes[path, name] = value
+            module.__dict__[name] = value
