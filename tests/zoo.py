@@ -1,5 +1,7 @@
 """Small models of the kinds that transforms must handle, for tests all over the suite."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -63,6 +65,86 @@ class Volume(nn.Module):
         return self.head(F.relu(self.third(x.flatten(2))).mean(2))
 
 
+class Encoder(nn.Module):
+    """A classifier of sequences: PyTorch's own transformer encoder between two Linears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(12, 32)
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.stem(x)).mean(1))
+
+
+class Tied(nn.Module):
+    """Token ids through a block with self- and cross-attention; the head is the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(16, 32)
+        self.block = nn.TransformerDecoderLayer(32, 4, 64, activation="gelu")
+        self.head = nn.Linear(32, 16, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids).transpose(0, 1)
+        causal = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
+        return self.head(self.block(x, x, tgt_mask=causal).transpose(0, 1))
+
+
+class FromFloats(nn.Module):
+    """Reads token ids off floats, so that every model here takes a tensor of a given shape.
+
+    The outputs of Hugging Face's models become plain logits.
+    """
+
+    def __init__(self, model: nn.Module, vocabulary: int = 16) -> None:
+        super().__init__()
+        self.model = model
+        self.vocabulary = vocabulary
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = self.model((x.abs() * self.vocabulary).long() % self.vocabulary)
+        return output if isinstance(output, Tensor) else output.logits
+
+
+def gpt2() -> nn.Module:
+    """A tiny GPT-2 of Hugging Face, whose layers are `Conv1D` and whose head is the embedding."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=16,
+        n_positions=8,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def llama() -> nn.Module:
+    """A tiny Llama of Hugging Face, with fewer heads of keys and values than of queries."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=16,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=8,
+        use_cache=False,
+    )
+    return LlamaForCausalLM(config)
+
+
 def mlp() -> nn.Module:
     """Multi-layer perceptron with LayerNorm and biases."""
     return nn.Sequential(
@@ -82,7 +164,7 @@ def cifar_resnet() -> nn.Module:
     return resnet18_cifar(num_classes=10, base_width=8)
 
 
-ZOO = {
+ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (2, 20)),
     "vgg": (Vgg, (1, 3, 16, 16)),
     "gated": (Gated, (1, 3, 8, 8)),
@@ -119,5 +201,9 @@ ZOO = {
         lambda: torchvision.models.DenseNet(8, (2, 2, 1, 1), 16, num_classes=10),
         (1, 3, 64, 64),
     ),
+    "encoder": (Encoder, (1, 6, 12)),
+    "tied": (lambda: FromFloats(Tied()), (1, 6)),
+    "gpt2": (lambda: FromFloats(gpt2()), (1, 6)),
+    "llama": (lambda: FromFloats(llama()), (1, 6)),
 }
 """Name to `(constructor, input shape)`."""

@@ -1,4 +1,4 @@
-"""The command line: `isoflop list | profile | train`.
+"""The command line: `isoflop list | profile | train | zoo`.
 
 Everything heavy is imported by the command that needs it, so that `isoflop --help` is fast.
 """
@@ -181,10 +181,91 @@ class Train:
         )
 
 
+@dataclass(kw_only=True)
+class Zoo:
+    """Transform a random sample of models of timm, torchvision and transformers, and check each.
+
+    Of the sample, half are from timm, a fifth from torchvision (classification models both) and
+    the rest are text architectures of transformers at tiny sizes. Nothing is downloaded.
+    """
+
+    sample: int = 100
+    """Number of models; one that cannot be built is replaced by the next."""
+    seed: int = 0
+    """Seed of the sample."""
+    sources: tuple[Literal["timm", "torchvision", "transformers"], ...] = (
+        "timm",
+        "torchvision",
+        "transformers",
+    )
+    """Libraries to sample from."""
+    models: tuple[str, ...] = ()
+    """Models to check in place of a sample: `timm:NAME`, `transformers:TYPE` (tiny), …"""
+    transform: str = "wide"
+    """Transform to apply; see `isoflop list`."""
+    sparsity: float = 0.75
+    """Sparsity of the transform, in [0, 1)."""
+    jobs: int = 1
+    """Models to check at a time."""
+    timeout: float = 300.0
+    """Seconds that a model may take."""
+    out: Path | None = None
+    """File of the results; those that it holds already, of the same versions and options, are kept."""
+    fresh: bool = False
+    """Check again what the file of the results holds."""
+    markdown: Path | None = None
+    """File for the tables of the results."""
+    json: bool = False
+    """Print JSON; the progress goes to stderr."""
+
+    def run(self) -> None:
+        """Print a line for every model, then the rates and the failures by cause."""
+        from isoflop.files import write_text
+        from isoflop.training.configs import build_transform
+        from isoflop.zoo import Sample, markdown_report, survey, text_report
+
+        config = build_transform(self.transform, sparsity=self.sparsity)
+        for name, path in (("--out", self.out), ("--markdown", self.markdown)):
+            if path is not None and not path.parent.is_dir():
+                raise IsoflopError(f"{name} {path}: there is no folder {path.parent}.")
+        if self.models:
+            sample = Sample.of(self.models)
+        else:
+            sample = Sample.draw(self.sources, self.sample, self.seed)
+        stream = sys.stderr if self.json else sys.stdout
+        outcome = survey(
+            config,
+            sample,
+            jobs=self.jobs,
+            timeout=self.timeout,
+            out=self.out,
+            fresh=self.fresh,
+            tell=lambda line: print(line, file=stream, flush=True),
+        )
+        if self.markdown is not None:
+            write_text(self.markdown, markdown_report(outcome, self._command()))
+        if self.json:
+            _print_json(outcome)
+        else:
+            print(f"\n{text_report(outcome)}")
+
+    def _command(self) -> str:
+        """Return the command line that makes the same results."""
+        parts = ["isoflop zoo"]
+        if self.models:
+            parts += ["--models", *self.models]
+        else:
+            parts += ["--sample", str(self.sample), "--seed", str(self.seed)]
+            parts += ["--sources", *self.sources]
+        parts += ["--transform", self.transform, "--sparsity", str(self.sparsity)]
+        return " ".join(parts)
+
+
 Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Zoo, tyro.conf.subcommand("zoo")]
 )
 
 
@@ -209,7 +290,10 @@ def main(args: Sequence[str] | None = None) -> None:
         print(text, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("Interrupted. Continue a training run with --resume.", file=sys.stderr)
+        print(
+            "Interrupted. Continue a training run with --resume, a survey by the same command.",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 

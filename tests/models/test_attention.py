@@ -52,6 +52,16 @@ def test_position_logits_in_loops(module):
         torch.testing.assert_close(logits[head, y, x, row, column], q[0, head, y, x] @ position)
 
 
+def test_mixed_precision(module):
+    module.float()
+    x = torch.randn(2, 12, 3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = module(x)
+    assert out.dtype == torch.bfloat16
+    out.float().square().sum().backward()
+    torch.testing.assert_close(out.float(), module(x), atol=0.05, rtol=0.05)
+
+
 def test_gradients(module):
     x = torch.randn(1, 12, 3, 4, dtype=torch.double, requires_grad=True)
     tensors = (x, *module.parameters())
@@ -69,6 +79,11 @@ def test_initial_scale():
     assert module.rows.shape == module.columns.shape == (27, 64)
     for weight, std in ((module.query.weight, 256**-0.5), (module.rows, 64**-0.5)):
         assert weight.std().item() == pytest.approx(std, rel=0.05)
+    query = module.query.weight.clone()
+    module.rows.data.zero_()
+    module.reset_parameters()
+    assert module.rows.std().item() == pytest.approx(64**-0.5, rel=0.05)
+    assert torch.equal(module.query.weight, query)
 
 
 def test_other_map_size_is_an_error(module):

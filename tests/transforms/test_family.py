@@ -76,7 +76,7 @@ def test_one_linear_branch_is_the_dense_layer(layer):
     module: Any = ParallelBranches(dense, 1, "none")
     module.branches[0].weight.data.copy_(dense.weight)
     if dense.bias is not None:
-        module.bias.bias.data.copy_(dense.bias)
+        module.bias.data.copy_(dense.bias)
     x = torch.randn(2, 8, 9, 9)
     torch.testing.assert_close(module(x), dense(x))
 
@@ -97,7 +97,7 @@ def test_linear_doped_is_a_layer_plus_a_low_rank_one(layer):
     with torch.no_grad():
         dense.weight.copy_(module.sparse.weight + merged.reshape(dense.weight.shape))
         if dense.bias is not None:
-            dense.bias.copy_(module.bias.bias)
+            dense.bias.copy_(module.bias)
     torch.testing.assert_close(module(x), dense(x), rtol=1e-4, atol=1e-4)
 
 
@@ -115,7 +115,7 @@ def test_linear_factors_multiply_to_a_layer(layer):
         )
         dense.weight.copy_(merged.reshape(dense.weight.shape))
         if dense.bias is not None:
-            dense.bias.copy_(module.up.bias)
+            dense.bias.copy_(module.bias)
     x = torch.randn(2, 8, 9, 9)
     torch.testing.assert_close(module(x), dense(x), rtol=1e-4, atol=1e-4)
 

@@ -38,8 +38,12 @@ class PixelAttention(nn.Module):
         self.columns = nn.Parameter(torch.empty(2 * breadth - 1, width // heads))
         for projection in (self.query, self.key, self.value):
             nn.init.normal_(projection.weight, std=width**-0.5)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the embeddings of the offsets anew."""
         for table in (self.rows, self.columns):
-            nn.init.normal_(table, std=(width // heads) ** -0.5)
+            nn.init.normal_(table, std=table.shape[1] ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend from every pixel to every pixel.

@@ -26,11 +26,7 @@ class DetectionNetwork(nn.Module):
         head: Maps the list of feature maps to a dict of predictions for each anchor.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        head: nn.Module,
-    ) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head

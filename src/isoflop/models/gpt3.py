@@ -86,11 +86,10 @@ def _register(name: str, config: Gpt3Config) -> None:
     def build(vocab_size: int = VOCAB_SIZE, context: int = CONTEXT) -> nn.Module:
         return gpt3(config, vocab_size, context)
 
-    size = name.removeprefix("gpt3_")
     build.__name__ = name
     build.__doc__ = (
-        f"GPT-3 {size.upper() if size[0].isdigit() or size == 'xl' else size.title()}: "
-        f"{config.layers} layers of width {config.width} with {config.heads} heads."
+        f"GPT-3 of {config.layers} layers, width {config.width} and {config.heads} heads; "
+        f"context {CONTEXT}."
     )
     register_model(name, input_shape=(CONTEXT,), kind="tokens")(build)
 

@@ -70,7 +70,7 @@ def transform(
     plan = _plan(new, source, config, targets, scope)
     initialize(
         new,
-        model,
+        source.model,
         {layer.parameter: layer for layer in plan.layers},
         {name: target.gain for name, target in targets.items()}
         | dict.fromkeys(source.trace.last, 1.0),
@@ -117,9 +117,7 @@ def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
 def _source(
     model: nn.Module, config: Transform, example_inputs: ExampleInputs, exclude: tuple[str, ...]
 ) -> Source:
-    found = trace(model, example_inputs)
-    paths = [path for path, _ in model.named_modules() if path]
-    excluded = match_paths(paths, (*config.exclude, *exclude))
+    model, found, excluded = _prepared(model, config, example_inputs, exclude)
     ends = found.first | found.last if config.dense_ends else frozenset()
     parameters = dict(model.named_parameters())
     weights = tuple(
@@ -140,6 +138,28 @@ def _source(
     if not weights or (isinstance(config, LayerTransform) and not source.layers):
         raise _nothing_to_transform(model, config)
     return source
+
+
+def _prepared(
+    model: nn.Module, config: Transform, example_inputs: ExampleInputs, exclude: tuple[str, ...]
+) -> tuple[nn.Module, Trace, set[str]]:
+    """Return the model that `config` works on, its trace, and the excluded paths in it."""
+    found = trace(model, example_inputs)
+    # Twice: patterns may name modules that preparing makes, and what they exclude is left alone.
+    everything = config.prepared(model, found, ())
+    paths = [path for path, _ in everything.named_modules() if path]
+    excluded = match_paths(paths, (*config.exclude, *exclude))
+    prepared = config.prepared(model, found, excluded)
+    if prepared is model:
+        return model, found, excluded
+    after = trace(prepared, example_inputs)
+    same_macs = after.table.macs == found.table.macs
+    if not same_macs or after.output_shapes != found.output_shapes:
+        raise IsoflopError(
+            f"{type(model).__name__} does other work once its attention is taken apart "
+            f"({after.table.macs:,} MACs, {found.table.macs:,} before). Exclude that attention."
+        )
+    return prepared, after, excluded
 
 
 def _nothing_to_transform(model: nn.Module, config: Transform) -> NoTransformableLayersError:

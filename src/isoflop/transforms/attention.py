@@ -15,6 +15,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from isoflop.flops import Trace
 from isoflop.surgery import copy_with_tensors, replace_modules
+from isoflop.transforms.replacement import ReplacedLayer
 from isoflop.transforms.usage import owner_counts, weight_users
 
 # Other subclasses of Linear may compute something else.
@@ -32,8 +33,7 @@ class SeparateAttention(nn.Module):
         attention: The attention whose weights the projections share. It keeps them.
 
     Attributes:
-        in_proj_weight: None, and so is `in_proj_bias`: there is no joint matrix. That, and
-            `_qkv_same_embed_dim`, tell `nn.TransformerEncoderLayer` not to bypass this module.
+        in_proj_weight: None, and so is `in_proj_bias`: there is no joint matrix.
     """
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
@@ -49,10 +49,11 @@ class SeparateAttention(nn.Module):
         self.in_proj_bias = None
         self._qkv_same_embed_dim = False
         weights = _input_weights(attention)
-        bias = attention.in_proj_bias
-        biases = bias.chunk(3) if bias is not None else (None, None, None)
+        bias = attention._parameters["in_proj_bias"]
+        biases = _thirds(bias) if bias is not None else [None] * 3
         self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, biases)
-        self.out_proj = _linear(attention.out_proj.weight, attention.out_proj.bias)
+        out = attention.out_proj
+        self.out_proj = _linear(out.get_parameter("weight"), out._parameters["bias"])
         self.bias_k = attention.bias_k
         self.bias_v = attention.bias_v
         self.train(attention.training)
@@ -90,19 +91,22 @@ class SeparateAttention(nn.Module):
             if not averaged, or None.
         """
         if is_causal and attn_mask is None:
-            raise RuntimeError("is_causal says that attn_mask is causal, but there is no attn_mask.")
+            raise RuntimeError(
+                "is_causal says that attn_mask is causal, but there is no attn_mask."
+            )
         batched = query.dim() == 3
         if not batched:
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
-        elif not self.batch_first:
-            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         self._check(query, key, value)
 
         # As in PyTorch: the hint spares the mask only where nothing else needs it.
         causal = is_causal and key_padding_mask is None and not need_weights
         mask = self._mask(None if causal else attn_mask, key_padding_mask, query)
         q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        sequence_first = batched and not self.batch_first
+        if sequence_first:
+            q, k, v = (x.transpose(0, 1) for x in (q, k, v))
         if self.bias_k is not None and self.bias_v is not None:
             k = torch.cat([k, self.bias_k.expand(k.shape[0], -1, -1)], 1)
             v = torch.cat([v, self.bias_v.expand(v.shape[0], -1, -1)], 1)
@@ -113,7 +117,7 @@ class SeparateAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
-            scores = (q * math.sqrt(1.0 / q.shape[-1])) @ k.transpose(-2, -1)
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
             weights = torch.softmax(scores if mask is None else scores + mask, -1)
             weights = F.dropout(weights, dropout) if dropout > 0.0 else weights
             output = weights @ v
@@ -126,7 +130,7 @@ class SeparateAttention(nn.Module):
             weights = weights if batched else weights.squeeze(0)
         if not batched:
             return output.squeeze(0), weights
-        return output if self.batch_first else output.transpose(0, 1), weights
+        return output.transpose(0, 1) if sequence_first else output, weights
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         sizes = (("query", query, self.embed_dim), ("key", key, self.kdim))
@@ -177,6 +181,7 @@ def separate_attention(model: nn.Module, trace: Trace, keep: Collection[str]) ->
         if type(module) is nn.MultiheadAttention
         and path not in keep
         and type(module.out_proj) in _PROJECTIONS
+        and (f"{path}.out_proj.weight" if path else "out_proj.weight") in users
         and all(
             owners[id(p)] == 1 and users.get(f"{path}.{name}" if path else name, {path}) == {path}
             for name, p in module.named_parameters()
@@ -191,36 +196,49 @@ def separate_attention(model: nn.Module, trace: Trace, keep: Collection[str]) ->
         assert isinstance(attention, nn.MultiheadAttention)
         new[attention] = SeparateAttention(attention)
     model = replace_modules(model, new)
-    for module in model.modules():
-        # Decided when the encoder was built; only the bypassed attention takes nested tensors.
-        if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False
+    forbid_fast_path(model)
     return model
 
 
-def _input_weights(attention: nn.MultiheadAttention) -> tuple[Tensor, ...]:
+def forbid_fast_path(model: nn.Module) -> None:
+    """Keep PyTorch's transformer encoders from bypassing modules that took a layer's place.
+
+    In evaluation, an `nn.TransformerEncoderLayer` reads the weights of its layers and runs them as
+    one fused operation. Both attributes were set when the encoder was built, for that alone.
+
+    Args:
+        model: The model, changed in place where it contains such modules.
+    """
+    for module in model.modules():
+        ours = any(isinstance(m, (SeparateAttention, ReplacedLayer)) for m in module.modules())
+        if ours and isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif ours and isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+
+
+def _input_weights(attention: nn.MultiheadAttention) -> list[nn.Parameter]:
     """Return the weights of queries, keys and values, `(E, E)`, `(E, kdim)` and `(E, vdim)`."""
     joint = attention._parameters["in_proj_weight"]
     if joint is not None:
-        return tuple(joint.chunk(3))
-    return tuple(attention.get_parameter(f"{x}_proj_weight") for x in "qkv")
+        return _thirds(joint)
+    return [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """Return a Linear with these tensors, which may be parts of larger parameters."""
+def _thirds(joint: nn.Parameter) -> list[nn.Parameter]:
+    """Return the three parts of a joint parameter, which share its memory."""
+    return [nn.Parameter(x, requires_grad=joint.requires_grad) for x in joint.detach().chunk(3)]
+
+
+def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    """Return a Linear with these parameters."""
     # On the meta device: no memory, and no draw that would change the global random state.
     outputs, inputs = weight.shape
     linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
-    linear.weight = _parameter(weight)
+    linear.weight = weight
     if bias is not None:
-        linear.bias = _parameter(bias)
+        linear.bias = bias
     return linear
-
-
-def _parameter(tensor: Tensor) -> nn.Parameter:
-    if isinstance(tensor, nn.Parameter):
-        return tensor
-    return nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

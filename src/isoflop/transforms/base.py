@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,8 +12,11 @@ from isoflop.errors import IsoflopError
 from isoflop.flops import Trace
 from isoflop.registry import Registry
 from isoflop.surgery import ExampleInputs, copy_with_tensors, replace_modules
-from isoflop.transforms.layers import LayerShape, is_replaceable
+from isoflop.transforms.attention import forbid_fast_path, separate_attention
+from isoflop.transforms.layers import LayerShape, is_replaceable, unflipped
 from isoflop.transforms.nonlinearity import NONLINEARITIES
+from isoflop.transforms.replacement import ReplacedLayer
+from isoflop.transforms.usage import owner_counts, weight_users
 from isoflop.widths import check_widened, solve_widths, widen
 
 TRANSFORMS: Registry[type["Transform"]] = Registry("transform")
@@ -42,7 +44,7 @@ class Source:
     """The dense model and what is known of it.
 
     Attributes:
-        model: The dense model, not to be changed.
+        model: The dense model as `Transform.prepared` returned it, not to be changed.
         example_inputs: Inputs that it takes.
         trace: What one forward pass showed.
         weights: The weights that may become sparse, by full name, in the order of execution.
@@ -89,6 +91,16 @@ class Transform:
             )
         object.__setattr__(self, "exclude", tuple(self.exclude))
 
+    def prepared(self, model: nn.Module, trace: Trace, keep: Collection[str]) -> nn.Module:
+        """Return an equivalent of the dense model, of the same FLOPs, that suits this transform.
+
+        Args:
+            model: The dense model, not to be changed.
+            trace: What one forward pass of it showed.
+            keep: Paths of excluded modules, to leave as they are.
+        """
+        return model
+
     def build(self, source: Source) -> tuple[nn.Module, dict[str, Target]]:
         """Return the transformed model, uninitialised, and how to treat each of its weights."""
         raise NotImplementedError
@@ -103,7 +115,12 @@ class Transform:
 class LayerTransform(Transform):
     """Base of the transforms that replace layers one by one, sizes of their ends unchanged.
 
-    Depthwise convolutions are left as they are (paper, appendix A.1.1).
+    Linear layers and convolutions are replaced, transposed ones too, and the projections of
+    multi-head attention; depthwise convolutions are left as they are (paper, appendix A.1.1). So
+    are layers whose weight is tied to another module's, or used outside its own layer.
+
+    Attributes:
+        nonlinearity: Name of σ in `isoflop.transforms.NONLINEARITIES`.
     """
 
     nonlinearity: str = field(default="auto", kw_only=True)
@@ -112,11 +129,15 @@ class LayerTransform(Transform):
         super().__post_init__()
         NONLINEARITIES.get(self.nonlinearity)
 
-    def replacement(self, layer: nn.Module, shape: LayerShape) -> nn.Module:
+    def prepared(self, model: nn.Module, trace: Trace, keep: Collection[str]) -> nn.Module:
+        """Take multi-head attention apart, so that its projections are layers."""
+        return separate_attention(model, trace, keep)
+
+    def replacement(self, layer: nn.Module, shape: LayerShape) -> ReplacedLayer:
         """Return the uninitialised module that takes the place of `layer`.
 
         Args:
-            layer: The layer in the (perhaps resized) copy of the model.
+            layer: The layer in the (perhaps resized) copy of the model, `unflipped`.
             shape: The shape of the layer in the dense model.
         """
         raise NotImplementedError
@@ -139,12 +160,16 @@ class LayerTransform(Transform):
             shape = LayerShape.of(dense)
             if shape.depthwise:
                 continue
-            new[modules[path]] = self.replacement(modules[path], shape)
+            layer = modules[path]
+            new[layer] = replacement = self.replacement(unflipped(layer), shape)
+            replacement.keep_attributes(layer)
             targets |= {
                 f"{path}.{name}" if path else name: target
                 for name, target in self.targets(path, dense, shape).items()
             }
-        return replace_modules(model, new), targets
+        model = replace_modules(model, new)
+        forbid_fast_path(model)
+        return model, targets
 
 
 def widened(source: Source, factor: float, *, multiple_of: int = 1) -> nn.Module:
@@ -159,11 +184,7 @@ def replaceable_layers(
     model: nn.Module, trace: Trace, weights: Iterable[str]
 ) -> dict[str, nn.Module]:
     """Return the layers whose one weight is used by their own forward pass and nowhere else."""
-    users: dict[str, set[str]] = {}
-    for row in trace.table.rows:
-        for name in row.parameters:
-            users.setdefault(name, set()).add(row.module)
-    owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+    users, owners = weight_users(trace), owner_counts(model)
     modules = dict(model.named_modules())
     layers = {}
     for name in weights:

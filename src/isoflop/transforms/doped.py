@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from isoflop.transforms.base import TRANSFORMS, LayerTransform, Target
-from isoflop.transforms.layers import LayerShape, outer_bias, pointwise, with_outputs
+from isoflop.transforms.layers import LayerShape, call, factors, like, outputs_of
 from isoflop.transforms.nonlinearity import NONLINEARITIES
+from isoflop.transforms.replacement import ReplacedLayer
 
 
-class DopedLayer(nn.Module):
+class DopedLayer(ReplacedLayer):
     """`Vᵀ(Uᵀ z) + σ(θᵀ z)`, U and V dense, θ sparse, plus the bias of the layer it replaces.
 
     Args:
@@ -20,26 +22,22 @@ class DopedLayer(nn.Module):
     """
 
     def __init__(self, layer: nn.Module, rank: int, nonlinearity: str) -> None:
-        super().__init__()
-        outputs = layer.get_parameter("weight").shape[0]
-        self.sparse = with_outputs(layer, outputs, bias=False)
-        self.nonlinearity = NONLINEARITIES.get(nonlinearity)(layer, outputs)
-        self.low_rank = (
-            nn.Sequential(
-                with_outputs(layer, rank, bias=False),
-                pointwise(layer, rank, outputs, bias=False),
-            )
-            if rank
-            else None
-        )
-        self.bias = outer_bias(layer)
+        super().__init__(layer)
+        self.sparse = like(layer)
+        self.nonlinearity = NONLINEARITIES.get(nonlinearity)(layer, outputs_of(layer))
+        self.low_rank = nn.Sequential(*factors(layer, rank)) if rank else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def first_layer(self) -> nn.Module:
+        """Return the sparse layer."""
+        return self.sparse
+
+    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
         """Map `(…, Din)` to `(…, Dout)`, or `(B, cin, …)` to `(B, cout, …)`."""
-        y = self.nonlinearity(self.sparse(x))
+        y = self.nonlinearity(call(self.sparse, x, output_size))
         if self.low_rank is not None:
-            y = y + self.low_rank(x)
-        return self.bias(y)
+            down, up = self.low_rank
+            y = y + call(up, down(x), output_size)
+        return self.add_bias(y)
 
 
 @TRANSFORMS.register("doped")
@@ -48,9 +46,10 @@ class SparseDoped(LayerTransform):
     """Replace each layer by a dense low-rank path and a sparse one (paper, section 3.1).
 
     `d = s Din Dout / (Din + Dout)`, rounded down and per group, with `Din = cin kh kw` for a
-    convolution; the density of θ repairs the rounding. Only θ is sparse. σ, on the sparse path, is
-    BatchNorm and ReLU for convolutions, ReLU for Linear layers; ``nonlinearity="none"`` is the
-    linear ablation of table 7.
+    convolution and `Dout = cout kh kw` for a transposed one; the density of θ repairs the rounding.
+    Only θ is sparse. σ, on the sparse path, is BatchNorm and ReLU for convolutions, as in the
+    paper, and ReLU for Linear layers, see `isoflop.transforms.nonlinearity.auto`;
+    ``nonlinearity="none"`` is the linear ablation of table 7.
     """
 
     def rank(self, shape: LayerShape) -> int:
@@ -58,7 +57,7 @@ class SparseDoped(LayerTransform):
         size = shape.rows * shape.columns / (shape.rows + shape.columns)
         return shape.groups * math.floor(self.sparsity * size + 1e-9)
 
-    def replacement(self, layer: nn.Module, shape: LayerShape) -> nn.Module:
+    def replacement(self, layer: nn.Module, shape: LayerShape) -> ReplacedLayer:
         """Return the two paths."""
         return DopedLayer(layer, self.rank(shape), self.nonlinearity)
 

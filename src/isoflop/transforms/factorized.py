@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from isoflop.transforms.base import TRANSFORMS, LayerTransform, Target
-from isoflop.transforms.layers import LayerShape, pointwise, with_outputs
+from isoflop.transforms.layers import LayerShape, call, factors
 from isoflop.transforms.nonlinearity import NONLINEARITIES
+from isoflop.transforms.replacement import ReplacedLayer
 
 
-class FactorizedLayer(nn.Module):
-    """`Vᵀ σ(Uᵀ z)`: U has the layer's kernel, stride and padding, V is 1×1 and has its bias.
+class FactorizedLayer(ReplacedLayer):
+    """`Vᵀ σ(Uᵀ z)`, plus the bias of the layer that it replaces; see `factors`.
 
     Args:
         layer: The dense layer.
@@ -20,16 +22,17 @@ class FactorizedLayer(nn.Module):
     """
 
     def __init__(self, layer: nn.Module, rank: int, nonlinearity: str) -> None:
-        super().__init__()
-        outputs = layer.get_parameter("weight").shape[0]
-        bias = layer._parameters.get("bias") is not None
-        self.down = with_outputs(layer, rank, bias=False)
+        super().__init__(layer)
+        self.down, self.up = factors(layer, rank)
         self.nonlinearity = NONLINEARITIES.get(nonlinearity)(layer, rank)
-        self.up = pointwise(layer, rank, outputs, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def first_layer(self) -> nn.Module:
+        """Return the first factor."""
+        return self.down
+
+    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
         """Map `(…, Din)` to `(…, Dout)`, or `(B, cin, …)` to `(B, cout, …)`."""
-        return self.up(self.nonlinearity(self.down(x)))
+        return self.add_bias(call(self.up, self.nonlinearity(self.down(x)), output_size))
 
 
 @TRANSFORMS.register("factorized")
@@ -38,8 +41,10 @@ class SparseFactorized(LayerTransform):
     """Replace each layer by two sparse factors (paper, section 3.1 and appendix A.1).
 
     `d = Din Dout / ((Din + Dout)(1 - s))`, rounded up and per group, with `Din = cin kh kw` for a
-    convolution; the density repairs the rounding. σ is BatchNorm and ReLU for convolutions, ReLU
-    for Linear layers; ``nonlinearity="none"`` is the linear ablation of table 7.
+    convolution and `Dout = cout kh kw` for a transposed one; the density repairs the rounding. σ,
+    between the factors, is BatchNorm and ReLU for convolutions, as in the paper, and ReLU for
+    Linear layers, see `isoflop.transforms.nonlinearity.auto`; ``nonlinearity="none"`` is the linear
+    ablation of table 7.
     """
 
     def rank(self, shape: LayerShape) -> int:
@@ -47,7 +52,7 @@ class SparseFactorized(LayerTransform):
         size = shape.rows * shape.columns / (shape.rows + shape.columns)
         return shape.groups * math.ceil(size / (1.0 - self.sparsity) - 1e-9)
 
-    def replacement(self, layer: nn.Module, shape: LayerShape) -> nn.Module:
+    def replacement(self, layer: nn.Module, shape: LayerShape) -> ReplacedLayer:
         """Return the two factors."""
         return FactorizedLayer(layer, self.rank(shape), self.nonlinearity)
 

@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from isoflop.errors import WideningError
 from isoflop.plan import LayerPlan
 from isoflop.surgery import owned_tensors
+from isoflop.transforms.layers import is_flipped
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _STATISTICS = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
@@ -28,10 +29,10 @@ def initialize(
     """Draw every parameter of `model` anew, in place, and reset its statistics.
 
     Weights that multiply are Kaiming normal: with the fan-out for convolutions (paper, appendix
-    C.1) and the fan-in otherwise. The fan of a sparse weight is that of the connections that are
-    left, so that the variance of activations is what it would be in a dense layer; the paper
-    ignores the zeros instead. A parameter that is constant in the dense model, such as a scale that
-    starts at zero, keeps its constant. The global random state is left alone.
+    C.1), transposed ones too, and the fan-in otherwise. The fan of a sparse weight is that of the
+    connections that are left, so that the variance of activations is what it would be in a dense
+    layer; the paper ignores the zeros instead. A parameter that is constant in the dense model,
+    such as a scale that starts at zero, keeps its constant. The global random state is left alone.
 
     Args:
         model: The model, on any device; on the meta device nothing happens.
@@ -103,9 +104,10 @@ def _kaiming(module: nn.Module, weight: Tensor, gain: float, density: float) -> 
         return
     kernel = math.prod(weight.shape[2:])
     if isinstance(module, _ConvNd):
-        fan = module.out_channels * kernel / module.groups
+        # How many outputs one input reaches, whichever way round the weight is stored.
+        fan = module.out_channels // module.groups * kernel
     else:
-        fan = weight.shape[1] * kernel
+        fan = weight.shape[0 if is_flipped(module) else 1] * kernel
     nn.init.normal_(weight, std=gain / math.sqrt(max(1.0, fan * density)))
 
 

@@ -1,26 +1,36 @@
-"""Building layers like a given Linear or convolution, at other sizes."""
+"""Building layers like a given Linear or convolution, at other sizes.
+
+Four kinds of layer can be replaced: Linear, its twin with a transposed weight that GPT-2 uses,
+convolutions and transposed convolutions, grouped ones included. This file knows how they differ;
+the transforms do not.
+"""
 
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import skip_init
 
 from isoflop.surgery import copy_with_tensors
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
 class LayerShape:
     """A layer seen as `groups` equal matrices.
 
+    A convolution multiplies each output position by one `(cin kh kw, cout)` matrix (paper, appendix
+    A.1), a transposed one each input position by a `(cin, cout kh kw)` matrix.
+
     Attributes:
-        rows: Inputs of one group times the kernel's positions.
-        columns: Outputs of one group.
+        rows: Inputs of one group, times the kernel's positions of a convolution.
+        columns: Outputs of one group, times the kernel's positions of a transposed convolution.
         groups: Number of groups; 1 for a Linear.
         depthwise: Whether each output of a grouped convolution sees a single input channel.
     """
@@ -32,47 +42,97 @@ class LayerShape:
 
     @classmethod
     def of(cls, layer: nn.Module) -> "LayerShape":
-        """Read the shape of a Linear or convolution."""
+        """Read the shape of a layer that `is_replaceable`."""
         weight = layer.get_parameter("weight")
         if isinstance(layer, _ConvNd):
-            channels = layer.in_channels // layer.groups
-            return cls(
-                channels * math.prod(layer.kernel_size),
-                layer.out_channels // layer.groups,
-                layer.groups,
-                layer.groups > 1 and channels == 1,
-            )
-        return cls(weight.shape[1], weight.shape[0], 1)
+            inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+            kernel = math.prod(layer.kernel_size)
+            rows, columns = (1, kernel) if layer.transposed else (kernel, 1)
+            depthwise = layer.groups > 1 and inputs == 1
+            return cls(inputs * rows, outputs * columns, layer.groups, depthwise)
+        inputs, outputs = weight.shape if is_flipped(layer) else reversed(weight.shape)
+        return cls(inputs, outputs, 1)
+
+
+def is_flipped(module: nn.Module) -> bool:
+    """Tell whether `module` is the Linear with weight `(Din, Dout)` of Hugging Face's GPT-2.
+
+    It goes by the name `transformers.pytorch_utils.Conv1D`; transformers is not imported, as it may
+    not be installed.
+    """
+    kind = type(module)
+    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
 
 
 def is_replaceable(module: nn.Module) -> bool:
-    """Tell whether `module` is a Linear or an ordinary convolution."""
-    return isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    """Tell whether `module` is a Linear or a convolution, transposed ones included."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+    return isinstance(module, kinds) or is_flipped(module)
 
 
-def with_outputs(layer: nn.Module, outputs: int, *, bias: bool) -> nn.Module:
-    """Return an uninitialised layer like `layer` with another number of outputs.
+def outputs_of(layer: nn.Module) -> int:
+    """Return the number of output features or channels of a Linear or convolution."""
+    if isinstance(layer, _ConvNd):
+        return layer.out_channels
+    return layer.get_parameter("weight").shape[0]
+
+
+def unflipped(layer: nn.Module) -> nn.Module:
+    """Return `layer`, or in place of a flipped one the uninitialised Linear of the same sizes."""
+    if not is_flipped(layer):
+        return layer
+    weight = layer.get_parameter("weight")
+    return skip_init(nn.Linear, *weight.shape, device=weight.device, dtype=weight.dtype)
+
+
+def like(layer: nn.Module, first: int | None = None) -> nn.Module:
+    """Return an uninitialised layer like `layer`, without its bias.
 
     The layer is copied, not constructed, so that subclasses keep their own forward pass.
+
+    Args:
+        layer: A Linear or convolution.
+        first: Another size of its weight's first dimension: the number of its outputs, or of a
+            transposed convolution's inputs.
     """
+    transposed = isinstance(layer, _ConvTransposeNd)
 
     def make(_module: nn.Module, _path: str, name: str, tensor: Tensor) -> Tensor:
-        shape = (outputs, *tensor.shape[1:]) if name in ("weight", "bias") else tensor.shape
+        shape = list(tensor.shape)
+        if first is not None and name == "weight":
+            shape[0] = first
         return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 
     source = copy.copy(layer)
-    source._parameters = dict(layer._parameters)
-    if not bias:
-        source._parameters["bias"] = None
+    source._parameters = {**layer._parameters, "bias": None}
     new = copy_with_tensors(source, make)
-    new.__dict__["out_channels" if isinstance(layer, _ConvNd) else "out_features"] = outputs
+    if first is not None:
+        ends = ("in", "out") if transposed else ("out", "in")
+        kind = "channels" if isinstance(layer, _ConvNd) else "features"
+        new.__dict__[f"{ends[0]}_{kind}"] = first
     return new
 
 
-def pointwise(layer: nn.Module, inputs: int, outputs: int, *, bias: bool) -> nn.Module:
+def factors(layer: nn.Module, rank: int) -> tuple[nn.Module, nn.Module]:
+    """Return the two uninitialised layers U and V, without bias, that `layer` factorises into.
+
+    U has the layer's kernel, stride and padding and V is 1×1 (paper, appendix A.1). The other way
+    round for a transposed convolution, whose work is done at the resolution of its input. Each has
+    the layer's groups.
+
+    Args:
+        layer: A Linear or convolution.
+        rank: Features or channels between the two, over all groups.
+    """
+    if isinstance(layer, _ConvTransposeNd):
+        return _pointwise(layer, layer.in_channels, rank), like(layer, rank)
+    return like(layer, rank), _pointwise(layer, rank, outputs_of(layer))
+
+
+def _pointwise(layer: nn.Module, inputs: int, outputs: int) -> nn.Module:
     """Return a Linear, or a 1×1 convolution with the groups of `layer`, of the given sizes."""
     weight = layer.get_parameter("weight")
-    options = {"bias": bias, "device": weight.device, "dtype": weight.dtype}
+    options = {"bias": False, "device": weight.device, "dtype": weight.dtype}
     # Not constructed directly: that would draw weights, and so change the global random state.
     if isinstance(layer, _ConvNd):
         kind = _CONVOLUTIONS[weight.ndim - 2]
@@ -80,28 +140,6 @@ def pointwise(layer: nn.Module, inputs: int, outputs: int, *, bias: bool) -> nn.
     return skip_init(nn.Linear, inputs, outputs, **options)
 
 
-class Bias(nn.Module):
-    """The bias of a transformed layer, added once, after its branches.
-
-    Args:
-        like: The bias of the layer that is replaced, shape `(outputs,)`.
-        trailing: Dimensions that follow the channel dimension in the layer's output.
-    """
-
-    def __init__(self, like: Tensor, trailing: int) -> None:
-        super().__init__()
-        self.trailing = trailing
-        self.bias = nn.Parameter(torch.empty_like(like))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the bias to `x`."""
-        return x + self.bias.reshape(-1, *[1] * self.trailing)
-
-
-def outer_bias(layer: nn.Module) -> nn.Module:
-    """Return a module that adds the bias of `layer`, or nothing if it has none."""
-    bias = layer._parameters.get("bias")
-    if bias is None:
-        return nn.Identity()
-    trailing = layer.get_parameter("weight").ndim - 2 if isinstance(layer, _ConvNd) else 0
-    return Bias(bias, trailing)
+def call(layer: nn.Module, x: Tensor, output_size: Any) -> Tensor:
+    """Run `layer`, with the output size that only transposed convolutions may be given."""
+    return layer(x) if output_size is None else layer(x, output_size)

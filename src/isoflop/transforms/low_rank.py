@@ -9,6 +9,7 @@ from isoflop.errors import IsoflopError
 from isoflop.transforms.base import TRANSFORMS, LayerTransform, Source, Target, widened
 from isoflop.transforms.factorized import FactorizedLayer
 from isoflop.transforms.layers import LayerShape
+from isoflop.transforms.replacement import ReplacedLayer
 
 
 @TRANSFORMS.register("low_rank")
@@ -19,7 +20,8 @@ class LowRank(LayerTransform):
     With widths times `k`, the rank that costs what the dense layer did is
     `d = Din Dout / (k (Din + Dout))`, rounded up; the few weights by which the rounding overshoots
     are zero, so that the FLOPs match as exactly as those of the sparse transforms. The paper
-    prints `k` in the numerator, which would not be Iso-FLOP; its released code divides.
+    prints `k` in the numerator, which would not be Iso-FLOP; its released code divides. σ between
+    the factors is that of `SparseFactorized`.
 
     Attributes:
         sparsity: The sparsity of the Sparse Wide network to compare with, which has the same
@@ -48,7 +50,7 @@ class LowRank(LayerTransform):
         """Return the widened model."""
         return widened(source, self.factor)
 
-    def replacement(self, layer: nn.Module, shape: LayerShape) -> nn.Module:
+    def replacement(self, layer: nn.Module, shape: LayerShape) -> ReplacedLayer:
         """Return the two factors, of the rank that the dense layer's cost allows."""
         wide = LayerShape.of(layer)
         rank = math.ceil(shape.rows * shape.columns / (wide.rows + wide.columns))

@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from isoflop.transforms.base import TRANSFORMS, LayerTransform, Target
-from isoflop.transforms.layers import LayerShape, outer_bias, with_outputs
+from isoflop.transforms.layers import LayerShape, call, like, outputs_of
 from isoflop.transforms.nonlinearity import NONLINEARITIES
+from isoflop.transforms.replacement import ReplacedLayer
 
 
-class ParallelBranches(nn.Module):
+class ParallelBranches(ReplacedLayer):
     """`Σ_j σ(θ_jᵀ z)`, plus the bias of the layer that it replaces.
 
     Args:
@@ -20,22 +22,23 @@ class ParallelBranches(nn.Module):
     """
 
     def __init__(self, layer: nn.Module, branches: int, nonlinearity: str) -> None:
-        super().__init__()
-        outputs = layer.get_parameter("weight").shape[0]
+        super().__init__(layer)
+        outputs = outputs_of(layer)
         sigma = NONLINEARITIES.get(nonlinearity)
-        self.branches = nn.ModuleList(
-            with_outputs(layer, outputs, bias=False) for _ in range(branches)
-        )
+        self.branches = nn.ModuleList(like(layer) for _ in range(branches))
         self.nonlinearities = nn.ModuleList(sigma(layer, outputs) for _ in range(branches))
-        self.bias = outer_bias(layer)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def first_layer(self) -> nn.Module:
+        """Return the first branch."""
+        return self.branches[0]
+
+    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
         """Map `(…, Din)` to `(…, Dout)`, or `(B, cin, …)` to `(B, cout, …)`."""
         pairs = zip(self.branches, self.nonlinearities, strict=True)
-        first, *others = (sigma(branch(x)) for branch, sigma in pairs)
+        first, *others = (sigma(call(branch, x, output_size)) for branch, sigma in pairs)
         for other in others:
             first = first + other
-        return self.bias(first)
+        return self.add_bias(first)
 
 
 @TRANSFORMS.register("parallel")
@@ -44,8 +47,9 @@ class SparseParallel(LayerTransform):
     """Replace each layer by parallel sparse branches of its own shape (paper, section 3.1).
 
     `1 / (1 - s)` branches, rounded; at least two where `s > 0`. Their density is what the rounded
-    number leaves of the budget. σ is BatchNorm and ReLU per branch for convolutions, ReLU for
-    Linear layers; ``nonlinearity="none"`` is the linear ablation of table 7.
+    number leaves of the budget. σ follows each branch: BatchNorm and ReLU for convolutions, as in
+    the paper, and ReLU for Linear layers, see `isoflop.transforms.nonlinearity.auto`;
+    ``nonlinearity="none"`` is the linear ablation of table 7.
     """
 
     @property
@@ -56,7 +60,7 @@ class SparseParallel(LayerTransform):
         # Exact halves such as 1 / (1 - 0.6) round up whatever the last bit of the quotient is.
         return max(2, math.floor(1.0 / (1.0 - self.sparsity) + 0.5 + 1e-9))
 
-    def replacement(self, layer: nn.Module, shape: LayerShape) -> nn.Module:
+    def replacement(self, layer: nn.Module, shape: LayerShape) -> ReplacedLayer:
         """Return the branches."""
         return ParallelBranches(layer, self.branches, self.nonlinearity)
 

@@ -35,6 +35,8 @@ class Equations:
     def __init__(self) -> None:
         self.recorded: dict[tuple[Expression, Expression], Equation] = {}
         self.definitions: dict[Atom, Expression] = {}
+        self.reasons: dict[Atom, str] = {}
+        self._where = ""
         self._quotients: dict[tuple[str, Expression, Expression], Expression] = {}
 
     def symbol(self, value: int, name: str) -> Expression:
@@ -78,6 +80,7 @@ class Equations:
 
     def _define(self, atom: Atom, expression: Expression) -> None:
         self.definitions[atom] = expression
+        self.reasons[atom] = self._where
 
     def solve(self) -> None:
         """Turn the equations into definitions of symbols by others.
@@ -93,17 +96,16 @@ class Equations:
 
     def _use(self, equation: Equation) -> bool:
         """Learn from an equation; return whether it has nothing more to say."""
+        self._where = str(equation)
         difference = (self.resolve(equation.left) - self.resolve(equation.right)).primitive()
-        if not difference.terms:
-            return True
-        for strategy in (self._pin_sum, self._divide, self._isolate, self._balance):
-            if strategy(difference):
-                rest = self.resolve(difference)
-                return not rest.terms or self._use_again(rest)
-        return False
-
-    def _use_again(self, difference: Expression) -> bool:
-        return self._use(Equation(difference, Expression.constant(0), ""))
+        while difference.terms:
+            strategies = (self._pin_sum, self._divide, self._isolate, self._balance)
+            if not any(strategy(difference) for strategy in strategies):
+                return False
+            before, difference = difference, self.resolve(difference).primitive()
+            if difference == before:
+                return False
+        return True
 
     def _pin_sum(self, difference: Expression) -> bool:
         """A sum of widths that must stay pins every one of them."""
@@ -141,17 +143,19 @@ class Equations:
 
     def _make_multiple(self, dividend: Expression, divisor: int) -> bool:
         """Restrict the symbols of `dividend` so that the integer `divisor` divides it."""
-        coefficients = [c for _, c in dividend.terms]
-        divisor //= math.gcd(divisor, *coefficients)
-        if divisor == 1 or not coefficients:
+        shared = math.gcd(divisor, *(c for _, c in dividend.terms))
+        divisor //= shared
+        dividend = Expression(
+            frozenset((m, c // shared) for m, c in dividend.terms), dividend.value // shared
+        )
+        if divisor == 1 or not dividend.terms:
             return False
         if len(dividend.terms) == 1:
-            ((monomial, coefficient),) = dividend.terms
-            needed = divisor // math.gcd(divisor, coefficient)
+            ((monomial, _),) = dividend.terms
             for atom in monomial:
-                if atom.is_symbol and atom.value % needed == 0:
-                    new = self._scaled_symbol(atom, needed)
-                    self._define(atom, Expression.constant(needed) * new)
+                if atom.is_symbol and atom.value % divisor == 0:
+                    new = self.symbol(atom.value // divisor, f"{atom.name}/{divisor}")
+                    self._define(atom, Expression.constant(divisor) * new)
                     return True
             return False
         for monomial, coefficient in dividend:
@@ -165,9 +169,6 @@ class Equations:
                 self._define(atom, definition if coefficient > 0 else -definition)
                 return True
         return False
-
-    def _scaled_symbol(self, atom: Atom, divisor: int) -> Expression:
-        return self.symbol(atom.value // divisor, f"{atom.name}/{divisor}")
 
     def _isolate(self, difference: Expression) -> bool:
         """Define a symbol that stands alone by the rest."""

@@ -37,8 +37,10 @@ def solve(trace: SymbolicTrace, factor: float, multiple_of: int) -> tuple[dict, 
     values = {atom: scale(atom.value, factor, unit) for atom, unit in units.items()}
 
     def new(size: Any) -> Any:
-        if isinstance(size, tuple):
-            return tuple(new(s) for s in size)
+        if isinstance(size, (tuple, list)):
+            return type(size)(new(s) for s in size)
+        if not isinstance(size, (int, torch.SymInt)):
+            return size
         return equations.resolve(expression_of(size)).evaluate(values)
 
     shapes = {key: new(shape) for key, shape in trace.shapes.items()}

@@ -23,12 +23,23 @@ from isoflop.surgery import (
 )
 from isoflop.widths.nodes import Space, expression_of
 
-# Integer attributes of user modules that may hold a width. An attribute changes only if the
-# equations tie it to a width of a parameter, so a name that matches by chance does no harm.
-_WIDTH_NAME = re.compile(
-    r"(dim|dims|features|channels|chs|planes|hidden|hidden_size|embed|width|d_model|num_features)$"
-    r"|^(dim|hidden|embed|inner|in|out)_|channels",
+# Names of integers that say how many parts a width has, or how large a picture or a text is.
+_COUNT_NAME = re.compile(
+    r"(heads?|groups?|layers?|blocks?|depth|experts?|stages?|splits?|chunks?|branches|scales?|"
+    r"window\w*|patch\w*|kernel\w*|stride\w*|padding|pad|dilation\w*|grid\w*|img\w*|image\w*|area|"
+    r"resolution|vocab\w*|class\w*|labels?|top_?k|length|len|seq\w*|positions?|\w*tokens?|quer(y|ies)|"
+    r"buckets?|distance|ratio|idx|index|id|reduction|radix|rank|order|ndim|cardinality|axis)(_?\d*|_size)$"
+    r"|^(num|n|nb|max|min|block|chunk)_(?!(features|channels|filters|embd?|inner|hidden|planes|units)$)"
 )
+# Names of integers that are widths, whatever their value.
+_WIDTH_NAME = re.compile(
+    r"(dim|dims|features|channels|chs|planes|hidden|hidden_size|embed|embd|width|d_model|d_\w+|units)$"
+    r"|^(dim|hidden|embed|inner|in|out)_|channels|chs"
+)
+
+
+_SMALLEST_WIDTH = 8
+"""Smaller integers that equal a size of a parameter are taken for widths only by name."""
 
 
 class SymbolicTrace:
@@ -149,11 +160,30 @@ class SymbolicTrace:
             new = dict.fromkeys(("embed_dim", "kdim", "vdim"), width)
             new["head_dim"] = width // module.num_heads
         elif not type(module).__module__.startswith("torch.nn."):
-            new = {
-                name: self._symbol(value, name)
-                for name, value in module.__dict__.items()
-                if type(value) is int and value > 1 and _WIDTH_NAME.search(name)
+            dense = self.model.get_submodule(path)
+            sizes = {
+                size for p in dense.parameters() for size in p.shape if size >= _SMALLEST_WIDTH
             }
+            new = {
+                name: self._attribute(name, value, sizes) for name, value in vars(module).items()
+            }
+            new = {name: value for name, value in new.items() if value is not vars(module)[name]}
         for name, value in new.items():
             self.attributes[path, name] = value
             module.__dict__[name] = value
+
+    def _attribute(self, name: str, value: Any, sizes: set[int]) -> Any:
+        """Return a symbol in place of an integer that may be a width, also within a tuple.
+
+        An attribute changes only if the equations tie it to a width of a parameter, so one that is
+        taken for a width by chance does no harm; but of two factors of a width only one may be free.
+        """
+        if type(value) is int:
+            count = _COUNT_NAME.search(name)
+            if value > 1 and not count and (_WIDTH_NAME.search(name) or value in sizes):
+                return self.space.symbol(value, name)
+        elif type(value) in (tuple, list, torch.Size) and any(type(item) is int for item in value):
+            items = [self._attribute(name, item, sizes) for item in value]
+            if any(new is not old for new, old in zip(items, value, strict=True)):
+                return items if type(value) is list else tuple(items)
+        return value

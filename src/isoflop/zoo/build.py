@@ -4,46 +4,58 @@ import contextlib
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from isoflop.models import build_model, default_example_shape
-from isoflop.zoo.tiny import TOKENS, VOCAB, tiny_model
+from isoflop.models.extras import require
+from isoflop.surgery import plain_output
+from isoflop.zoo.sizes import TARGET_TOKENS, TOKENS
+from isoflop.zoo.tiny import tiny_model
 
-TARGET_TOKENS = 14
-"""Tokens of the decoder of an encoder-decoder, fewer than `TOKENS` so that they differ."""
 
+def build(spec: str, *, meta: bool, img_size: int | None = None) -> nn.Module:
+    """Build the model that `spec` names; `transformers:TYPE` is a tiny one of that type.
 
-def build(spec: str, *, meta: bool) -> nn.Module:
-    """Build the model that `spec` names; `transformers:TYPE` is a tiny one of that type."""
+    Args:
+        spec: The model.
+        meta: Build without memory for the weights.
+        img_size: Images of another size than its own, for a model of timm that takes the option.
+    """
     source, _, name = spec.partition(":")
-    if source != "transformers":
-        return build_model(spec, meta=meta)
     with torch.device("meta") if meta else contextlib.nullcontext():
-        return tiny_model(name)
+        if source == "transformers":
+            return tiny_model(name)
+        if img_size is not None:
+            return require("timm", "vision").create_model(name, img_size=img_size)
+        return build_model(spec)
 
 
-def inputs_for(spec: str, model: nn.Module, *, batch: int = 1, meta: bool = False) -> Any:
-    """Return example inputs of `batch` samples for the model that `spec` names."""
+def inputs_for(spec: str, model: nn.Module, *, batch: int = 1) -> Any:
+    """Return example inputs of `batch` samples, on the device of `model`.
+
+    A model of one's own may say their shape in an attribute `example_shape`.
+    """
+    meta = any(p.is_meta for p in model.parameters())
     device = "meta" if meta else None
-    source, _, name = spec.partition(":")
-    if source == "transformers":
-        tokens = _tokens(batch, TOKENS, device)
+    if spec.startswith("transformers:"):
         config: Any = model.config
-        inputs = {"input_ids": tokens}
+        inputs = {"input_ids": _tokens(batch, TOKENS, device)}
         if config.is_encoder_decoder:
             inputs["decoder_input_ids"] = _tokens(batch, TARGET_TOKENS, device)
         return inputs
+    shape = getattr(model, "example_shape", None) or default_example_shape(spec, model)
     if spec == "torchvision:inception_v3":
-        shape: tuple[int, ...] = (1, 3, 299, 299)
-    elif source in ("timm", "torchvision", "isoflop"):
-        shape = default_example_shape(spec, model)
-    else:
-        shape = getattr(model, "example_shape", None) or default_example_shape(spec, model)
-    return torch.zeros(batch, *shape[1:], device=device) if meta else torch.randn(batch, *shape[1:])
+        shape = (1, 3, 299, 299)
+    return torch.rand(batch, *shape[1:], device=device)
 
 
-def _tokens(batch: int, length: int, device: str | None) -> torch.Tensor:
-    if device == "meta":
-        return torch.zeros(batch, length, dtype=torch.long, device=device)
-    # The first few numbers are the padding and the like.
-    return torch.randint(3, VOCAB - 30, (batch, length))
+def forward(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """Return the tensors that a forward pass returns."""
+    output = model(**inputs) if isinstance(inputs, dict) else model(inputs)
+    return [t for t in tree_leaves(plain_output(output)) if isinstance(t, Tensor)]
+
+
+def _tokens(batch: int, length: int, device: str | None) -> Tensor:
+    # The first few numbers are the padding and the like, the last stand for images and sounds.
+    return torch.randint(4, 100, (batch, length), device=device)

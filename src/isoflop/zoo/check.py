@@ -1,202 +1,214 @@
-"""The checks of one model: transform it and look at the result with other eyes."""
+"""The check of one model: transform it, and look at the result with other eyes."""
 
+import dataclasses
 import math
-import os
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 import isoflop
 from isoflop.flops import Trace, trace
 from isoflop.plan import Plan
-from isoflop.surgery import plain_output
 from isoflop.transforms import Transform
-from isoflop.zoo.build import build, inputs_for
+from isoflop.zoo.build import build, forward, inputs_for
 from isoflop.zoo.causes import cause_of
+from isoflop.zoo.fixed import fixed_sizes
+from isoflop.zoo.growth import growth
 
 RUN_PARAMETERS = 40_000_000
-"""Models of at most so many dense parameters are also built for real and run."""
+"""Models of at most so many parameters are also built for real …"""
+
+RUN_MACS = 6_000_000_000
+"""… and those of them with at most so many MACs are transformed for real, run and trained."""
+
+COST_BOUNDS = (0.6, 1.2)
+"""Cost of the hidden weights without a zero, as a part of the nominal `1 / (1 - sparsity)`."""
 
 
-class CheckFailed(Exception):  # noqa: N818  (it is a finding, not a mistake)
-    """The transformed model is not what was promised."""
+class CheckFailed(Exception):  # noqa: N818  (a finding, no mistake)
+    """The transformed model is not what was promised.
+
+    Attributes:
+        cause: What is wrong, the same text for all models.
+    """
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(f"{cause}: {detail}")
+        self.cause = cause
 
 
-@dataclass
-class Check:
-    """The check of one model; `run` fills in `result`."""
+def check(
+    spec: str, config: Transform, enter: Callable[[str], None] = lambda stage: None
+) -> dict[str, Any]:
+    """Build, transform and check a model; whatever happens is part of the result.
 
-    spec: str
-    config: Transform
-    stage: Callable[[str], None]
+    Args:
+        spec: The model; `transformers:TYPE` is a tiny one of that type.
+        config: The transform.
+        enter: Called with the name of every stage that begins.
 
-    def run(self) -> dict[str, Any]:
-        """Build, transform and check; never raises."""
-        self.result: dict[str, Any] = {"spec": self.spec, "status": "fail"}
+    Returns:
+        Plain data: `status` is ``"pass"``, ``"fail"`` or ``"not built"`` (the model itself cannot
+        be built or run); `stage`, `error`, `message`, `where` and `cause` say why.
+    """
+    current = _Check(spec, config, enter)
+    start = time.monotonic()
+    try:
+        current.run()
+        current.result["status"] = "pass"
+    except Exception as error:
+        current.fail(error)
+    current.result["total_seconds"] = round(time.monotonic() - start, 2)
+    return current.result
+
+
+class _Check:
+    """One check; `result` fills up as it goes."""
+
+    def __init__(self, spec: str, config: Transform, enter: Callable[[str], None]) -> None:
+        self.spec = spec
+        self.config = config
+        self.result: dict[str, Any] = {"spec": spec}
+        self._announce = enter
         self._stage = ""
-        start = time.monotonic()
-        try:
-            self._run()
-            self.result["status"] = "pass"
-        except Exception as error:
-            self._record(error)
-        self.result["total_seconds"] = round(time.monotonic() - start, 2)
-        return self.result
 
-    def _enter(self, stage: str) -> None:
+    def enter(self, stage: str) -> None:
         self._stage = stage
-        self.stage(stage)
+        self._announce(stage)
 
-    def _record(self, error: BaseException) -> None:
-        if self._stage == "build":
-            self.result["status"] = "not built"
-        frame = traceback.extract_tb(error.__traceback__)[-1]
+    def fail(self, error: Exception) -> None:
+        frames = traceback.extract_tb(error.__traceback__)
+        name = type(error).__name__
         self.result |= {
+            "status": "not built" if self._stage == "build" else "fail",
             "stage": self._stage,
-            "error": type(error).__name__,
+            "error": name,
             "message": str(error)[:2000],
-            "cause": cause_of(type(error).__name__, str(error)),
-            "where": f"{os.path.basename(frame.filename)}:{frame.lineno}",
+            "where": f"{Path(frames[-1].filename).name}:{frames[-1].lineno}",
+            "cause": error.cause if isinstance(error, CheckFailed) else cause_of(name, str(error)),
         }
 
-    def _run(self) -> None:
-        self._enter("build")
-        try:
-            dense = build(self.spec, meta=True)
-        except Exception:
-            dense = build(self.spec, meta=False)
-        meta = all(p.is_meta for p in dense.parameters())
-        inputs = inputs_for(self.spec, dense, meta=meta)
-        parameters = sum(p.numel() for p in dense.parameters())
-        self.result |= {
-            "parameters": parameters,
-            "modules": sum(1 for _ in dense.modules()),
-            "meta": meta,
-        }
-        self._enter("transform")
+    def run(self) -> None:
+        self.enter("build")
+        light, real, outputs = self._build()
+        inputs = inputs_for(self.spec, light)
+        self.enter("transform")
         start = time.monotonic()
-        wide, plan = isoflop.transform(dense, self.config, example_inputs=inputs)
+        wide, plan = isoflop.transform(light, self.config, example_inputs=inputs)
         self.result["seconds"] = round(time.monotonic() - start, 2)
-        self._enter("check")
-        before, after = trace(dense, inputs), trace(wide, inputs)
-        self.result |= measures(dense, wide, plan, before, after)
-        verify(self.config, plan, before, after, self.result)
-        del wide
-        if parameters <= RUN_PARAMETERS:
-            self._run_for_real(before)
+        self.enter("check")
+        before, after = trace(light, inputs), trace(wide, inputs)
+        self._verify(light, plan, before, after)
+        del wide, light
+        if real is None:
+            self.result["skipped"] = f"{self.result['parameters'] / 1e6:.0f} M parameters"
+        elif before.table.macs > RUN_MACS:
+            self.result["skipped"] = f"{before.table.macs / 1e9:.0f} G MACs"
+        else:
+            self._run_for_real(real, outputs, plan)
 
-    def _run_for_real(self, before: Trace) -> None:
-        self._enter("build for real")
+    def _build(self) -> tuple[nn.Module, nn.Module | None, list[Tensor]]:
+        """Return the model on the meta device, for real, and what the latter returns.
+
+        Where the meta device is refused, both are real; a large model is not built for real.
+        """
+        real = None
+        try:
+            light = build(self.spec, meta=True)
+        except Exception:
+            light = real = build(self.spec, meta=False)
+        parameters = sum(p.numel() for p in light.parameters())
+        self.result |= {"parameters": parameters, "modules": sum(1 for _ in light.modules())}
+        if parameters > RUN_PARAMETERS:
+            return light, None, []
         torch.manual_seed(0)
-        dense = build(self.spec, meta=False)
-        inputs = inputs_for(self.spec, dense)
-        self._enter("transform for real")
-        wide, _ = isoflop.transform(dense, self.config, example_inputs=inputs)
-        del dense
-        self._enter("forward")
-        wide.eval()
+        real = build(self.spec, meta=False) if real is None else real
         with torch.no_grad():
-            outputs = _outputs(_call(wide, inputs))
-        shapes = tuple(tuple(t.shape) for t in outputs)
-        if shapes != before.output_shapes:
-            raise CheckFailed(f"a real forward pass returns {shapes}, not {before.output_shapes}")
-        if not all(t.isfinite().all() for t in outputs if t.is_floating_point()):
-            raise CheckFailed("a real forward pass returns values that are not finite")
+            outputs = forward(real.eval(), inputs_for(self.spec, real))
+        return light, real, outputs
+
+    def _verify(self, model: nn.Module, plan: Plan, before: Trace, after: Trace) -> None:
+        dense = before.table.macs
+        self.result |= {
+            "dense_macs": dense,
+            "unmasked_macs": after.table.macs,
+            "ratio": after.table.macs / dense,
+            "gap": plan.relative_gap,
+        }
+        if before.output_shapes != after.output_shapes:
+            raise CheckFailed("other output shapes", f"{after.output_shapes}")
+        if plan.dense_macs != dense or plan.unmasked_macs != after.table.macs:
+            raise CheckFailed(
+                "the plan's MACs are not the models'",
+                f"{plan.dense_macs} and {plan.unmasked_macs}, not {dense} and {after.table.macs}",
+            )
+        weights = [layer.macs_per_weight for layer in plan.sparse_layers]
+        if weights and abs(plan.macs - dense) > max(1e-6 * dense, min(weights)):
+            raise CheckFailed("gap larger than a weight", f"{plan.relative_gap:+.2e}")
+        if plan.transform == "wide":
+            self._verify_growth(model, plan, before)
+
+    def _verify_growth(self, model: nn.Module, plan: Plan, before: Trace) -> None:
+        nominal = 1.0 / (1.0 - self.config.sparsity)
+        fixed = fixed_sizes(self.spec, model)
+        grown = growth(plan, before, math.sqrt(nominal), fixed)
+        self.result |= {"share": grown.share, "hidden_ratio": grown.ratio}
+        if grown.kept:
+            few = ", ".join(f"{name} {shapes}" for name, shapes in list(grown.kept.items())[:20])
+            raise CheckFailed("not widened throughout", f"{len(grown.kept)} weights: {few}")
+        low, high = (bound * nominal for bound in COST_BOUNDS)
+        if grown.ratio is not None and not low <= grown.ratio <= high:
+            raise CheckFailed("hidden weights of the wrong cost", f"×{grown.ratio:.3f}")
+
+    def _run_for_real(self, dense: nn.Module, outputs: list[Tensor], plan: Plan) -> None:
+        self.enter("transform for real")
+        inputs = inputs_for(self.spec, dense)
+        wide, real_plan = isoflop.transform(dense, self.config, example_inputs=inputs)
+        if real_plan != plan:
+            raise CheckFailed("another plan on the meta device", _difference(plan, real_plan))
+        self.enter("forward")
+        with torch.no_grad():
+            results = forward(wide.eval(), inputs)
+        if [t.shape for t in results] != [t.shape for t in outputs]:
+            shapes = [tuple(t.shape) for t in results]
+            raise CheckFailed("other output shapes for real", f"{shapes}")
+        if _finite(outputs) and not _finite(results):
+            raise CheckFailed("outputs that are not finite", "in evaluation mode")
         self.result["forward"] = True
-        self._enter("training step")
-        wide.train()
-        outputs = _outputs(_call(wide, inputs_for(self.spec, wide, batch=2)))
-        loss = torch.stack([t.float().mean() for t in outputs if t.requires_grad]).sum()
-        loss.backward()
-        if not all(p.grad is None or p.grad.isfinite().all() for p in wide.parameters()):
-            raise CheckFailed("a training step yields gradients that are not finite")
+        self.enter("training step")
+        try:
+            self._train(wide)
+        except Exception:
+            # A model that cannot be trained so before can neither be afterwards.
+            try:
+                self._train(dense)
+            except Exception as error:
+                self.result["skipped"] = f"training: {type(error).__name__} in the dense model"
+                return
+            raise
         self.result["training"] = True
 
-
-def measures(
-    dense: nn.Module, wide: nn.Module, plan: Plan, before: Trace, after: Trace
-) -> dict[str, Any]:
-    """Return the numbers of a transformed model."""
-    del dense, wide
-    return {
-        "dense_macs": before.table.macs,
-        "unmasked_macs": after.table.macs,
-        "ratio": after.table.macs / before.table.macs,
-        "gap": plan.relative_gap,
-        "gap_macs": plan.macs - plan.dense_macs,
-    }
+    def _train(self, model: nn.Module) -> None:
+        model.train()
+        results = forward(model, inputs_for(self.spec, model, batch=2))
+        losses = [t.float().mean() for t in results if t.requires_grad]
+        torch.stack(losses).sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not gradients or not _finite(gradients):
+            raise CheckFailed("gradients that are not finite", "in training mode")
 
 
-def verify(
-    config: Transform, plan: Plan, before: Trace, after: Trace, result: dict[str, Any]
-) -> None:
-    """Check a transformed model against the promises of `isoflop.transform`.
-
-    Raises:
-        CheckFailed: One is broken.
-    """
-    if before.output_shapes != after.output_shapes:
-        raise CheckFailed(f"outputs are {after.output_shapes}, not {before.output_shapes}")
-    if plan.dense_macs != before.table.macs or plan.unmasked_macs != after.table.macs:
-        raise CheckFailed("the plan's MACs are not those of the models")
-    steps = [layer.macs_per_weight for layer in plan.sparse_layers]
-    allowed = max(1e-6 * plan.dense_macs, min(steps, default=0))
-    if abs(plan.macs - plan.dense_macs) > allowed:
-        raise CheckFailed(f"the gap of {plan.relative_gap:+.1e} is larger than one weight")
-    growth = 1.0 / (1.0 - config.sparsity)
-    shapes_before = {x.parameter: x for x in plan.layers}
-    hidden = []
-    kept = {}
-    factor = math.sqrt(growth)
-    ends = before.first | before.last
-    dense_total = wide_total = 0
-    for name, layer in shapes_before.items():
-        if plan.transform != "wide" or len(layer.shape) < 2:
-            continue
-        depthwise = layer.dense_shape[1] == 1
-        if name not in ends and not depthwise:
-            dense_total += layer.source_macs
-            wide_total += layer.numel * layer.macs_per_weight
-        dims = [
-            d
-            for d in (0, 1)
-            if layer.dense_shape[d] > 1
-            and math.floor(layer.dense_shape[d] * factor + 0.5) > layer.dense_shape[d]
-        ]
-        grew = [
-            abs(layer.shape[d] - factor * layer.dense_shape[d])
-            <= max(1.0, 0.1 * factor * layer.dense_shape[d])
-            for d in dims
-        ]
-        missing = len(grew) - sum(grew)
-        hidden.append(missing <= (1 if name in ends else 0))
-        if not hidden[-1]:
-            kept[name] = f"{list(layer.dense_shape)} -> {list(layer.shape)}"
-    if hidden:
-        result["share"] = sum(hidden) / len(hidden)
-        result["kept"] = dict(list(kept.items())[:20])
-        result["hidden_ratio"] = wide_total / dense_total if dense_total else None
-        if dense_total and not 0.6 * growth <= wide_total / dense_total <= 1.2 * growth:
-            raise CheckFailed(
-                f"hidden weights cost {wide_total / dense_total:.3f} times the dense ones, not "
-                f"{growth:.3f}"
-            )
-        if kept:
-            raise CheckFailed(
-                f"{len(kept)} of {len(hidden)} weights did not grow as a whole, such as "
-                + ", ".join(f"{k}: {v}" for k, v in list(kept.items())[:3])
-            )
+def _finite(tensors: list[Tensor]) -> bool:
+    return all(bool(t.isfinite().all()) for t in tensors)
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
-    return model(**inputs) if isinstance(inputs, dict) else model(inputs)
-
-
-def _outputs(output: Any) -> list[Tensor]:
-    return [t for t in tree_leaves(plain_output(output)) if isinstance(t, Tensor)]
+def _difference(plan: Plan, other: Plan) -> str:
+    for a, b in zip(plan.layers, other.layers, strict=False):
+        if a != b:
+            return f"{dataclasses.asdict(a)}, {dataclasses.asdict(b)}"
+    return f"{len(plan.layers)} weights, {len(other.layers)}"

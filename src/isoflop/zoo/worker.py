@@ -1,35 +1,42 @@
-"""The process that checks one model, and dies with it if it must."""
+"""The process that checks one model, and dies with it if it must.
 
+Importing this module imports the libraries of models, once for all the processes that are forked
+off the one that did.
+"""
+
+import contextlib
+import importlib
+import logging
 import os
+import warnings
+from multiprocessing.connection import Connection
 
-# Before any library is imported: no check may reach for the network.
+# Before the libraries are imported: no check may reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
-import contextlib  # noqa: E402
-import importlib  # noqa: E402
-import logging  # noqa: E402
-import warnings  # noqa: E402
-from typing import Any  # noqa: E402
+import torch
 
-import torch  # noqa: E402
+from isoflop.transforms import Transform
+from isoflop.zoo.check import check
 
-from isoflop.zoo.check import Check  # noqa: E402
-
-warnings.simplefilter("ignore")
-for _library in ("timm", "torchvision", "transformers"):
-    # Once for all models: the processes are forked off one that has imported them.
-    with contextlib.suppress(ImportError):
-        importlib.import_module(_library)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    for _library in ("timm", "torchvision", "transformers"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(_library)
 
 
-def main(connection: Any, spec: str, config: Any) -> None:
-    """Check a model and send the stages on the way and the result at last."""
+def main(connection: Connection, spec: str, config: Transform) -> None:
+    """Check a model; send the name of each stage on the way and the result at last."""
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)
     torch.set_num_threads(1)
-    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-        with contextlib.redirect_stderr(null):
-            result = Check(spec, config, lambda name: connection.send(("stage", name))).run()
-    connection.send(("result", result))
+    with (
+        open(os.devnull, "w") as null,
+        contextlib.redirect_stdout(null),
+        contextlib.redirect_stderr(null),
+    ):
+        result = check(spec, config, connection.send)
+    connection.send(result)
     connection.close()

@@ -1,0 +1,55 @@
+"""What the modules that take the place of a layer have in common."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+
+class ReplacedLayer(nn.Module):
+    """Base of the modules that take the place of a Linear or convolution.
+
+    It holds the bias, under the name that it had, and lets model code read attributes of its
+    layers, such as `out_features`, or `weight.dtype` to cast an input.
+
+    Args:
+        layer: The layer that is replaced; the bias is uninitialised and like its bias.
+
+    Attributes:
+        bias: The bias `(Dout,)`, or None.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        old = layer._parameters.get("bias")
+        new = None if old is None else nn.Parameter(torch.empty_like(old), old.requires_grad)
+        self.register_parameter("bias", new)
+        convolution = isinstance(layer, _ConvNd)
+        self._trailing = layer.get_parameter("weight").ndim - 2 if convolution else 0
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The weight that meets the input first, for code that reads its dtype or device.
+
+        It is another name, not a parameter of this module: `named_parameters` and `state_dict` list
+        it under the layer that it belongs to. It is not the weight of the layer that was replaced,
+        and may have another shape.
+        """
+        return self.first_layer().get_parameter("weight")
+
+    def first_layer(self) -> nn.Module:
+        """Return the layer, or one of those, that the input meets first."""
+        raise NotImplementedError
+
+    def add_bias(self, x: Tensor) -> Tensor:
+        """Add the bias to an output `(…, Dout)`, or `(B, cout, …)` of a convolution."""
+        return x if self.bias is None else x + self.bias.reshape(-1, *[1] * self._trailing)
+
+    def keep_attributes(self, layer: nn.Module) -> None:
+        """Take over the plain attributes (numbers, strings, tuples) and the mode of `layer`."""
+        for name, value in layer.__dict__.items():
+            plain = isinstance(value, (int, float, str, tuple))
+            if plain and not name.startswith("_") and not hasattr(self, name):
+                setattr(self, name, value)
+        self.train(layer.training)
