@@ -1,10 +1,14 @@
 """The equations between widths that a forward pass shows, and their solution."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from isoflop.widths.expressions import Atom, Expression, quotient
+from isoflop.widths.expressions import Atom, Expression, product, quotient
+
+
+Strategy = Callable[[Expression], bool]
+"""Defines a symbol so that a difference vanishes, or becomes simpler; tells whether it did."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,19 @@ class Equations:
         exact = dividend.divided_by(divisor)
         if exact is not None:
             return exact if kind == "//" else Expression.constant(0)
+        shared = dividend.shared_factor(divisor)
+        if not shared.is_constant or shared.value > 1:
+            inner = [part.divided_by(shared) for part in (dividend, divisor)]
+            if inner[0] is not None and inner[1] is not None:
+                result = self.quotient(kind, inner[0], inner[1])
+                return result if kind == "//" else shared * result
+        # Terms that divide leave the quotient exactly: (3 a + 2) // 3 = a + 2 // 3.
+        for monomial, coefficient in dividend.terms:
+            term = product(monomial, coefficient)
+            exact = term.divided_by(divisor)
+            if exact is not None:
+                rest = self.quotient(kind, dividend - term, divisor)
+                return rest + exact if kind == "//" else rest
         key = (kind, dividend, divisor)
         if key not in self._quotients:
             self._quotients[key] = Expression.of(quotient(kind, dividend, divisor))
@@ -82,24 +99,40 @@ class Equations:
         self.definitions[atom] = expression
         self.reasons[atom] = self._where
 
-    def solve(self) -> None:
+    def solve(self, widths: Callable[[], set[Atom]]) -> None:
         """Turn the equations into definitions of symbols by others.
 
         What remains unsolved is left for the check of the final values.
+
+        Args:
+            widths: Returns the symbols that the sizes of parameters depend on, as far as is known.
         """
         pending = list(self.recorded.values())
-        while pending:
-            left = [e for e in pending if not self._use(e)]
-            if len(left) == len(pending):
-                return
-            pending = left
+        careful = (self._divide, self._isolate, self._balance)
+        pending = self._solve(pending, careful)
+        self._where = "no width of a parameter"
+        known = widths()
+        for equation in pending:
+            for side in (equation.left, equation.right):
+                for atom in self.resolve(side).symbols() - known:
+                    self._define(atom, Expression.constant(atom.value))
+        # What pins widths comes last: another equation may explain the same without a constant.
+        for strategies in (careful, (*careful, self._exact_quotient), (*careful, self._pin_sum)):
+            pending = self._solve(pending, strategies)
 
-    def _use(self, equation: Equation) -> bool:
+    def _solve(self, pending: list[Equation], strategies: tuple[Strategy, ...]) -> list[Equation]:
+        while pending:
+            left = [equation for equation in pending if not self._use(equation, strategies)]
+            if len(left) == len(pending):
+                break
+            pending = left
+        return pending
+
+    def _use(self, equation: Equation, strategies: tuple[Strategy, ...]) -> bool:
         """Learn from an equation; return whether it has nothing more to say."""
         self._where = str(equation)
         difference = (self.resolve(equation.left) - self.resolve(equation.right)).primitive()
         while difference.terms:
-            strategies = (self._pin_sum, self._divide, self._isolate, self._balance)
             if not any(strategy(difference) for strategy in strategies):
                 return False
             before, difference = difference, self.resolve(difference).primitive()
@@ -107,8 +140,19 @@ class Equations:
                 return False
         return True
 
+    def _exact_quotient(self, difference: Expression) -> bool:
+        """Take a quotient without remainder for an exact one."""
+        for atom in sorted(difference.atoms(), key=lambda atom: atom.serial):
+            if atom.parts is not None and atom.name == "//":
+                dividend, divisor = atom.parts
+                if divisor.value * atom.value == dividend.value:
+                    return self._make_divisible(dividend, divisor)
+        return False
+
     def _pin_sum(self, difference: Expression) -> bool:
         """A sum of widths that must stay pins every one of them."""
+        if any(not atom.is_symbol for atom in difference.atoms()):
+            return False
         constant = dict(difference.terms).get((), 0)
         others = [c for m, c in difference.terms if m]
         if not constant or len({c > 0 for c in others}) != 1 or (constant > 0) == (others[0] > 0):
@@ -136,9 +180,8 @@ class Equations:
         lone = _lone_symbol(dividend)
         if lone is None or lone in divisor.symbols() or dividend.value % divisor.value:
             return False
-        times = dividend.value // divisor.value
-        factor = self.symbol(times, f"{lone.name}_factor") if times > 1 else Expression.constant(1)
-        self._define(lone, divisor * factor)
+        # The divisor is a width, so that the number of times that it fits is a count, which stays.
+        self._define(lone, divisor * Expression.constant(dividend.value // divisor.value))
         return True
 
     def _make_multiple(self, dividend: Expression, divisor: int) -> bool:
@@ -194,17 +237,10 @@ class Equations:
         """Use that in `a x = b y` each side is divisible by the coefficient of the other."""
         for monomial, coefficient in difference:
             if abs(coefficient) > 1:
-                term = Expression.constant(coefficient) * _product(monomial)
+                term = product(monomial, coefficient)
                 if self._make_multiple(difference - term, abs(coefficient)):
                     return True
         return False
-
-
-def scaled_values(
-    symbols: Iterable[Atom], scale: Callable[[Atom], int]
-) -> dict[Atom, int]:
-    """Return the new value of each symbol."""
-    return {atom: scale(atom) for atom in symbols}
 
 
 def _lone_symbol(expression: Expression) -> Atom | None:
@@ -212,10 +248,3 @@ def _lone_symbol(expression: Expression) -> Atom | None:
         return None
     ((monomial, coefficient),) = expression.terms
     return monomial[0] if len(monomial) == 1 and coefficient == 1 and monomial[0].is_symbol else None
-
-
-def _product(monomial: tuple[Atom, ...]) -> Expression:
-    result = Expression.constant(1)
-    for atom in monomial:
-        result = result * Expression.of(atom)
-    return result

@@ -116,17 +116,21 @@ class Expression:
             quotient, rest = quotient + factor, rest - factor * other
         return None
 
+    def shared_factor(self, *others: "Expression") -> "Expression":
+        """Return what divides every term of this and of the others."""
+        terms = [term for part in (self, *others) for term in part.terms]
+        divisor = math.gcd(*(c for _, c in terms))
+        shared: Monomial | None = None
+        for monomial, _ in terms:
+            shared = monomial if shared is None else _common(shared, monomial)
+        # Remainders may be zero, so that nothing may be divided by them.
+        return _collect([(tuple(a for a in shared or () if a.name != "%"), divisor or 1)])
+
     def primitive(self) -> "Expression":
         """Return the expression without the factors that all of its terms share."""
         if not self.terms:
             return self
-        divisor = math.gcd(*(c for _, c in self.terms))
-        shared = None
-        for monomial, _ in self.terms:
-            shared = monomial if shared is None else _common(shared, monomial)
-        # Remainders may be zero, so that nothing may be divided by them.
-        common = _collect([(tuple(a for a in shared or () if a.name != "%"), divisor)])
-        quotient = self if common.terms == _ONE else self.divided_by(common)
+        quotient = self.divided_by(self.shared_factor())
         return quotient if quotient is not None else self
 
     def substitute(self, meaning: "Callable[[Atom], Expression | None]") -> "Expression":
@@ -159,15 +163,17 @@ class Expression:
         return " + ".join(show(m, c) for m, c in self) or "0"
 
 
+def product(monomial: Monomial, coefficient: int) -> Expression:
+    """Return a single term as an expression."""
+    return _collect([(monomial, coefficient)])
+
+
 def quotient(kind: str, dividend: Expression, divisor: Expression) -> Atom:
     """Return ``"//"`` or ``"%"`` of two expressions as an atom."""
     value = (
         dividend.value // divisor.value if kind == "//" else dividend.value % divisor.value
     )
     return Atom(kind, value, (dividend, divisor))
-
-
-_ONE = Expression.constant(1).terms
 
 
 def _age(atom: Atom) -> int:

@@ -19,7 +19,11 @@ def scale(size: int, factor: float, unit: int = 1) -> int:
 
 def solve(trace: SymbolicTrace, factor: float, multiple_of: int) -> tuple[dict, dict]:
     equations = trace.space.equations
-    equations.solve()
+    def known() -> set[Atom]:
+        sizes = (expression_of(size) for key in trace.parameters for size in trace.shapes[key])
+        return {atom for size in sizes for atom in equations.resolve(size).symbols()}
+
+    equations.solve(known)
     dims = {
         key: tuple(equations.resolve(expression_of(size)) for size in trace.shapes[key])
         for key in trace.parameters

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from isoflop.surgery import (
@@ -22,19 +23,20 @@ from isoflop.surgery import (
     unfused,
 )
 from isoflop.widths.nodes import Space, expression_of
+from isoflop.widths.stand_ins import STAND_INS, recurrent
 
+# Names of integers that are widths.
+_WIDTH_NAME = re.compile(
+    r"(dim|dims|features|channels|chs|planes|hidden|hidden_size|embed|embd|width|d_model|units)$"
+    r"|^(dim|d)_|channels|chs"
+)
 # Names of integers that say how many parts a width has, or how large a picture or a text is.
 _COUNT_NAME = re.compile(
     r"(heads?|groups?|layers?|blocks?|depth|experts?|stages?|splits?|chunks?|branches|scales?|"
     r"window\w*|patch\w*|kernel\w*|stride\w*|padding|pad|dilation\w*|grid\w*|img\w*|image\w*|area|"
     r"resolution|vocab\w*|class\w*|labels?|top_?k|length|len|seq\w*|positions?|\w*tokens?|quer(y|ies)|"
-    r"buckets?|distance|ratio|idx|index|id|reduction|radix|rank|order|ndim|cardinality|axis)(_?\d*|_size)$"
-    r"|^(num|n|nb|max|min|block|chunk)_(?!(features|channels|filters|embd?|inner|hidden|planes|units)$)"
-)
-# Names of integers that are widths, whatever their value.
-_WIDTH_NAME = re.compile(
-    r"(dim|dims|features|channels|chs|planes|hidden|hidden_size|embed|embd|width|d_model|d_\w+|units)$"
-    r"|^(dim|hidden|embed|inner|in|out)_|channels|chs"
+    r"buckets?|distance|ratio|idx|index|id|reduction|radix|rank|order|ndim|cardinality|axis)_?\d*$"
+    r"|^(num|n|nb|max|min|block|chunk)_"
 )
 
 
@@ -55,14 +57,15 @@ class SymbolicTrace:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._stack: list[str] = [""]
+        self.operation = ""
         self.space = Space(self._location)
         self.shapes: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.attributes: dict[tuple[str, str], Any] = {}
         self.parameters: set[tuple[str, str]] = set()
 
     def _location(self) -> str:
-        path = self._stack[-1]
-        return path or type(self.model).__name__
+        path = self._stack[-1] or type(self.model).__name__
+        return f"{path} ({self.operation})" if self.operation else path
 
     def run(self, example_inputs: ExampleInputs) -> None:
         """Run the forward pass and pin what the model returns to its sizes."""
@@ -70,7 +73,7 @@ class SymbolicTrace:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         # Symbolic shapes hardly ever repeat, so looking them up costs more than it saves.
         mode.cache_enabled = False
-        with torch.no_grad(), unfused(), mode:
+        with torch.no_grad(), unfused(), mode, _Functions(self):
             fake = copy_with_tensors(self.model, self._make)
             fake.eval()
             for path, module in fake.named_modules():
@@ -86,6 +89,8 @@ class SymbolicTrace:
                     self.space.equations.equate(expression, pinned, "the model's output")
 
     def _watch(self, path: str, module: nn.Module) -> None:
+        if isinstance(module, nn.RNNBase):
+            module.forward = functools.partial(recurrent, module)
         module.register_forward_pre_hook(lambda *_: self._stack.append(path))
         module.register_forward_hook(lambda *_: (self._stack.pop(), None)[1], always_call=True)
 
@@ -155,6 +160,8 @@ class SymbolicTrace:
             new = {"normalized_shape": shape}
         elif isinstance(module, nn.Embedding) and weight is not None:
             new = {"embedding_dim": weight.shape[1]}
+        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            new = _recurrent_sizes(module)
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
             width: Any = module.in_proj_weight.shape[1]
             new = dict.fromkeys(("embed_dim", "kdim", "vdim"), width)
@@ -179,11 +186,38 @@ class SymbolicTrace:
         taken for a width by chance does no harm; but of two factors of a width only one may be free.
         """
         if type(value) is int:
-            count = _COUNT_NAME.search(name)
-            if value > 1 and not count and (_WIDTH_NAME.search(name) or value in sizes):
+            width = _WIDTH_NAME.search(name) or (value in sizes and not _COUNT_NAME.search(name))
+            if value > 1 and width:
                 return self.space.symbol(value, name)
         elif type(value) in (tuple, list, torch.Size) and any(type(item) is int for item in value):
             items = [self._attribute(name, item, sizes) for item in value]
             if any(new is not old for new, old in zip(items, value, strict=True)):
                 return items if type(value) is list else tuple(items)
         return value
+
+
+def _recurrent_sizes(module: nn.Module) -> dict[str, Any]:
+    """Return the sizes that a recurrent layer or cell restates."""
+    parameters = module._parameters
+    layer = "_l0" if isinstance(module, nn.RNNBase) else ""
+    inputs, states = parameters[f"weight_ih{layer}"], parameters[f"weight_hh{layer}"]
+    projection = parameters.get("weight_hr_l0")
+    new: dict[str, Any] = {"input_size": inputs.shape[1], "hidden_size": states.shape[1]}  # type: ignore[union-attr]
+    if projection is not None:
+        new |= {"proj_size": projection.shape[0], "hidden_size": projection.shape[1]}
+    return new
+
+
+class _Functions(TorchFunctionMode):
+    """Puts the stand-ins in the place of their functions and notes which function runs."""
+
+    def __init__(self, trace: SymbolicTrace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outer, self.trace.operation = self.trace.operation, getattr(func, "__name__", str(func))
+        try:
+            return STAND_INS.get(func, func)(*args, **(kwargs or {}))
+        finally:
+            self.trace.operation = outer

@@ -12,7 +12,7 @@ _PARTS = (
     (re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`"), "…"),  # names
     (re.compile(r"[\[(][-\d.,\s×sx()\[\]]*\d[-\d.,\s×sx()\[\]]*[\])]"), "(…)"),  # shapes
     (re.compile(r"\S*/\S+/\S*\w"), "…"),  # files
-    (re.compile(r"0x[0-9a-f]+|[-+]?(?<![A-Za-z_])\d[\d,]*(\.\d+)?(e[-+]?\d+)?"), "N"),
+    (re.compile(r"0x[0-9a-f]+|(?<!\w)[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?"), "N"),
     (re.compile(r"\s+"), " "),
 )
 

@@ -84,13 +84,19 @@ class _Check:
     def fail(self, error: Exception) -> None:
         frames = traceback.extract_tb(error.__traceback__)
         name = type(error).__name__
+        if isinstance(error, CheckFailed):
+            cause = error.cause
+        else:
+            cause = cause_of(name, str(error))
+            if self._stage not in ("build", "transform"):
+                cause = f"{self._stage}: {cause}"
         self.result |= {
             "status": "not built" if self._stage == "build" else "fail",
             "stage": self._stage,
             "error": name,
             "message": str(error)[:2000],
             "where": f"{Path(frames[-1].filename).name}:{frames[-1].lineno}",
-            "cause": error.cause if isinstance(error, CheckFailed) else cause_of(name, str(error)),
+            "cause": cause,
         }
 
     def run(self) -> None:
@@ -171,6 +177,13 @@ class _Check:
         wide, real_plan = isoflop.transform(dense, self.config, example_inputs=inputs)
         if real_plan != plan:
             raise CheckFailed("another plan on the meta device", _difference(plan, real_plan))
+        self.enter("sparsify")
+        # As it is meant to be used: without its zeros, a deep network's activations overflow.
+        optimizer = torch.optim.SGD(wide.parameters(), lr=1e-3)
+        isoflop.sparsify(wide, optimizer, "static", plan=plan, total_steps=2)
+        macs = isoflop.profile(wide, inputs).macs
+        if macs != plan.macs:
+            raise CheckFailed("the masked model costs something else", f"{macs}, not {plan.macs}")
         self.enter("forward")
         with torch.no_grad():
             results = forward(wide.eval(), inputs)
@@ -179,21 +192,23 @@ class _Check:
             raise CheckFailed("other output shapes for real", f"{shapes}")
         if _finite(outputs) and not _finite(results):
             raise CheckFailed("outputs that are not finite", "in evaluation mode")
-        self.result["forward"] = True
         self.enter("training step")
         try:
-            self._train(wide)
+            self._train(wide, optimizer)
         except Exception:
             # A model that cannot be trained so before can neither be afterwards.
             try:
-                self._train(dense)
+                self._train(dense, torch.optim.SGD(dense.parameters(), lr=1e-3))
             except Exception as error:
                 self.result["skipped"] = f"training: {type(error).__name__} in the dense model"
                 return
             raise
-        self.result["training"] = True
+        weights = dict(wide.named_parameters())
+        for layer in plan.sparse_layers:
+            if int(weights[layer.parameter].count_nonzero()) > layer.nnz:
+                raise CheckFailed("a training step undid zeros", layer.parameter)
 
-    def _train(self, model: nn.Module) -> None:
+    def _train(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         model.train()
         results = forward(model, inputs_for(self.spec, model, batch=2))
         losses = [t.float().mean() for t in results if t.requires_grad]
@@ -201,6 +216,7 @@ class _Check:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         if not gradients or not _finite(gradients):
             raise CheckFailed("gradients that are not finite", "in training mode")
+        optimizer.step()
 
 
 def _finite(tensors: list[Tensor]) -> bool:

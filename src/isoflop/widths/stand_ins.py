@@ -1,0 +1,159 @@
+"""Shapes of functions that PyTorch computes for plain sizes only, or slowly for symbolic ones.
+
+During a trace these take the place of the functions: they make the comparisons that the function
+makes, which are the equations, and return an empty tensor of the right shape.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+StandIn = Callable[..., Any]
+
+STAND_INS: dict[Callable[..., Any], StandIn] = {}
+"""Stand-ins by the function that they replace."""
+
+
+def stands_for(*functions: Callable[..., Any]) -> Callable[[StandIn], StandIn]:
+    """Decorator that registers a stand-in."""
+
+    def register(stand_in: StandIn) -> StandIn:
+        for function in functions:
+            STAND_INS[function] = stand_in
+        return stand_in
+
+    return register
+
+
+def _require(equal: Any, what: str) -> None:
+    # Taking the truth of a comparison of symbols is what records the equation.
+    if not equal:
+        raise ValueError(what)
+
+
+@stands_for(F.linear)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    _require(x.shape[-1] == weight.shape[1], f"linear of {weight.shape} got {x.shape}")
+    if bias is not None:
+        _require(bias.shape[0] == weight.shape[0], "bias and weight differ")
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@stands_for(F.layer_norm, F.rms_norm)
+def _layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    shape = x.shape[-len(normalized_shape) :]
+    for other in (normalized_shape, *(t.shape for t in (weight, bias) if t is not None)):
+        for one, two in zip(shape, other, strict=True):
+            _require(one == two, f"layer norm of {tuple(other)} got {tuple(x.shape)}")
+    return torch.empty_like(x)
+
+
+@stands_for(F.batch_norm)
+def _batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    for tensor in (running_mean, running_var, weight, bias):
+        if tensor is not None:
+            _require(x.shape[1] == tensor.shape[0], f"batch norm of {tensor.shape} got {x.shape}")
+    return torch.empty_like(x)
+
+
+@stands_for(F.pad)
+def _pad(x: Tensor, pad: Sequence[int], *args: Any, **kwargs: Any) -> Tensor:
+    shape = list(x.shape)
+    for index in range(len(pad) // 2):
+        shape[-1 - index] = shape[-1 - index] + pad[2 * index] + pad[2 * index + 1]
+    return x.new_empty(shape)
+
+
+@stands_for(torch.roll, Tensor.roll)
+def _roll(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@stands_for(F.interpolate)
+def _interpolate(
+    x: Tensor, size: Any = None, scale_factor: Any = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    dims = x.ndim - 2
+    if size is not None:
+        sizes = [size] * dims if isinstance(size, (int, torch.SymInt)) else list(size)
+    else:
+        factors = [scale_factor] * dims if isinstance(scale_factor, (int, float)) else scale_factor
+        sizes = [
+            n * f if isinstance(f, int) else int(int(n) * f)
+            for n, f in zip(x.shape[2:], factors, strict=True)
+        ]
+    return x.new_empty((*x.shape[:2], *sizes))
+
+
+@stands_for(F.unfold)
+def _unfold(
+    x: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+) -> Tensor:
+    kernel, dilation, padding, stride = (
+        (v, v) if isinstance(v, int) else v for v in (kernel_size, dilation, padding, stride)
+    )
+    blocks = 1
+    for i in range(2):
+        reach = dilation[i] * (kernel[i] - 1) + 1
+        blocks = blocks * ((x.shape[-2 + i] + 2 * padding[i] - reach) // stride[i] + 1)
+    return x.new_empty((*x.shape[:-3], x.shape[-3] * kernel[0] * kernel[1], blocks))
+
+
+def recurrent(module: nn.RNNBase, x: Any, state: Any = None) -> tuple[Any, Any]:
+    """Stand in for the forward pass of an LSTM, GRU or RNN, which would run step by step."""
+    data = x.data if isinstance(x, nn.utils.rnn.PackedSequence) else x
+    directions = 2 if module.bidirectional else 1
+    hidden: Any = module._parameters["weight_hh_l0"].shape[1]  # type: ignore[union-attr]
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    output: Any = hidden
+    inner: Any = hidden
+    if module.proj_size:
+        inner = module._parameters["weight_hr_l0"].shape[1]  # type: ignore[union-attr]
+    size = data.shape[-1]
+    for layer in range(module.num_layers):
+        for suffix in ("", "_reverse")[:directions]:
+            expected: dict[str, tuple[Any, ...]] = {
+                "weight_ih": (gates * inner, size),
+                "weight_hh": (gates * inner, output),
+                "bias_ih": (gates * inner,),
+                "bias_hh": (gates * inner,),
+                "weight_hr": (output, inner),
+            }
+            for name, shape in expected.items():
+                parameter = module._parameters.get(f"{name}_l{layer}{suffix}")
+                if parameter is not None:
+                    for one, two in zip(parameter.shape, shape, strict=True):
+                        _require(one == two, f"{name} of {type(module).__name__} does not fit")
+        size = directions * output
+    layers = module.num_layers * directions
+    batch = [data.shape[0 if module.batch_first else 1]] if data.ndim == 3 else []
+    result: Any = data.new_empty((*data.shape[:-1], size))
+    if isinstance(x, nn.utils.rnn.PackedSequence):
+        batch = [x.batch_sizes[0]]
+        result = x._replace(data=result)
+    last = data.new_empty((layers, *batch, output))
+    if state is not None:
+        for given in state if isinstance(state, tuple) else (state,):
+            _require(given.shape[0] == layers, "the initial state does not fit")
+        first = state[0] if isinstance(state, tuple) else state
+        _require(first.shape[-1] == output, "the initial state does not fit")
+    if module.mode == "LSTM":
+        return result, (last, data.new_empty((layers, *batch, inner)))
+    return result, last
