@@ -88,14 +88,35 @@ def _initialize_module(
         if isinstance(module, _NORMS) and name in _STATISTICS:
             buffer.fill_(_STATISTICS[name])
         elif prefix + name in old and old[prefix + name].shape != buffer.shape:
-            constant = _constant(old[prefix + name])
-            if constant is None:
+            content = _resized(old[prefix + name], tuple(buffer.shape))
+            if content is None:
                 raise WideningError(
                     f"The buffer {prefix + name!r} has the size of a width, and its content at "
                     "another width is not known. Make it a parameter, or use a transform that keeps "
                     "widths, such as SparseParallel."
                 )
-            buffer.fill_(constant)
+            buffer.copy_(content)
+
+
+def _resized(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Return the content of a buffer at another size, where the content says what it is there.
+
+    A constant stays one. A geometric progression, such as the frequencies of rotary position
+    embeddings, runs over the same range in more steps.
+    """
+    constant = _constant(old)
+    if constant is not None:
+        return torch.full(shape, constant, dtype=old.dtype)
+    values = old.double()
+    if old.ndim != 1 or len(values) < 3 or not bool((values > 0).all()):
+        return None
+    logarithms = values.log()
+    step = (logarithms[-1] - logarithms[0]) / (len(values) - 1)
+    exact = logarithms[0] + step * torch.arange(len(values), dtype=torch.double, device=old.device)
+    if not torch.allclose(exact, logarithms, atol=1e-4):
+        return None
+    index = torch.arange(shape[0], dtype=torch.double, device=old.device)
+    return (logarithms[0] + step * len(values) / shape[0] * index).exp().to(old.dtype)
 
 
 def _kaiming(module: nn.Module, weight: Tensor, gain: float, density: float) -> None:

@@ -1,10 +1,13 @@
-"""widths"""
-from isoflop.widths.old import Widths, check_widened, widen
-from isoflop.widths.trace import SymbolicTrace
-from isoflop.widths.solve import solve
+"""Which dimensions of a model move together, and how to widen all of them.
 
-def solve_widths(model, factor, example_inputs, *, multiple_of=1):
-    t = SymbolicTrace(model)
-    t.run(example_inputs)
-    shapes, attributes = solve(t, factor, multiple_of)
-    return Widths(factor, shapes, attributes)
+Every parameter dimension that could be a width becomes a symbol, and the model runs once on fake
+tensors of symbolic shapes. The shape checks of PyTorch's own operations are then the exact
+equations that couple the dimensions: a residual addition makes two widths equal, a concatenation
+makes one the sum of others, the input and the output pin theirs to constants. What stays free is
+multiplied by the factor; everything else follows. No rule per model is needed.
+"""
+
+from isoflop.widths.check import check_widened
+from isoflop.widths.solve import Widths, solve_widths, widen
+
+__all__ = ["Widths", "check_widened", "solve_widths", "widen"]

@@ -247,4 +247,6 @@ def _lone_symbol(expression: Expression) -> Atom | None:
     if len(expression.terms) != 1:
         return None
     ((monomial, coefficient),) = expression.terms
-    return monomial[0] if len(monomial) == 1 and coefficient == 1 and monomial[0].is_symbol else None
+    return (
+        monomial[0] if len(monomial) == 1 and coefficient == 1 and monomial[0].is_symbol else None
+    )

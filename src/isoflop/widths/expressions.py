@@ -158,7 +158,9 @@ class Expression:
     def __repr__(self) -> str:
         def show(monomial: Monomial, coefficient: int) -> str:
             factors = [repr(atom) for atom in monomial]
-            return "*".join(([str(coefficient)] if coefficient != 1 or not factors else []) + factors)
+            return "*".join(
+                ([str(coefficient)] if coefficient != 1 or not factors else []) + factors
+            )
 
         return " + ".join(show(m, c) for m, c in self) or "0"
 
@@ -170,9 +172,7 @@ def product(monomial: Monomial, coefficient: int) -> Expression:
 
 def quotient(kind: str, dividend: Expression, divisor: Expression) -> Atom:
     """Return ``"//"`` or ``"%"`` of two expressions as an atom."""
-    value = (
-        dividend.value // divisor.value if kind == "//" else dividend.value % divisor.value
-    )
+    value = dividend.value // divisor.value if kind == "//" else dividend.value % divisor.value
     return Atom(kind, value, (dividend, divisor))
 
 

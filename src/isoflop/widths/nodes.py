@@ -168,9 +168,7 @@ class IntegerNode(_Node):
         return self if self.expression.value >= 0 else self.neg()
 
     def int_floordiv(self, other: "IntegerNode") -> "IntegerNode":
-        return self._new(
-            self.space.equations.quotient("//", self.expression, other.expression)
-        )
+        return self._new(self.space.equations.quotient("//", self.expression, other.expression))
 
     floordiv = int_floordiv
 
@@ -439,7 +437,11 @@ class FloatNode(_Node):
     sym_int = trunc
 
     def round(self, ndigits: int | None = None) -> Any:
-        return self.wrap_int(round(self.hint)) if ndigits is None else self._new(round(self.hint, ndigits))
+        return (
+            self.wrap_int(round(self.hint))
+            if ndigits is None
+            else self._new(round(self.hint, ndigits))
+        )
 
     def is_integer(self) -> BooleanNode:
         return self.wrap_bool(self.hint.is_integer())

@@ -1,61 +1,127 @@
-"""New sizes from the equations of a trace."""
+"""New sizes from the equations of a trace, and a model of those sizes."""
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from isoflop.errors import WideningError
+from isoflop.surgery import ExampleInputs, copy_with_tensors
 from isoflop.widths.expressions import Atom, Expression
 from isoflop.widths.nodes import expression_of
 from isoflop.widths.trace import SymbolicTrace
 
+Key = tuple[str, str]
+"""Module path and name of an attribute."""
 
-def scale(size: int, factor: float, unit: int = 1) -> int:
+
+@dataclass(frozen=True)
+class Widths:
+    """New sizes for a model.
+
+    Attributes:
+        factor: By how much each free width was multiplied, before rounding.
+        shapes: New shape of every parameter and buffer by `(module path, attribute)`.
+        attributes: New value of every integer attribute that changes, likewise.
+    """
+
+    factor: float
+    shapes: dict[Key, tuple[int, ...]] = field(default_factory=dict)
+    attributes: dict[Key, Any] = field(default_factory=dict)
+
+
+def solve_widths(
+    model: nn.Module, factor: float, example_inputs: ExampleInputs, *, multiple_of: int = 1
+) -> Widths:
+    """Find the sizes of `model` with every hidden width multiplied by `factor`.
+
+    Sizes of the model's inputs and outputs, of kernels, and the numbers of heads and groups stay;
+    a depthwise convolution stays depthwise. Where a width must be a multiple of a number of heads
+    or groups, the width per head or group is what is multiplied and rounded.
+
+    Args:
+        model: Any module; it is neither run nor changed, and may be on the meta device.
+        factor: Factor of at least 1.
+        example_inputs: See `isoflop.profile`.
+        multiple_of: Round each free width to a multiple of this.
+
+    Raises:
+        InputError: The model cannot be run on the example inputs.
+        WideningError: The widths cannot be told apart from sizes that must stay.
+    """
+    trace = SymbolicTrace(model)
+    trace.run(example_inputs)
+    equations = trace.space.equations
+    weights = [expression_of(s) for key in trace.parameters for s in trace.shapes[key]]
+
+    def known() -> set[Atom]:
+        return {atom for size in weights for atom in equations.resolve(size).symbols()}
+
+    equations.solve(known)
+    units = _units([equations.resolve(size) for size in weights], multiple_of)
+    values = {atom: scaled(atom.value, factor, unit) for atom, unit in units.items()}
+
+    def new(size: Any) -> Any:
+        if isinstance(size, (tuple, list)):
+            return type(size)(new(item) for item in size)
+        if isinstance(size, torch.SymInt):
+            return equations.resolve(expression_of(size)).evaluate(values)
+        return size
+
+    for equation in equations.recorded.values():
+        left, right = equations.resolve(equation.left), equations.resolve(equation.right)
+        if left.evaluate(values) != right.evaluate(values):
+            raise WideningError(
+                f"No sizes of {type(model).__name__} near {factor:.3f} times its widths satisfy "
+                f"{equation}; try another sparsity, `multiple_of`, or a transform that keeps widths, "
+                "such as SparseParallel."
+            )
+    shapes = {key: new(tuple(shape)) for key, shape in trace.shapes.items()}
+    for (path, name), shape in shapes.items():
+        if any(size < 1 for size in shape):
+            raise WideningError(
+                f"{path}.{name} would get the shape {shape} at {factor:.3f} times the widths of "
+                f"{type(model).__name__}: a sum of widths there must stay. Use a transform that "
+                "keeps widths, such as SparseParallel."
+            )
+    return Widths(factor, shapes, {key: new(value) for key, value in trace.attributes.items()})
+
+
+def _units(weights: list[Expression], multiple_of: int) -> dict[Atom, int]:
+    """Return to what multiple each symbol in the sizes of the weights is to be rounded."""
+    units: dict[Atom, int] = {}
+    for size in weights:
+        for atom in size.symbols():
+            units.setdefault(atom, 1)
+        if len(size.terms) == 1:
+            ((monomial, coefficient),) = size.terms
+            if len(monomial) == 1 and monomial[0].is_symbol:
+                unit = multiple_of // math.gcd(multiple_of, coefficient)
+                units[monomial[0]] = math.lcm(units[monomial[0]], unit)
+    return units
+
+
+def scaled(size: int, factor: float, unit: int = 1) -> int:
     """Return `size * factor` rounded half up to a positive multiple of `unit`."""
     return max(unit, math.floor(size * factor / unit + 0.5) * unit)
 
 
-def solve(trace: SymbolicTrace, factor: float, multiple_of: int) -> tuple[dict, dict]:
-    equations = trace.space.equations
-    def known() -> set[Atom]:
-        sizes = (expression_of(size) for key in trace.parameters for size in trace.shapes[key])
-        return {atom for size in sizes for atom in equations.resolve(size).symbols()}
+def widen(model: nn.Module, widths: Widths) -> nn.Module:
+    """Return a copy of `model` with the sizes of `widths`; resized tensors are uninitialised.
 
-    equations.solve(known)
-    dims = {
-        key: tuple(equations.resolve(expression_of(size)) for size in trace.shapes[key])
-        for key in trace.parameters
-    }
-    units: dict[Atom, int] = {}
-    for shape in dims.values():
-        for expression in shape:
-            for atom in expression.symbols():
-                units.setdefault(atom, 1)
-            if len(expression.terms) == 1 and not expression.is_constant:
-                ((monomial, coefficient),) = expression.terms
-                if len(monomial) == 1 and monomial[0].is_symbol:
-                    unit = multiple_of // math.gcd(multiple_of, coefficient)
-                    units[monomial[0]] = math.lcm(units[monomial[0]], unit)
-    values = {atom: scale(atom.value, factor, unit) for atom, unit in units.items()}
+    Tensors whose shape stays are copied.
+    """
 
-    def new(size: Any) -> Any:
-        if isinstance(size, (tuple, list)):
-            return type(size)(new(s) for s in size)
-        if not isinstance(size, (int, torch.SymInt)):
-            return size
-        return equations.resolve(expression_of(size)).evaluate(values)
+    def make(_module: nn.Module, path: str, name: str, tensor: Tensor) -> Tensor:
+        shape = widths.shapes.get((path, name), tuple(tensor.shape))
+        if shape == tuple(tensor.shape):
+            return tensor.detach().clone()
+        return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 
-    shapes = {key: new(shape) for key, shape in trace.shapes.items()}
-    attributes = {key: new(value) for key, value in trace.attributes.items()}
-    broken = [
-        e
-        for e in equations.recorded.values()
-        if equations.resolve(e.left).evaluate(values) != equations.resolve(e.right).evaluate(values)
-    ]
-    if broken:
-        raise WideningError(f"Broken {broken[0]}: resolved {equations.resolve(broken[0].left)} | {equations.resolve(broken[0].right)} ({len(broken)} more)")
-    if any(size < 1 for shape in shapes.values() for size in shape):
-        raise WideningError("negative")
-    return shapes, attributes
+    wide = copy_with_tensors(model, make)
+    modules = dict(wide.named_modules())
+    for (path, name), value in widths.attributes.items():
+        modules[path].__dict__[name] = value
+    return wide

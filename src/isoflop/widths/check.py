@@ -1,0 +1,73 @@
+"""Refusing a model that was widened in part only."""
+
+import math
+
+from torch import nn
+
+from isoflop.errors import WideningError
+from isoflop.flops import Trace
+from isoflop.widths.solve import scaled
+
+ADVICE = "Use a transform that keeps widths, such as SparseParallel."
+
+_TOLERATED = 0.05
+"""Largest share of a model's MACs in weights that may keep one of their two widths."""
+
+
+def check_widened(dense: nn.Module, wide: nn.Module, factor: float, trace: Trace) -> None:
+    """Refuse a result in which a hidden layer kept a width that should have grown.
+
+    A forward pass that works is no proof: an equation with a constant can pin a width silently.
+    Some widths are counts of something and stay rightly, such as the outputs, one per head, of the
+    network that makes a relative position bias, or those, one per expert, of a router. So one of
+    the two widths of a weight may stay where such weights are a small part of the model's cost.
+
+    Raises:
+        WideningError: The weight that kept its size is named.
+    """
+    old, new = dict(dense.named_parameters()), dict(wide.named_parameters())
+    macs = trace.table.by_parameter()
+    held: list[tuple[int, str, str]] = []
+    for name, cost in macs.items():
+        before, after = tuple(old[name].shape), tuple(new[name].shape)
+        # Where only a part of a parameter multiplies, it is a table, whose rows are positions.
+        if len(before) < 2 or cost % old[name].numel():
+            continue
+        module = dense.get_submodule(name.rpartition(".")[0])
+        sides = _sides(module)
+        open_sides = {
+            side: dim
+            for side, dim in sides.items()
+            if name not in (trace.last if side == "output" else trace.first)
+        }
+        stayed = [
+            side
+            for side, dim in open_sides.items()
+            if scaled(before[dim], factor) > before[dim] > 1 and after[dim] == before[dim]
+        ]
+        if len(stayed) == len(open_sides) and stayed:
+            held.append((trace.table.macs, name, stayed[0]))
+        elif stayed:
+            held.append((cost, name, stayed[0]))
+        growth = math.prod(after) / math.prod(before)
+        # Widths that small rounding may double are let pass.
+        if growth > factor**3 and min(before[dim] for dim in sides.values()) >= 8:
+            raise WideningError(
+                f"The weight {name!r} ({type(module).__name__}, shape {before}) became {after}, more "
+                f"than {factor:.3f} times as wide: {ADVICE}"
+            )
+    if sum(cost for cost, *_ in held) > _TOLERATED * trace.table.macs:
+        _, name, side = held[0]
+        module = dense.get_submodule(name.rpartition(".")[0])
+        raise WideningError(
+            f"The {side} width of {name!r} ({type(module).__name__}, shape {tuple(old[name].shape)}) "
+            f"did not grow with the others by {factor:.3f}: the model ties it to a size that must "
+            f"stay. {ADVICE}"
+        )
+
+
+def _sides(module: nn.Module) -> dict[str, int]:
+    """Return which dimension of a module's weight is its output and which its input."""
+    # The Linear of the older transformers models, called Conv1D, keeps its weight transposed.
+    flipped = getattr(module, "transposed", False) or type(module).__name__ == "Conv1D"
+    return {"output": 1, "input": 0} if flipped else {"output": 0, "input": 1}
