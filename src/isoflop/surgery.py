@@ -167,7 +167,13 @@ def run_on_fakes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def plain_output(output: Any) -> Any:
-    """Turn a dataclass-like model output into something that pytree can walk."""
+    """Turn a dataclass-like model output into something that pytree can walk.
+
+    Of an output of transformers that has logits, these are the output: hidden states and caches
+    beside them are widths of the model, which a wider model returns wider.
+    """
+    if type(output).__module__.startswith("transformers.") and "logits" in output:
+        return output["logits"]
     if dataclasses.is_dataclass(output) and not isinstance(output, (dict, type)):
         return [getattr(output, field.name) for field in dataclasses.fields(output)]
     return dict(output) if isinstance(output, dict) else output

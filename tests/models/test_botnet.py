@@ -59,14 +59,16 @@ def test_position_tables_are_not_counted_as_weights_of_a_layer():
 def test_options_last_map_and_gradients():
     model = botnet50_cifar(num_classes=7, in_channels=1, base_width=4, image_size=16)
     shapes = []
-    model.stages.register_forward_hook(lambda _module, _args, out: shapes.append(out.shape))
+    model.get_submodule("stages").register_forward_hook(
+        lambda _module, _args, out: shapes.append(out.shape)
+    )
     nn.init.ones_(model.get_parameter("stages.3.2.bn3.weight"))  # lets gradients through
     scores = model(torch.randn(2, 1, 16, 16))
     assert shapes == [(2, 128, 2, 2)]
     scores.square().mean().backward()
     assert scores.shape == (2, 7)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    assert all(p.grad.any() for p in attentions(model)[-1].parameters())
+    assert all(p.grad is not None and p.grad.any() for p in attentions(model)[-1].parameters())
 
 
 def test_imagenet_model_runs():

@@ -4,6 +4,7 @@ from torchvision.models import detection, resnet18
 
 import isoflop.flops
 from isoflop.models import build_model, detector
+from isoflop.models.detection import DetectionNetwork
 
 SPEC = "isoflop:retinanet_resnet18"
 
@@ -41,6 +42,7 @@ def test_backbone_can_be_trained_and_takes_the_weights_of_a_classifier():
 def test_detector_trains_and_detects():
     torch.manual_seed(0)
     network = build_model(SPEC, 7)
+    assert isinstance(network, DetectionNetwork)
     model = detector(network, min_size=64, max_size=96, score_thresh=0.0, detections_per_img=5)
     assert isinstance(model, detection.RetinaNet)
     images = [torch.rand(3, 48, 64), torch.rand(3, 64, 40)]
@@ -50,7 +52,7 @@ def test_detector_trains_and_detects():
     ]
     losses = model.train()(images, targets)
     assert losses.keys() == {"classification", "bbox_regression"}
-    sum(losses.values()).backward()
+    torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
     for found in model.eval()(images):
         assert found["boxes"].shape == (5, 4)
@@ -60,6 +62,7 @@ def test_detector_trains_and_detects():
 @torch.no_grad()
 def test_detector_uses_the_network_itself():
     network = build_model(SPEC, 7)
+    assert isinstance(network, DetectionNetwork)
     model = detector(network)
     assert {id(p) for p in model.parameters()} == {id(p) for p in network.parameters()}
     network.eval()
@@ -70,5 +73,7 @@ def test_detector_uses_the_network_itself():
 
 def test_anchors_of_the_head_are_those_of_the_detector():
     with torch.device("meta"):
-        model = detector(build_model(SPEC, 7))
+        network = build_model(SPEC, 7)
+        assert isinstance(network, DetectionNetwork)
+        model = detector(network)
     assert set(model.anchor_generator.num_anchors_per_location()) == {9}

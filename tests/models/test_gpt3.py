@@ -66,7 +66,8 @@ def test_small_one_trains():
     assert out.loss.item() == pytest.approx(torch.tensor(50.0).log().item(), rel=0.05)
     out.loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    assert model.lm_head.weight is model.transformer.wte.weight
+    tied = model.get_parameter("transformer.wte.weight")
+    assert model.get_submodule("lm_head")._parameters["weight"] is tied
     assert "past_key_values" not in out
 
 

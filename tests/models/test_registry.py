@@ -1,6 +1,7 @@
 import inspect
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,8 @@ def test_every_model_says_what_it_is_and_takes(name):
 )
 def test_option_without_a_meaning(name, option):
     with pytest.raises(IsoflopError, match=f"'isoflop:{name}' does not take {option}"):
-        build_model(f"isoflop:{name}", **{option: 8})
+        options: dict[str, Any] = {option: 8}
+        build_model(f"isoflop:{name}", **options)
 
 
 def test_kind_of_the_example_inputs():

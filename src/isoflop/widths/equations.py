@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from isoflop.widths.expressions import Atom, Expression, product, quotient
 
-
 Strategy = Callable[[Expression], bool]
 """Defines a symbol so that a difference vanishes, or becomes simpler; tells whether it did."""
 

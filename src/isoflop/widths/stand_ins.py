@@ -116,9 +116,8 @@ def _unfold(
     return x.new_empty((*x.shape[:-3], x.shape[-3] * kernel[0] * kernel[1], blocks))
 
 
-def recurrent(module: nn.RNNBase, x: Any, state: Any = None) -> tuple[Any, Any]:
+def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, Any]:
     """Stand in for the forward pass of an LSTM, GRU or RNN, which would run step by step."""
-    data = x.data if isinstance(x, nn.utils.rnn.PackedSequence) else x
     directions = 2 if module.bidirectional else 1
     hidden: Any = module._parameters["weight_hh_l0"].shape[1]  # type: ignore[union-attr]
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
@@ -126,7 +125,7 @@ def recurrent(module: nn.RNNBase, x: Any, state: Any = None) -> tuple[Any, Any]:
     inner: Any = hidden
     if module.proj_size:
         inner = module._parameters["weight_hr_l0"].shape[1]  # type: ignore[union-attr]
-    size = data.shape[-1]
+    size: Any = x.shape[-1]
     for layer in range(module.num_layers):
         for suffix in ("", "_reverse")[:directions]:
             expected: dict[str, tuple[Any, ...]] = {
@@ -143,17 +142,14 @@ def recurrent(module: nn.RNNBase, x: Any, state: Any = None) -> tuple[Any, Any]:
                         _require(one == two, f"{name} of {type(module).__name__} does not fit")
         size = directions * output
     layers = module.num_layers * directions
-    batch = [data.shape[0 if module.batch_first else 1]] if data.ndim == 3 else []
-    result: Any = data.new_empty((*data.shape[:-1], size))
-    if isinstance(x, nn.utils.rnn.PackedSequence):
-        batch = [x.batch_sizes[0]]
-        result = x._replace(data=result)
-    last = data.new_empty((layers, *batch, output))
+    batch = [x.shape[0 if module.batch_first else 1]] if x.ndim == 3 else []
+    result = x.new_empty((*x.shape[:-1], size))
+    last = x.new_empty((layers, *batch, output))
     if state is not None:
         for given in state if isinstance(state, tuple) else (state,):
             _require(given.shape[0] == layers, "the initial state does not fit")
         first = state[0] if isinstance(state, tuple) else state
         _require(first.shape[-1] == output, "the initial state does not fit")
     if module.mode == "LSTM":
-        return result, (last, data.new_empty((layers, *batch, inner)))
+        return result, (last, x.new_empty((layers, *batch, inner)))
     return result, last

@@ -218,6 +218,7 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outer, self.trace.operation = self.trace.operation, getattr(func, "__name__", str(func))
         try:
-            return STAND_INS.get(func, func)(*args, **(kwargs or {}))
+            run: Any = STAND_INS.get(func, func)
+            return run(*args, **(kwargs or {}))
         finally:
             self.trace.operation = outer
