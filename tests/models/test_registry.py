@@ -64,8 +64,8 @@ def test_every_model_says_what_it_is_and_takes(name):
     ],
 )
 def test_option_without_a_meaning(name, option):
+    options: dict[str, Any] = {option: 8}
     with pytest.raises(IsoflopError, match=f"'isoflop:{name}' does not take {option}"):
-        options: dict[str, Any] = {option: 8}
         build_model(f"isoflop:{name}", **options)
 
 
