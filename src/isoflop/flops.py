@@ -27,6 +27,7 @@ from isoflop.surgery import (
     normalize_inputs,
     plain_output,
     run_on_fakes,
+    running_modules,
     unfused,
 )
 
@@ -300,7 +301,7 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self._origins: dict[int, tuple[Tensor, _Origin]] = {}
         self._rows: dict[tuple[str, str, tuple[str, ...]], list[int]] = {}
-        self._stack: list[str] = [""]
+        self._stack = running_modules(model)
         self._time = 0
         self.elementwise: dict[str, int] = {}
         self.first: set[str] = set()
@@ -308,9 +309,6 @@ class _Counter(TorchDispatchMode):
             self._set(parameter, _Origin(weights=(name,)))
         for tensor in inputs:
             self._set(tensor, _Origin(active=True))
-        for path, module in model.named_modules():
-            module.register_forward_pre_hook(lambda *_, path=path: self._stack.append(path))
-            module.register_forward_hook(lambda *_: (self._stack.pop(), None)[1], always_call=True)
 
     def _set(self, tensor: Tensor, origin: _Origin) -> None:
         # The tensor is kept, so that its id stays its own.

@@ -149,6 +149,28 @@ def unfused() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
+def running_modules(model: nn.Module) -> list[str]:
+    """Return a list that holds the paths of the modules that run, the innermost last.
+
+    Hooks on the modules of `model`, which stay, keep it up to date. It begins with the root.
+    """
+    stack = [""]
+    for path, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, path=path: stack.append(path))
+        module.register_forward_hook(lambda *_: (stack.pop(), None)[1], always_call=True)
+    return stack
+
+
+def is_flipped(module: nn.Module) -> bool:
+    """Tell whether `module` is the Linear with weight `(Din, Dout)` of Hugging Face's GPT-2.
+
+    It goes by the name `transformers.pytorch_utils.Conv1D`; transformers is not imported, as it may
+    not be installed.
+    """
+    kind = type(module)
+    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
+
+
 def run_on_fakes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the forward pass of a model made of fake tensors.
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tests.zoo import gpt2, llama
 from torch import nn
 
 import isoflop
@@ -13,50 +14,24 @@ from isoflop.flops import profile
 from isoflop.transforms import TRANSFORMS
 
 NAMES = ("parallel", "factorized", "doped", "low_rank")
-SMALL: dict[str, Any] = {"vocab_size": 16, "bos_token_id": 0, "eos_token_id": 0}
+SMALL: dict[str, Any] = {
+    "vocab_size": 16,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 8,
+}
 IDS = torch.arange(12).reshape(2, 6) % 16
 
 
-def gpt2() -> nn.Module:
-    config = transformers.GPT2Config(n_positions=8, n_embd=32, n_layer=2, n_head=4, **SMALL)
-    return transformers.GPT2LMHeadModel(config)
-
-
 def gpt_neox() -> nn.Module:
-    config = transformers.GPTNeoXConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=8,
-        **SMALL,
-    )
+    config = transformers.GPTNeoXConfig(**SMALL, bos_token_id=0, eos_token_id=0)
     return transformers.GPTNeoXForCausalLM(config)
 
 
-def llama() -> nn.Module:
-    config = transformers.LlamaConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=8,
-        **SMALL,
-    )
-    return transformers.LlamaForCausalLM(config)
-
-
 def bert() -> nn.Module:
-    config = transformers.BertConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=8,
-        vocab_size=16,
-    )
-    return transformers.BertForSequenceClassification(config)
+    return transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL))
 
 
 def t5() -> nn.Module:

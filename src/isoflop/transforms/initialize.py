@@ -10,8 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from isoflop.errors import WideningError
 from isoflop.plan import LayerPlan
-from isoflop.surgery import owned_tensors
-from isoflop.transforms.layers import is_flipped
+from isoflop.surgery import is_flipped, owned_tensors
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _STATISTICS = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import skip_init
 
-from isoflop.surgery import copy_with_tensors
+from isoflop.surgery import copy_with_tensors, is_flipped
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -52,16 +52,6 @@ class LayerShape:
             return cls(inputs * rows, outputs * columns, layer.groups, depthwise)
         inputs, outputs = weight.shape if is_flipped(layer) else reversed(weight.shape)
         return cls(inputs, outputs, 1)
-
-
-def is_flipped(module: nn.Module) -> bool:
-    """Tell whether `module` is the Linear with weight `(Din, Dout)` of Hugging Face's GPT-2.
-
-    It goes by the name `transformers.pytorch_utils.Conv1D`; transformers is not imported, as it may
-    not be installed.
-    """
-    kind = type(module)
-    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
 
 
 def is_replaceable(module: nn.Module) -> bool:

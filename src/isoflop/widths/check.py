@@ -6,6 +6,7 @@ from torch import nn
 
 from isoflop.errors import WideningError
 from isoflop.flops import Trace
+from isoflop.surgery import is_flipped
 from isoflop.widths.solve import scaled
 
 ADVICE = "Use a transform that keeps widths, such as SparseParallel."
@@ -68,6 +69,5 @@ def check_widened(dense: nn.Module, wide: nn.Module, factor: float, trace: Trace
 
 def _sides(module: nn.Module) -> dict[str, int]:
     """Return which dimension of a module's weight is its output and which its input."""
-    # The Linear of the older transformers models, called Conv1D, keeps its weight transposed.
-    flipped = getattr(module, "transposed", False) or type(module).__name__ == "Conv1D"
+    flipped = getattr(module, "transposed", False) or is_flipped(module)
     return {"output": 1, "input": 0} if flipped else {"output": 0, "input": 1}

@@ -55,15 +55,46 @@ class _Node:
     shape_env = None
     constant = None
     fx_node = None
+    pytype: type
+    space: Space
+    hint: Any
 
     def is_int(self) -> bool:
-        return False
+        return self.pytype is int
 
     def is_float(self) -> bool:
-        return False
+        return self.pytype is float
 
     def is_bool(self) -> bool:
-        return False
+        return self.pytype is bool
+
+    def wrap_int(self, value: int) -> "IntegerNode":
+        return IntegerNode(self.space, Expression.constant(value))
+
+    def wrap_float(self, value: float) -> "FloatNode":
+        return FloatNode(self.space, value)
+
+    def wrap_bool(self, value: bool) -> "BooleanNode":
+        return BooleanNode(self.space, value, ())
+
+    def eq(self, other: Any) -> "BooleanNode":
+        return self.wrap_bool(self.hint == other.hint)
+
+    def ne(self, other: Any) -> "BooleanNode":
+        return self.wrap_bool(self.hint != other.hint)
+
+    # Which way a comparison goes is a matter of the code, and says nothing of the widths.
+    def lt(self, other: Any) -> "BooleanNode":
+        return self.wrap_bool(self.hint < other.hint)
+
+    def le(self, other: Any) -> "BooleanNode":
+        return self.wrap_bool(self.hint <= other.hint)
+
+    def gt(self, other: Any) -> "BooleanNode":
+        return self.wrap_bool(self.hint > other.hint)
+
+    def ge(self, other: Any) -> "BooleanNode":
+        return self.wrap_bool(self.hint >= other.hint)
 
     def is_nested_int(self) -> bool:
         return False
@@ -122,9 +153,6 @@ class IntegerNode(_Node):
     _expr = expr
     pytype = int
 
-    def is_int(self) -> bool:
-        return True
-
     def is_constant(self) -> bool:
         return self.expression.is_constant
 
@@ -136,15 +164,6 @@ class IntegerNode(_Node):
 
     def guard_int(self, file: Any = "", line: int = 0) -> int:
         return self.expression.value
-
-    def wrap_int(self, value: int) -> "IntegerNode":
-        return IntegerNode(self.space, Expression.constant(value))
-
-    def wrap_bool(self, value: bool) -> "BooleanNode":
-        return BooleanNode(self.space, value, ())
-
-    def wrap_float(self, value: float) -> "FloatNode":
-        return FloatNode(self.space, value)
 
     def _new(self, expression: Expression) -> "IntegerNode":
         return IntegerNode(self.space, expression)
@@ -226,18 +245,6 @@ class IntegerNode(_Node):
             return ()
         return ((self.expression, other.expression),)
 
-    def lt(self, other: "IntegerNode") -> "BooleanNode":
-        return self.wrap_bool(self.hint < other.hint)
-
-    def le(self, other: "IntegerNode") -> "BooleanNode":
-        return self.wrap_bool(self.hint <= other.hint)
-
-    def gt(self, other: "IntegerNode") -> "BooleanNode":
-        return self.wrap_bool(self.hint > other.hint)
-
-    def ge(self, other: "IntegerNode") -> "BooleanNode":
-        return self.wrap_bool(self.hint >= other.hint)
-
     def sym_sum(self, args: Any) -> "IntegerNode":
         total = Expression.constant(0)
         for arg in args:
@@ -289,9 +296,6 @@ class BooleanNode(_Node):
             return sympy.true if self.hint else sympy.false
         return sympy.Symbol(repr(self.claims))
 
-    def is_bool(self) -> bool:
-        return True
-
     def is_constant(self) -> bool:
         return not self.claims
 
@@ -310,12 +314,6 @@ class BooleanNode(_Node):
     def statically_known_true(self, file: Any = "", line: int = 0) -> bool:
         return self.hint and not self.claims
 
-    def wrap_bool(self, value: bool) -> "BooleanNode":
-        return BooleanNode(self.space, value, ())
-
-    def wrap_int(self, value: int) -> IntegerNode:
-        return IntegerNode(self.space, Expression.constant(value))
-
     def sym_not(self) -> "BooleanNode":
         return BooleanNode(self.space, not self.hint, self.claims)
 
@@ -331,12 +329,6 @@ class BooleanNode(_Node):
         return BooleanNode(self.space, bool(reasons), claims)
 
     sym_and, sym_or = and_, or_
-
-    def eq(self, other: "BooleanNode") -> "BooleanNode":
-        return self.wrap_bool(self.hint == other.hint)
-
-    def ne(self, other: "BooleanNode") -> "BooleanNode":
-        return self.wrap_bool(self.hint != other.hint)
 
     def sym_ite(self, then: Any, otherwise: Any) -> Any:
         return then if self.bool_() else otherwise
@@ -364,9 +356,6 @@ class FloatNode(_Node):
     def expr(self) -> Any:
         return sympy.Float(self.hint)
 
-    def is_float(self) -> bool:
-        return True
-
     def is_constant(self) -> bool:
         return False
 
@@ -375,15 +364,6 @@ class FloatNode(_Node):
 
     def guard_float(self, file: Any = "", line: int = 0) -> float:
         return self.hint
-
-    def wrap_float(self, value: float) -> "FloatNode":
-        return FloatNode(self.space, value)
-
-    def wrap_int(self, value: int) -> IntegerNode:
-        return IntegerNode(self.space, Expression.constant(value))
-
-    def wrap_bool(self, value: bool) -> BooleanNode:
-        return BooleanNode(self.space, value, ())
 
     def _new(self, value: float) -> "FloatNode":
         return FloatNode(self.space, value)
@@ -448,24 +428,6 @@ class FloatNode(_Node):
 
     def sym_float(self) -> "FloatNode":
         return self
-
-    def eq(self, other: Any) -> BooleanNode:
-        return self.wrap_bool(self.hint == other.hint)
-
-    def ne(self, other: Any) -> BooleanNode:
-        return self.wrap_bool(self.hint != other.hint)
-
-    def lt(self, other: Any) -> BooleanNode:
-        return self.wrap_bool(self.hint < other.hint)
-
-    def le(self, other: Any) -> BooleanNode:
-        return self.wrap_bool(self.hint <= other.hint)
-
-    def gt(self, other: Any) -> BooleanNode:
-        return self.wrap_bool(self.hint > other.hint)
-
-    def ge(self, other: Any) -> BooleanNode:
-        return self.wrap_bool(self.hint >= other.hint)
 
 
 def _hints(sizes: Any) -> list[int]:

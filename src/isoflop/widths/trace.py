@@ -20,8 +20,10 @@ from isoflop.surgery import (
     normalize_inputs,
     plain_output,
     run_on_fakes,
+    running_modules,
     unfused,
 )
+from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import Space, expression_of
 from isoflop.widths.stand_ins import STAND_INS, recurrent
 
@@ -39,7 +41,6 @@ _COUNT_NAME = re.compile(
     r"|^(num|n|nb|max|min|block|chunk)_"
 )
 
-
 _SMALLEST_WIDTH = 8
 """Smaller integers that equal a size of a parameter are taken for widths only by name."""
 
@@ -56,7 +57,7 @@ class SymbolicTrace:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._stack: list[str] = [""]
+        self._stack = [""]
         self.operation = ""
         self.space = Space(self._location)
         self.shapes: dict[tuple[str, str], tuple[Any, ...]] = {}
@@ -78,21 +79,17 @@ class SymbolicTrace:
             fake.eval()
             for path, module in fake.named_modules():
                 self._set_attributes(path, module)
-                self._watch(path, module)
+                if isinstance(module, nn.RNNBase):
+                    module.forward = functools.partial(recurrent, module)
+            self._stack = running_modules(fake)
             args, kwargs = fake_inputs((args, kwargs))
             output = run_on_fakes(fake, args, kwargs)
         for tensor in tree_leaves(plain_output(output)):
             if isinstance(tensor, Tensor):
                 for size in tensor.shape:
                     expression = expression_of(size)
-                    pinned = type(expression).constant(expression.value)
+                    pinned = Expression.constant(expression.value)
                     self.space.equations.equate(expression, pinned, "the model's output")
-
-    def _watch(self, path: str, module: nn.Module) -> None:
-        if isinstance(module, nn.RNNBase):
-            module.forward = functools.partial(recurrent, module)
-        module.register_forward_pre_hook(lambda *_: self._stack.append(path))
-        module.register_forward_hook(lambda *_: (self._stack.pop(), None)[1], always_call=True)
 
     def _make(self, module: nn.Module, path: str, name: str, tensor: Tensor) -> Tensor:
         shape = self._symbolic_shape(module, name, tensor)
