@@ -160,3 +160,53 @@ def test_random_graphs_widen_and_run(steps, factor):
     for parameter in wide.parameters():
         nn.init.zeros_(parameter)
     assert wide.eval()(torch.zeros(shape)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_widen(kind):
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Linear(5, 12)
+            self.recurrent = kind(12, 16, num_layers=2, bidirectional=True, batch_first=True)
+            self.head = nn.Linear(32, 3)
+
+        def forward(self, x):
+            return self.head(self.recurrent(self.embed(x))[0])
+
+    wide = widened(Tagger(), (2, 4, 5), 2.0)
+    assert (wide.recurrent.input_size, wide.recurrent.hidden_size) == (24, 32)
+    for parameter in wide.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    assert wide(torch.randn(2, 4, 5)).shape == (2, 4, 3)
+
+
+def test_padding_shifting_and_resizing_tie_no_width_to_a_constant():
+    class Shifty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3)
+            self.head = nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            x = torch.roll(nn.functional.pad(self.a(x), (1, 1, 1, 1)), (1, 1), (2, 3))
+            return self.head(nn.functional.interpolate(self.b(x), scale_factor=2.0))
+
+    wide = widened(Shifty(), (1, 3, 8, 8), 2.0)
+    assert wide.b.weight.shape == (16, 16, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "width", "attention", "inner"),
+    # Table 14 of the paper has 1092 and 4344 at 50 %: it rounds the width itself to the heads.
+    [(0.5, 1086, 1092, 4344), (0.75, 1536, 1536, 6144)],
+)
+def test_widths_of_gpt3_small(sparsity, width, attention, inner):
+    from isoflop.models import build_model, example_inputs
+
+    model = build_model("isoflop:gpt3_small", meta=True)
+    inputs = example_inputs("isoflop:gpt3_small", (1, 16), meta=True)
+    wide = widened(model, inputs, (1 / (1 - sparsity)) ** 0.5)
+    assert wide.transformer.h[0].mlp.c_fc.weight.shape == (width, inner)
+    assert wide.transformer.h[11].attn.c_attn.weight.shape == (width, 3 * attention)
+    assert wide.transformer.h[11].attn.num_heads == 12

@@ -34,7 +34,7 @@ def test_a_process_that_hangs_is_ended(models):
 def test_a_process_that_takes_too_much_memory_is_ended(models):
     found = run_all([f"{models}:eats"], memory=3 << 28)
     assert found["eats"]["error"] == "Memory"
-    assert found["eats"]["peak_mib"] > 3 << 8
+    assert found["eats"]["peak_mib"] >= 3 << 8  # whole MiB, rounded down
 
 
 def test_a_survey_goes_on_where_it_was(models, tmp_path):

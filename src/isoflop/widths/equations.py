@@ -1,7 +1,7 @@
 """The equations between widths that a forward pass shows, and their solution."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from isoflop.widths.expressions import Atom, Expression, product, quotient
@@ -24,10 +24,6 @@ class Equation:
     right: Expression
     where: str
 
-    def holds(self, values: Mapping[Atom, int]) -> bool:
-        """Tell whether both sides are equal for new values of the symbols."""
-        return self.left.evaluate(values) == self.right.evaluate(values)
-
     def __str__(self) -> str:
         return f"{self.left} = {self.right} ({self.left.value}) in {self.where}"
 
@@ -38,8 +34,6 @@ class Equations:
     def __init__(self) -> None:
         self.recorded: dict[tuple[Expression, Expression], Equation] = {}
         self.definitions: dict[Atom, Expression] = {}
-        self.reasons: dict[Atom, str] = {}
-        self._where = ""
         self._quotients: dict[tuple[str, Expression, Expression], Expression] = {}
 
     def symbol(self, value: int, name: str) -> Expression:
@@ -96,7 +90,6 @@ class Equations:
 
     def _define(self, atom: Atom, expression: Expression) -> None:
         self.definitions[atom] = expression
-        self.reasons[atom] = self._where
 
     def solve(self, widths: Callable[[], set[Atom]]) -> None:
         """Turn the equations into definitions of symbols by others.
@@ -109,7 +102,6 @@ class Equations:
         pending = list(self.recorded.values())
         careful = (self._divide, self._isolate, self._balance)
         pending = self._solve(pending, careful)
-        self._where = "no width of a parameter"
         known = widths()
         for equation in pending:
             for side in (equation.left, equation.right):
@@ -129,7 +121,6 @@ class Equations:
 
     def _use(self, equation: Equation, strategies: tuple[Strategy, ...]) -> bool:
         """Learn from an equation; return whether it has nothing more to say."""
-        self._where = str(equation)
         difference = (self.resolve(equation.left) - self.resolve(equation.right)).primitive()
         while difference.terms:
             if not any(strategy(difference) for strategy in strategies):
@@ -141,32 +132,22 @@ class Equations:
 
     def _exact_quotient(self, difference: Expression) -> bool:
         """Take a quotient without remainder for an exact one."""
-        for atom in sorted(difference.atoms(), key=lambda atom: atom.serial):
-            if atom.parts is not None and atom.name == "//":
-                dividend, divisor = atom.parts
-                if divisor.value * atom.value == dividend.value:
-                    return self._make_divisible(dividend, divisor)
+        for atom, dividend, divisor in _quotients(difference):
+            if atom.name == "//" and divisor.value * atom.value == dividend.value:
+                return self._make_divisible(dividend, divisor)
         return False
 
     def _pin_sum(self, difference: Expression) -> bool:
         """A sum of widths that must stay pins every one of them."""
-        if any(not atom.is_symbol for atom in difference.atoms()):
+        if not _is_fixed_sum(difference):
             return False
-        constant = dict(difference.terms).get((), 0)
-        others = [c for m, c in difference.terms if m]
-        if not constant or len({c > 0 for c in others}) != 1 or (constant > 0) == (others[0] > 0):
-            return False
-        symbols = difference.symbols()
-        for atom in symbols:
+        for atom in difference.symbols():
             self._define(atom, Expression.constant(atom.value))
-        return bool(symbols)
+        return True
 
     def _divide(self, difference: Expression) -> bool:
         """Use that a remainder is zero, or a quotient exact."""
-        for atom in difference.atoms():
-            if atom.parts is None:
-                continue
-            dividend, divisor = atom.parts
+        for atom, dividend, divisor in _quotients(difference):
             exact = dividend - divisor * Expression.of(atom)
             is_remainder = atom.name == "%" and difference.terms <= {((atom,), 1), ((atom,), -1)}
             if is_remainder or (atom.name == "//" and difference in (exact, -exact)):
@@ -214,6 +195,8 @@ class Equations:
 
     def _isolate(self, difference: Expression) -> bool:
         """Define a symbol that stands alone by the rest."""
+        if _is_fixed_sum(difference):
+            return False  # one part of it would shrink by what the others grow
         candidates = []
         for monomial, coefficient in difference:
             if len(monomial) != 1 or abs(coefficient) != 1 or not monomial[0].is_symbol:
@@ -235,11 +218,28 @@ class Equations:
     def _balance(self, difference: Expression) -> bool:
         """Use that in `a x = b y` each side is divisible by the coefficient of the other."""
         for monomial, coefficient in difference:
-            if abs(coefficient) > 1:
+            if monomial and abs(coefficient) > 1:
                 term = product(monomial, coefficient)
                 if self._make_multiple(difference - term, abs(coefficient)):
                     return True
         return False
+
+
+def _is_fixed_sum(difference: Expression) -> bool:
+    """Tell whether a difference says that several widths add up to a constant."""
+    constant = dict(difference.terms).get((), 0)
+    others = [c for monomial, c in difference.terms if monomial]
+    return (
+        len(others) > 1
+        and all(c * constant < 0 for c in others)
+        and all(atom.is_symbol for atom in difference.atoms())
+    )
+
+
+def _quotients(expression: Expression) -> list[tuple[Atom, Expression, Expression]]:
+    """Return the quotients and remainders with their parts, oldest first."""
+    atoms = sorted(expression.atoms(), key=lambda atom: atom.serial)
+    return [(atom, *atom.parts) for atom in atoms if atom.parts is not None]
 
 
 def _lone_symbol(expression: Expression) -> Atom | None:

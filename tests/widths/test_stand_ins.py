@@ -1,0 +1,67 @@
+"""Stand-ins return the shapes that the functions return, and make their comparisons."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from isoflop.widths.stand_ins import STAND_INS, recurrent
+
+X = torch.randn(2, 8, 6, 6)
+CALLS = {
+    "linear": (F.linear, (torch.randn(2, 3, 4), torch.randn(5, 4), torch.randn(5)), {}),
+    "layer_norm": (F.layer_norm, (X, (6, 6), torch.ones(6, 6)), {}),
+    "rms_norm": (F.rms_norm, (X, (6,), torch.ones(6)), {}),
+    "batch_norm": (F.batch_norm, (X, torch.zeros(8), torch.ones(8)), {}),
+    "pad": (F.pad, (X, (1, 2, 0, -1)), {}),
+    "pad channels": (F.pad, (X, (0, 0, 0, 0, 1, 3)), {}),
+    "roll": (torch.roll, (X, (1, -2), (2, 3)), {}),
+    "interpolate": (F.interpolate, (X,), {"scale_factor": 2}),
+    "interpolate half": (F.interpolate, (X,), {"scale_factor": (0.5, 1.5)}),
+    "interpolate to": (F.interpolate, (X,), {"size": (3, 9), "mode": "bilinear"}),
+    "unfold": (F.unfold, (X, (3, 2)), {"dilation": (1, 2), "padding": (2, 1), "stride": 2}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_shape_is_that_of_the_function(name):
+    function, args, kwargs = CALLS[name]
+    assert STAND_INS[function](*args, **kwargs).shape == function(*args, **kwargs).shape
+
+
+def test_every_function_is_covered():
+    assert {function for function, *_ in CALLS.values()} | {torch.Tensor.roll} == set(STAND_INS)
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [
+        (F.linear, (torch.randn(2, 3), torch.randn(5, 4))),
+        (F.layer_norm, (X, (5,))),
+        (F.batch_norm, (X, torch.zeros(7), torch.ones(8))),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(function, args):
+    with pytest.raises(ValueError, match="got"):
+        STAND_INS[function](*args)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2, "bias": False}])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_recurrent_layers(kind, options, batch_first):
+    layer = kind(5, 7, batch_first=batch_first, **options)
+    x = torch.randn(3, 4, 5)
+    expected, actual = layer(x), recurrent(layer, x)
+    assert actual[0].shape == expected[0].shape
+    states = (actual[1], expected[1]) if kind is nn.LSTM else ([actual[1]], [expected[1]])
+    assert [s.shape for s in states[0]] == [s.shape for s in states[1]]
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_projected_lstm():
+    layer = nn.LSTM(5, 7, proj_size=3, num_layers=2)
+    x = torch.randn(4, 2, 5)
+    (out, state), (found, found_state) = layer(x), recurrent(layer, x)
+    assert found.shape == out.shape
+    assert [s.shape for s in found_state] == [s.shape for s in state]
