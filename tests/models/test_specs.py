@@ -28,6 +28,11 @@ def test_build_on_meta_and_default_shape(spec, shape):
     assert example_inputs(spec, shape, meta=True).shape == shape
 
 
+def test_constructors_that_need_values_are_given_them():
+    model = build_model("torchvision:regnet_y_400mf", num_classes=3, meta=True)
+    assert model.get_parameter("fc.weight").shape == (3, 440)
+
+
 def test_default_number_of_classes_is_the_models_own():
     assert build_model("torchvision:resnet18", meta=True).get_submodule("fc").weight.shape == (
         1000,

@@ -40,7 +40,8 @@ def build_model(
         num_classes: Outputs of the classifier; None leaves the model's own default.
         in_channels: Channels of the images; None leaves the model's own default.
         base_width: Channels of the first stage, where the model can be scaled so.
-        meta: Build without memory for the weights, which is enough to count and to plan.
+        meta: Build without memory for the weights, which is enough to count and to plan; a model
+            whose constructor needs values, such as torchvision's RegNet, is built with them.
 
     Raises:
         UnknownNameError: No model has that name; the message lists known ones.
@@ -57,8 +58,11 @@ def build_model(
         if value is not None
     }
     build = _SOURCES.get(source, _from_function)
-    with torch.device("meta") if meta else contextlib.nullcontext():
-        return build(spec, name, options)
+    if meta:
+        # Some constructors compute their sizes with tensors, whose values are not there to read.
+        with contextlib.suppress(NotImplementedError), torch.device("meta"):
+            return build(spec, name, options)
+    return build(spec, name, options)
 
 
 def default_example_shape(spec: str, model: nn.Module | None = None) -> tuple[int, ...]:
