@@ -8,6 +8,7 @@ the weights that cost the fewest MACs, so that what is left is less than one of 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 from isoflop.errors import BudgetError
 from isoflop.plan import LayerPlan, Plan
@@ -95,7 +96,7 @@ def _meet_model(plan: Plan, densities: Densities) -> Plan:
         )
     if target - capacity > TOLERANCE * plan.dense_macs:
         raise BudgetError(
-            f"Even without a zero, the transformed model costs {fixed + capacity:,} MACs, less "
+            f"Even without a zero, the transformed model costs {int(fixed + capacity):,} MACs, less "
             f"than the dense model's {plan.dense_macs:,}: its sizes are too small. Use a higher "
             "sparsity or transform more layers."
         )
@@ -130,10 +131,10 @@ def _integers(layers: Sequence[LayerPlan], densities: Sequence[float], target: i
     ]
     prices = sorted({layer.macs_per_weight for layer in layers})
 
-    def rest() -> int:
+    def rest() -> int | Fraction:
         return target - sum(n * x.macs_per_weight for n, x in zip(counts, layers, strict=True))
 
-    def room() -> int:
+    def room() -> int | Fraction:
         """MACs that half of the cheapest weights could make good."""
         cheapest = [i for i, layer in enumerate(layers) if layer.macs_per_weight == prices[0]]
         used = sum(counts[i] for i in cheapest)

@@ -7,7 +7,9 @@ apart. The formulas per operation are PyTorch's own (`torch.utils.flop_counter`)
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from isoflop.surgery import (
     copy_with_tensors,
     fake_inputs,
     fake_like,
+    grouped_product,
     normalize_inputs,
     plain_output,
     run_on_fakes,
@@ -102,6 +105,35 @@ class FlopTable:
                 (name,) = row.parameters
                 total[name] = total.get(name, 0) + row.dense_macs
         return total
+
+    def grouped(self) -> set[str]:
+        """Return the parameters that hold the weights of several experts.
+
+        Every row of the input meets one expert only, so that the MACs need not be a multiple of the
+        number of weights.
+        """
+        return {
+            name for row in self.rows if row.operation == "_grouped_mm" for name in row.parameters
+        }
+
+    def prices(self, numels: Mapping[str, int]) -> dict[str, int | Fraction]:
+        """Return the MACs that each weight of a parameter causes, by the parameter's name.
+
+        Left out are parameters of which only a part multiplies: they are tables, such as those of
+        relative positions.
+
+        Args:
+            numels: Number of weights of every parameter.
+        """
+        grouped = self.grouped()
+        prices = {}
+        for name, macs in self.by_parameter().items():
+            price = Fraction(macs, numels[name])
+            if price.denominator == 1:
+                prices[name] = price.numerator
+            elif name in grouped:
+                prices[name] = price
+        return prices
 
     def by_module(self) -> dict[str, int]:
         """Return `macs` by module path, children included; the root is ``""``."""
@@ -249,6 +281,7 @@ _MORE_FORMULAS: dict[Any, Any] = {
     aten.vdot: lambda args, out: _numel(args[0]),
     aten.addbmm: lambda args, out: _numel(args[1]) * args[2].shape[-1],
     aten._trilinear: lambda args, out: _trilinear(args),
+    aten._grouped_mm: lambda args, out: _numel(args[0]) * out.shape[-1],
     aten._scaled_dot_product_flash_attention_for_cpu: lambda args, out: (
         flop_counter.sdpa_flop_count(args[0].shape, args[1].shape, args[2].shape) // 2
     ),
@@ -327,7 +360,9 @@ class _Counter(TorchDispatchMode):
                     out = decompose(*args, **kwargs)
                 if out is not NotImplemented:
                     return out
-        out = func(*args, **kwargs)
+        # PyTorch knows the shape of this one for half precision only.
+        run = grouped_product if packet is aten._grouped_mm else func
+        out = run(*args, **kwargs)
         self._record(func, packet, args, kwargs, out)
         return out
 

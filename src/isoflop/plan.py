@@ -9,6 +9,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class LayerPlan:
         dense_shape: Shape of the source layer's weight.
         shape: Shape of this weight.
         nnz: Weights that may be non-zero; equals the number of weights of a dense layer.
-        macs_per_weight: MACs of one forward pass of the example inputs that each weight causes.
+        macs_per_weight: MACs of one forward pass of the example inputs that each weight causes. A
+            fraction for the experts of a mixture, of which each sees a part of the tokens.
         source_macs: MACs that the source layer costs in the dense model.
         nominal_density: Density of this weight before the budget repairs it.
     """
@@ -42,7 +44,7 @@ class LayerPlan:
     dense_shape: tuple[int, ...]
     shape: tuple[int, ...]
     nnz: int
-    macs_per_weight: int
+    macs_per_weight: int | Fraction
     source_macs: int
     nominal_density: float = 1.0
 
@@ -54,7 +56,7 @@ class LayerPlan:
     @property
     def macs(self) -> int:
         """MACs of one forward pass, zeros skipped."""
-        return self.nnz * self.macs_per_weight
+        return int(self.nnz * self.macs_per_weight)
 
     @property
     def density(self) -> float:
@@ -103,7 +105,9 @@ class Plan:
     @property
     def unmasked_macs(self) -> int:
         """MACs of one forward pass if no weight were zero."""
-        return self.other_macs + sum(layer.numel * layer.macs_per_weight for layer in self.layers)
+        return self.other_macs + sum(
+            int(layer.numel * layer.macs_per_weight) for layer in self.layers
+        )
 
     @property
     def relative_gap(self) -> float:
@@ -164,7 +168,11 @@ class Plan:
             "nnz": self.nnz,
             "numel": self.numel,
         }
-        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self), "totals": totals}
+        data = dataclasses.asdict(self)
+        for layer in data["layers"]:
+            if isinstance(layer["macs_per_weight"], Fraction):
+                layer["macs_per_weight"] = str(layer["macs_per_weight"])  # such as "20/3"
+        return {"format_version": FORMAT_VERSION, **data, "totals": totals}
 
     def to_json(self) -> str:
         """Return the plan as JSON; `Plan.from_json` reads it back."""
@@ -190,12 +198,13 @@ class Plan:
                         **layer,
                         "dense_shape": tuple(layer["dense_shape"]),
                         "shape": tuple(layer["shape"]),
+                        "macs_per_weight": _price(layer["macs_per_weight"]),
                     }
                 )
                 for layer in data["layers"]
             )
             return cls(layers=layers, **{name: data[name] for name in fields})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"The plan is damaged: {error}. Make it anew.") from error
 
     @classmethod
@@ -250,3 +259,7 @@ class Plan:
                 f"{self.layer_gap:+.2e}; nnz {self.nnz:,} of {self.numel:,}",
             ]
         )
+
+
+def _price(value: int | str) -> int | Fraction:
+    return Fraction(value) if isinstance(value, str) else value

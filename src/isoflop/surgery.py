@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map_only
 
 from isoflop.errors import InputError, IsoflopError
@@ -169,6 +170,33 @@ def is_flipped(module: nn.Module) -> bool:
     """
     kind = type(module)
     return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
+
+
+def weight_sides(module: nn.Module, weight: Tensor) -> tuple[int, int]:
+    """Return which dimension of a weight of `module` is its output and which its input.
+
+    The weights of all experts of a mixture lie in one tensor, of which the first dimension is their
+    number; the classes of transformers say in `is_transposed` which way round the matrices are.
+    """
+    if weight.ndim == 3 and not isinstance(module, _ConvNd):
+        return (2, 1) if getattr(module, "is_transposed", False) else (1, 2)
+    flipped = getattr(module, "transposed", False) or is_flipped(module)
+    return (1, 0) if flipped else (0, 1)
+
+
+def grouped_product(
+    x: Tensor, weight: Tensor, offs: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Return an empty tensor of the shape that `torch.nn.functional.grouped_mm` returns.
+
+    Raises:
+        ValueError: These are not the rows of all groups, (S, K), the matrices, (G, K, N), and the
+            ends of the groups, (G,).
+    """
+    fits = x.ndim == 2 and weight.ndim == 3 and x.shape[1] == weight.shape[1]
+    if not fits or offs is None or offs.shape[0] != weight.shape[0]:
+        raise ValueError(f"grouped_mm of {tuple(x.shape)} and {tuple(weight.shape)}")
+    return x.new_empty((x.shape[0], weight.shape[2]))
 
 
 def run_on_fakes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

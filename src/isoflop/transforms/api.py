@@ -122,11 +122,10 @@ def _source(
     parameters = dict(model.named_parameters())
     weights = tuple(
         name
-        for name, macs in found.table.by_parameter().items()
+        for name in found.table.prices(_numels(model))
         if name not in ends
         and name.rpartition(".")[0] not in excluded
         and parameters[name].ndim >= 2
-        and macs % parameters[name].numel() == 0
     )
     source = Source(
         model=model,
@@ -185,10 +184,7 @@ def _plan(
     parameters = dict(new.named_parameters())
     dense_macs = before.by_parameter()
     layers = []
-    for name, macs in after.table.by_parameter().items():
-        numel = parameters[name].numel()
-        if macs % numel:
-            continue  # only a part of the parameter multiplies: counted with the other MACs
+    for name, price in after.table.prices(_numels(new)).items():
         target = targets.get(name, Target(name.rpartition(".")[0], "dense"))
         # The source of an untouched weight is the weight itself.
         original = name if name in dense_macs else _weight_of(target.source)
@@ -200,8 +196,8 @@ def _plan(
                 kind=target.kind,
                 dense_shape=tuple(dense_parameters[original].shape),
                 shape=shape,
-                nnz=numel,
-                macs_per_weight=macs // numel,
+                nnz=parameters[name].numel(),
+                macs_per_weight=price,
                 source_macs=dense_macs[original],
                 nominal_density=target.density,
             )
@@ -211,10 +207,14 @@ def _plan(
         config=config.to_dict(),
         scope=scope,
         dense_macs=before.macs,
-        other_macs=after.table.macs - sum(x.numel * x.macs_per_weight for x in layers),
+        other_macs=int(after.table.macs - sum(x.numel * x.macs_per_weight for x in layers)),
         layers=tuple(layers),
     )
     return meet_model_budget(plan) if scope == "model" else meet_layer_budgets(plan)
+
+
+def _numels(model: nn.Module) -> dict[str, int]:
+    return {name: parameter.numel() for name, parameter in model.named_parameters()}
 
 
 def _weight_of(path: str) -> str:

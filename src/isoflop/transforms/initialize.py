@@ -10,7 +10,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from isoflop.errors import WideningError
 from isoflop.plan import LayerPlan
-from isoflop.surgery import is_flipped, owned_tensors
+from isoflop.surgery import owned_tensors, weight_sides
+from isoflop.transforms.buffers import constant, resized
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _STATISTICS = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
@@ -72,9 +73,9 @@ def _initialize_module(
             density = planned[name].density if active_fan else 1.0
             _kaiming(module, parameter, gains.get(prefix + name, math.sqrt(2.0)), density)
             continue
-        constant = _constant(old.get(prefix + name))
-        if constant is not None:
-            parameter.fill_(constant)
+        value = constant(old.get(prefix + name))
+        if value is not None:
+            parameter.fill_(value)
         elif isinstance(module, _NORMS):
             parameter.fill_(1.0 if name == "weight" else 0.0)
         elif parameter.ndim == 1 and (planned or name == "bias"):
@@ -87,7 +88,7 @@ def _initialize_module(
         if isinstance(module, _NORMS) and name in _STATISTICS:
             buffer.fill_(_STATISTICS[name])
         elif prefix + name in old and old[prefix + name].shape != buffer.shape:
-            content = _resized(old[prefix + name], tuple(buffer.shape))
+            content = resized(old[prefix + name], tuple(buffer.shape))
             if content is None:
                 raise WideningError(
                     f"The buffer {prefix + name!r} has the size of a width, and its content at "
@@ -97,46 +98,17 @@ def _initialize_module(
             buffer.copy_(content)
 
 
-def _resized(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-    """Return the content of a buffer at another size, where the content says what it is there.
-
-    A constant stays one. A geometric progression, such as the frequencies of rotary position
-    embeddings, runs over the same range in more steps.
-    """
-    constant = _constant(old)
-    if constant is not None:
-        return torch.full(shape, constant, dtype=old.dtype)
-    values = old.double()
-    if old.ndim != 1 or len(values) < 3 or not bool((values > 0).all()):
-        return None
-    logarithms = values.log()
-    step = (logarithms[-1] - logarithms[0]) / (len(values) - 1)
-    exact = logarithms[0] + step * torch.arange(len(values), dtype=torch.double, device=old.device)
-    if not torch.allclose(exact, logarithms, atol=1e-4):
-        return None
-    index = torch.arange(shape[0], dtype=torch.double, device=old.device)
-    return (logarithms[0] + step * len(values) / shape[0] * index).exp().to(old.dtype)
-
-
 def _kaiming(module: nn.Module, weight: Tensor, gain: float, density: float) -> None:
     if weight.ndim < 2:
         nn.init.normal_(weight, std=gain / math.sqrt(max(1, weight.numel())))
         return
-    kernel = math.prod(weight.shape[2:])
     if isinstance(module, _ConvNd):
         # How many outputs one input reaches, whichever way round the weight is stored.
-        fan = module.out_channels // module.groups * kernel
+        fan = module.out_channels // module.groups * math.prod(weight.shape[2:])
     else:
-        fan = weight.shape[0 if is_flipped(module) else 1] * kernel
+        _, inputs = weight_sides(module, weight)
+        fan = weight.shape[inputs]
     nn.init.normal_(weight, std=gain / math.sqrt(max(1.0, fan * density)))
-
-
-def _constant(tensor: Tensor | None) -> float | None:
-    """Return the value that all elements of a tensor share, or None."""
-    if tensor is None or tensor.is_meta or not tensor.numel():
-        return None
-    first = tensor.flatten()[0]
-    return first.item() if bool((tensor == first).all()) else None
 
 
 def _like(parameter: Tensor, old: Tensor | None) -> None:

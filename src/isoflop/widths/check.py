@@ -6,7 +6,7 @@ from torch import nn
 
 from isoflop.errors import WideningError
 from isoflop.flops import Trace
-from isoflop.surgery import is_flipped
+from isoflop.surgery import weight_sides
 from isoflop.widths.solve import scaled
 
 ADVICE = "Use a transform that keeps widths, such as SparseParallel."
@@ -28,14 +28,15 @@ def check_widened(dense: nn.Module, wide: nn.Module, factor: float, trace: Trace
     """
     old, new = dict(dense.named_parameters()), dict(wide.named_parameters())
     macs = trace.table.by_parameter()
+    # Where only a part of a parameter multiplies, it is a table, whose rows are positions.
+    whole = trace.table.prices({name: parameter.numel() for name, parameter in old.items()})
     held: list[tuple[int, str, str]] = []
     for name, cost in macs.items():
         before, after = tuple(old[name].shape), tuple(new[name].shape)
-        # Where only a part of a parameter multiplies, it is a table, whose rows are positions.
-        if len(before) < 2 or cost % old[name].numel():
+        if len(before) < 2 or name not in whole:
             continue
         module = dense.get_submodule(name.rpartition(".")[0])
-        sides = _sides(module)
+        sides = dict(zip(("output", "input"), weight_sides(module, old[name]), strict=True))
         open_sides = {
             side: dim
             for side, dim in sides.items()
@@ -65,9 +66,3 @@ def check_widened(dense: nn.Module, wide: nn.Module, factor: float, trace: Trace
             f"did not grow with the others by {factor:.3f}: the model ties it to a size that must "
             f"stay. {ADVICE}"
         )
-
-
-def _sides(module: nn.Module) -> dict[str, int]:
-    """Return which dimension of a module's weight is its output and which its input."""
-    flipped = getattr(module, "transposed", False) or is_flipped(module)
-    return {"output": 1, "input": 0} if flipped else {"output": 0, "input": 1}

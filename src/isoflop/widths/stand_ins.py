@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isoflop.surgery import grouped_product
+
 StandIn = Callable[..., Any]
 
 STAND_INS: dict[Callable[..., Any], StandIn] = {}
@@ -114,6 +116,9 @@ def _unfold(
         reach = dilation[i] * (kernel[i] - 1) + 1
         blocks = blocks * ((x.shape[-2 + i] + 2 * padding[i] - reach) // stride[i] + 1)
     return x.new_empty((*x.shape[:-3], x.shape[-3] * kernel[0] * kernel[1], blocks))
+
+
+stands_for(F.grouped_mm, torch._grouped_mm)(grouped_product)
 
 
 def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, Any]:

@@ -16,7 +16,19 @@ LAYERS = 2
 EXPERTS = 6
 
 FIXED = frozenset(
-    {1, GROUPS, 3, HEADS, EXPERTS, EXPERTS + 2, TARGET_TOKENS, TOKENS, POSITIONS, VOCAB}
+    {
+        1,
+        GROUPS,
+        3,
+        HEADS,
+        EXPERTS,
+        EXPERTS + 1,
+        EXPERTS + 2,
+        TARGET_TOKENS,
+        TOKENS,
+        POSITIONS,
+        VOCAB,
+    }
 )
 """Sizes that a transform must leave as they are."""
 

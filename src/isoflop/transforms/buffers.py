@@ -1,0 +1,106 @@
+"""The content of a buffer whose size is a width, at another width."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_TOLERANCE = 1e-3
+"""How far a table may be from sines and cosines; half precision is as far."""
+
+
+def resized(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Return the content of a buffer at another size, where the content says what it is there.
+
+    A constant stays one. Frequencies, such as those of rotary position embeddings, run over the
+    same range in more steps: between those that there are, they are interpolated geometrically. A
+    table of sines and cosines of positions is made anew from its frequencies.
+
+    Args:
+        old: The content in the dense model.
+        shape: The new shape.
+
+    Returns:
+        A tensor of that shape, or None if the content is none of these.
+    """
+    value = constant(old)
+    if value is not None:
+        return torch.full(shape, value, dtype=old.dtype)
+    if old.is_meta or not old.dtype.is_floating_point:
+        return None
+    values = old.detach().double().cpu().numpy()
+    new = None
+    if old.ndim == 1:
+        new = _more_frequencies(values, shape[0])
+    elif old.ndim == 2 and old.shape[0] == shape[0]:
+        new = _wider_sinusoids(values, shape[1])
+    return None if new is None else torch.from_numpy(new).to(old.dtype).reshape(shape)
+
+
+def constant(tensor: Tensor | None) -> float | None:
+    """Return the value that all elements of a tensor share, or None."""
+    if tensor is None or tensor.is_meta or not tensor.numel():
+        return None
+    first = tensor.flatten()[0]
+    return first.item() if bool((tensor == first).all()) else None
+
+
+def _more_frequencies(old: np.ndarray, size: int) -> np.ndarray | None:
+    """Resample positive, falling or rising, values; zeros at the end stay that share of them."""
+    used = int(np.count_nonzero(old))
+    if used < 3 or not (old[:used] > 0).all():
+        return None
+    logarithms = np.log(old[:used])
+    steps = np.diff(logarithms)
+    if not ((steps <= 1e-9).all() or (steps >= -1e-9).all()):
+        return None
+    count = round(used * size / len(old))
+    where = np.arange(count) * used / count
+    # Beyond the last value, which the finer steps pass, the last step goes on.
+    extended = np.append(logarithms, logarithms[-1] + steps[-1])
+    return np.append(
+        np.exp(np.interp(where, np.arange(used + 1), extended)), np.zeros(size - count)
+    )
+
+
+def _wider_sinusoids(old: np.ndarray, size: int) -> np.ndarray | None:
+    """Recognise a table of sines and cosines, (positions, width), and make it wider."""
+    rows = np.flatnonzero(np.abs(old).sum(axis=1))
+    width = old.shape[1]
+    if width % 2 or size % 2 or len(rows) < 3:
+        return None
+    for interleaved in (False, True):
+        sines, cosines = _halves(old, interleaved)
+        # All rows but those of padding, which are zero, lie on circles; one step between
+        # neighbours is the frequency.
+        angles = np.arctan2(sines[rows], cosines[rows])
+        first, second = angles[0], angles[1]
+        frequencies = np.mod(second - first, 2 * np.pi) / (rows[1] - rows[0])
+        start = float(np.round(first[0] / frequencies[0])) if frequencies[0] > 0 else 0.0
+        positions = start + rows - rows[0]
+        table = _sinusoids(positions, frequencies, width, interleaved)
+        if not np.allclose(table, old[rows], atol=_TOLERANCE):
+            continue
+        wider = _more_frequencies(frequencies, size // 2)
+        if wider is None:
+            return None
+        new = np.zeros((old.shape[0], size))
+        new[rows] = _sinusoids(positions, wider, size, interleaved)
+        return new
+    return None
+
+
+def _halves(table: np.ndarray, interleaved: bool) -> tuple[np.ndarray, np.ndarray]:
+    if interleaved:
+        return table[:, 0::2], table[:, 1::2]
+    half = table.shape[1] // 2
+    return table[:, :half], table[:, half:]
+
+
+def _sinusoids(
+    positions: np.ndarray, frequencies: np.ndarray, width: int, interleaved: bool
+) -> np.ndarray:
+    angles = positions[:, None] * frequencies
+    table = np.empty((len(positions), width))
+    sines, cosines = _halves(table, interleaved)
+    sines[:], cosines[:] = np.sin(angles), np.cos(angles)
+    return table
