@@ -53,7 +53,7 @@ def meet_layer_budgets(plan: Plan) -> Plan:
                 f"nothing of its budget of {layers[0].source_macs:,}: use another sparsity, or "
                 f"exclude {source!r}."
             )
-        density = min(1.0, target / sum(layer.numel * layer.macs_per_weight for layer in layers))
+        density = min(1.0, target / sum(layer.unmasked_macs for layer in layers))
         solved = _integers(layers, [density] * len(layers), target)
         counts |= {layer.parameter: n for layer, n in zip(layers, solved, strict=True)}
     return _with_counts(plan, counts)
@@ -86,7 +86,7 @@ def _meet_model(plan: Plan, densities: Densities) -> Plan:
     fixed = plan.other_macs + sum(layer.macs for layer in plan.layers if layer.kind == "dense")
     target = plan.dense_macs - fixed
     floor = sum(layer.macs_per_weight for layer in layers)
-    capacity = sum(layer.numel * layer.macs_per_weight for layer in layers)
+    capacity = sum(layer.unmasked_macs for layer in layers)
     if target < floor:
         raise BudgetError(
             f"The parts that stay dense cost {fixed:,} of the dense model's {plan.dense_macs:,} "
@@ -96,15 +96,14 @@ def _meet_model(plan: Plan, densities: Densities) -> Plan:
         )
     if target - capacity > TOLERANCE * plan.dense_macs:
         raise BudgetError(
-            f"Even without a zero, the transformed model costs {int(fixed + capacity):,} MACs, less "
+            f"Even without a zero, the transformed model costs {fixed + capacity:,} MACs, less "
             f"than the dense model's {plan.dense_macs:,}: its sizes are too small. Use a higher "
             "sparsity or transform more layers."
         )
 
     def cost(values: Sequence[float]) -> float:
         return sum(
-            value * layer.numel * layer.macs_per_weight
-            for value, layer in zip(values, layers, strict=True)
+            value * layer.unmasked_macs for value, layer in zip(values, layers, strict=True)
         )
 
     low, high = 0.0, 1.0

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -26,6 +25,7 @@ from isoflop.surgery import (
     copy_with_tensors,
     fake_inputs,
     fake_like,
+    fake_mode,
     grouped_product,
     normalize_inputs,
     plain_output,
@@ -240,11 +240,10 @@ class Trace:
 def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     """Run one forward pass on fake tensors and return all that it shows; see `profile`."""
     args, kwargs = normalize_inputs(model, example_inputs)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.no_grad(), unfused(), mode:
+    with torch.no_grad(), unfused(), fake_mode() as mode:
         fake = copy_with_tensors(model, lambda _module, _path, _name, tensor: fake_like(tensor))
         fake.eval()
-        args, kwargs = fake_inputs((args, kwargs))
+        args, kwargs = fake_inputs(mode, (args, kwargs))
         counter = _Counter(fake, [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)])
         with counter:
             output = run_on_fakes(fake, args, kwargs)

@@ -59,6 +59,11 @@ class LayerPlan:
         return int(self.nnz * self.macs_per_weight)
 
     @property
+    def unmasked_macs(self) -> int:
+        """MACs of one forward pass if no weight were zero."""
+        return int(self.numel * self.macs_per_weight)
+
+    @property
     def density(self) -> float:
         """Fraction of weights that may be non-zero."""
         return self.nnz / self.numel
@@ -105,9 +110,7 @@ class Plan:
     @property
     def unmasked_macs(self) -> int:
         """MACs of one forward pass if no weight were zero."""
-        return self.other_macs + sum(
-            int(layer.numel * layer.macs_per_weight) for layer in self.layers
-        )
+        return self.other_macs + sum(layer.unmasked_macs for layer in self.layers)
 
     @property
     def relative_gap(self) -> float:

@@ -9,13 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_map_only
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import keystr, tree_leaves_with_path, tree_map_only
 
 from isoflop.errors import InputError, IsoflopError
 
 ExampleInputs = Any
 """A tensor, a shape, a sequence of positional arguments, or a dict of keyword arguments."""
+
+
+_KNOWN_VALUES = 65536
+"""Largest number of elements of an integer tensor whose values a trace follows."""
+
+_STORES = ("_parameters", "_buffers", "_modules")
 
 
 def owned_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
@@ -27,16 +36,27 @@ def owned_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tenso
                     yield module, path, name, value
 
 
+def _contained_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
+    """Iterate likewise over the tensors in containers that modules hold as attributes."""
+    for path, module in model.named_modules():
+        for name, value in module.__dict__.items():
+            if isinstance(value, (list, tuple, dict)) and name not in _STORES:
+                for keys, item in tree_leaves_with_path(value):
+                    if isinstance(item, Tensor):
+                        yield module, path, name + keystr(keys), item
+
+
 def copy_with_tensors(
     model: nn.Module, make: Callable[[nn.Module, str, str, Tensor], Tensor]
 ) -> nn.Module:
     """Deep-copy `model` with every tensor replaced by `make(module, path, attribute, tensor)`.
 
     The tensors of `model` itself are neither copied nor read, so a model too large for a second
-    copy, or one on the meta device, can be used. Ties stay ties.
+    copy, or one on the meta device, can be used. Ties stay ties. Tensors that a module holds in a
+    list, tuple or dict, such as a cache, are replaced too; their name says where they are.
     """
     memo: dict[int, Any] = {}
-    for module, path, name, tensor in owned_tensors(model):
+    for module, path, name, tensor in (*owned_tensors(model), *_contained_tensors(model)):
         if id(tensor) in memo:
             continue
         new = make(module, path, name, tensor)
@@ -130,9 +150,40 @@ def fake_like(tensor: Tensor) -> Tensor:
     return torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="cpu")
 
 
-def fake_inputs(value: Any) -> Any:
-    """Replace every tensor in a nest of inputs by a fake one; call under a `FakeTensorMode`."""
-    return tree_map_only(Tensor, fake_like, value)
+@contextlib.contextmanager
+def fake_mode(*, cache: bool = True) -> Iterator[FakeTensorMode]:
+    """Run on tensors that have a shape and no values.
+
+    Small integer inputs, and what follows from them alone, keep their values: a length or a mask
+    that a forward pass reads from token ids is known then.
+
+    Args:
+        cache: Look up the results of operations that ran before with the same shapes.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode.cache_enabled = cache
+    limit = fake_tensor.CONSTANT_NUMEL_LIMIT
+    fake_tensor.CONSTANT_NUMEL_LIMIT = _KNOWN_VALUES
+    try:
+        with mode:
+            yield mode
+    finally:
+        fake_tensor.CONSTANT_NUMEL_LIMIT = limit
+
+
+def fake_inputs(mode: FakeTensorMode, value: Any) -> Any:
+    """Replace every tensor in a nest of inputs by a fake one; call within `fake_mode`."""
+
+    def fake(tensor: Tensor) -> Tensor:
+        integral = not (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
+        if not integral or tensor.is_meta or tensor.numel() > _KNOWN_VALUES:
+            return fake_like(tensor)
+        # A copy, as the forward pass may write to it.
+        with no_dispatch():
+            known = tensor.detach().to("cpu", copy=True)
+        return mode.fake_tensor_converter.from_real_tensor(mode, known, make_constant=True)
+
+    return tree_map_only(Tensor, fake, value)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,22 @@ CALLS = {
     "interpolate": (F.interpolate, (X,), {"scale_factor": 2}),
     "interpolate half": (F.interpolate, (X,), {"scale_factor": (0.5, 1.5)}),
     "interpolate to": (F.interpolate, (X,), {"size": (3, 9), "mode": "bilinear"}),
+    "solve_triangular": (
+        torch.linalg.solve_triangular,
+        (torch.eye(4).expand(3, 1, 4, 4), torch.ones(2, 4, 5)),
+        {"upper": False},
+    ),
+    "grouped_mm": (
+        F.grouped_mm,
+        (torch.ones(6, 8), torch.ones(2, 8, 16), torch.tensor([2, 6], dtype=torch.int32)),
+        {},
+    ),
+    "index": (torch.Tensor.__getitem__, (X, (..., slice(1, 3))), {}),
+    "index two": (torch.Tensor.__getitem__, (X, (0, slice(None), None, slice(4))), {}),
+    "reshape": (torch.Tensor.reshape, (X, (2, -1)), {}),
+    "reshape to sizes": (torch.Tensor.reshape, (X, 2, 8, 36), {}),
+    "view": (torch.Tensor.view, (X, 16, -1, 6), {}),
+    "view as": (torch.Tensor.view, (X, torch.int32), {}),
     "unfold": (F.unfold, (X, (3, 2)), {"dilation": (1, 2), "padding": (2, 1), "stride": 2}),
 }
 

@@ -207,7 +207,7 @@ def _plan(
         config=config.to_dict(),
         scope=scope,
         dense_macs=before.macs,
-        other_macs=int(after.table.macs - sum(x.numel * x.macs_per_weight for x in layers)),
+        other_macs=after.table.macs - sum(layer.unmasked_macs for layer in layers),
         layers=tuple(layers),
     )
     return meet_model_budget(plan) if scope == "model" else meet_layer_budgets(plan)

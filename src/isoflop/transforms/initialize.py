@@ -46,10 +46,22 @@ def initialize(
         (f"{path}.{name}" if path else name): tensor
         for _, path, name, tensor in owned_tensors(dense)
     }
+    _clear_caches(model)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for path, module in model.named_modules():
             _initialize_module(module, path, old, layers, gains, active_fan)
+
+
+def _clear_caches(model: nn.Module) -> None:
+    """Let modules forget what they keep of their old weights between evaluations.
+
+    By convention they do when training begins, as LeViT with its attention biases.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    for module, training in modes.items():
+        module.training = training
 
 
 def _initialize_module(

@@ -243,6 +243,8 @@ class IntegerNode(_Node):
     def _equal(self, other: "IntegerNode") -> tuple[Claim, ...]:
         if self.hint != other.hint or self.expression == other.expression:
             return ()
+        if self.hint == 1:
+            return ()  # asked to broadcast; a width of one is none
         return ((self.expression, other.expression),)
 
     def sym_sum(self, args: Any) -> "IntegerNode":

@@ -4,6 +4,7 @@ During a trace these take the place of the functions: they make the comparisons 
 makes, which are the equations, and return an empty tensor of the right shape.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,6 +76,42 @@ def _batch_norm(
     return torch.empty_like(x)
 
 
+@stands_for(torch.linalg.solve_triangular)
+def _solve_triangular(matrix: Tensor, x: Tensor, **kwargs: Any) -> Tensor:
+    side = -2 if kwargs.get("left", True) else -1
+    _require(matrix.shape[-1] == x.shape[side], "solve_triangular: the sizes do not fit")
+    batch = torch.broadcast_shapes(matrix.shape[:-2], x.shape[:-2])
+    return x.new_empty((*batch, *x.shape[-2:]))
+
+
+@stands_for(Tensor.__getitem__)
+def _getitem(x: Tensor, index: Any) -> Any:
+    # A slice up to a width takes the whole dimension, or the end is cut off; which of them tells
+    # the size, and in the first case PyTorch does not ask whether the two are equal.
+    items = index if isinstance(index, tuple) else (index,)
+    for dim, item in enumerate(items):
+        if isinstance(item, slice):
+            if isinstance(item.stop, torch.SymInt):
+                bool(item.stop == x.shape[dim])
+        elif not isinstance(item, (int, torch.SymInt)) or isinstance(item, bool):
+            break
+    return x[index]
+
+
+@stands_for(Tensor.reshape, Tensor.view)
+def _reshape(x: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
+    if shape and isinstance(shape[0], torch.dtype):
+        return x.view(shape[0])
+    sizes = list(shape[0] if shape and isinstance(shape[0], (tuple, list)) else shape)
+    if not any(isinstance(size, torch.SymInt) and size == 1 for size in (*x.shape, *sizes)):
+        return x.reshape(*shape, **kwargs)
+    # PyTorch leaves dimensions of size one out, those too that are one for these widths only.
+    rest = math.prod(size for size in sizes if not isinstance(size, int) or size != -1)
+    sizes = [x.numel() // rest if isinstance(s, int) and s == -1 else s for s in sizes]
+    _require(x.numel() == math.prod(sizes), f"reshape of {x.shape} to {sizes}")
+    return x.new_empty(sizes)
+
+
 @stands_for(F.pad)
 def _pad(x: Tensor, pad: Sequence[int], *args: Any, **kwargs: Any) -> Tensor:
     shape = list(x.shape)
@@ -118,7 +155,7 @@ def _unfold(
     return x.new_empty((*x.shape[:-3], x.shape[-3] * kernel[0] * kernel[1], blocks))
 
 
-stands_for(F.grouped_mm, torch._grouped_mm)(grouped_product)
+stands_for(F.grouped_mm)(grouped_product)
 
 
 def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, Any]:

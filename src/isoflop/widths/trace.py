@@ -1,12 +1,14 @@
 """One forward pass of a model in which every possible width is a symbol."""
 
+import contextlib
 import functools
+import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
@@ -17,6 +19,7 @@ from isoflop.surgery import (
     copy_with_tensors,
     fake_inputs,
     fake_like,
+    fake_mode,
     normalize_inputs,
     plain_output,
     run_on_fakes,
@@ -34,10 +37,10 @@ _WIDTH_NAME = re.compile(
 )
 # Names of integers that say how many parts a width has, or how large a picture or a text is.
 _COUNT_NAME = re.compile(
-    r"(heads?|groups?|layers?|blocks?|depth|experts?|stages?|splits?|chunks?|branches|scales?|"
+    r"(heads?|groups?|layers?|blocks?|depth|experts?|stages?|chunks?|branches|scales?|"
     r"window\w*|patch\w*|kernel\w*|stride\w*|padding|pad|dilation\w*|grid\w*|img\w*|image\w*|area|"
     r"resolution|vocab\w*|class\w*|labels?|top_?k|length|len|seq\w*|positions?|\w*tokens?|quer(y|ies)|"
-    r"buckets?|distance|ratio|idx|index|id|reduction|radix|rank|order|ndim|cardinality|axis)_?\d*$"
+    r"buckets?|distance|ratio|idx|index|id|reduction|radix|order|ndim|cardinality|axis)_?\d*$"
     r"|^(num|n|nb|max|min|block|chunk)_"
 )
 
@@ -71,10 +74,12 @@ class SymbolicTrace:
     def run(self, example_inputs: ExampleInputs) -> None:
         """Run the forward pass and pin what the model returns to its sizes."""
         args, kwargs = normalize_inputs(self.model, example_inputs)
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
-        # Symbolic shapes hardly ever repeat, so looking them up costs more than it saves.
-        mode.cache_enabled = False
-        with torch.no_grad(), unfused(), mode, _Functions(self):
+        with contextlib.ExitStack() as stack:
+            for context in (torch.no_grad(), unfused(), _square_roots_by_numpy()):
+                stack.enter_context(context)
+            # Symbolic shapes hardly ever repeat, so looking them up costs more than it saves.
+            mode = stack.enter_context(fake_mode(cache=False))
+            stack.enter_context(_Functions(self))
             fake = copy_with_tensors(self.model, self._make)
             fake.eval()
             for path, module in fake.named_modules():
@@ -82,7 +87,7 @@ class SymbolicTrace:
                 if isinstance(module, nn.RNNBase):
                     module.forward = functools.partial(recurrent, module)
             self._stack = running_modules(fake)
-            args, kwargs = fake_inputs((args, kwargs))
+            args, kwargs = fake_inputs(mode, (args, kwargs))
             output = run_on_fakes(fake, args, kwargs)
         for tensor in tree_leaves(plain_output(output)):
             if isinstance(tensor, Tensor):
@@ -113,6 +118,9 @@ class SymbolicTrace:
             sizes[:2] = self._conv_channels(module)
             return tuple(sizes)
         fixed = {0} if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) else set()
+        if not isinstance(tensor, nn.Parameter) and len(sizes) > 1:
+            # A table with a few columns, or rows, holds coordinates and the like.
+            fixed |= {dim for dim, size in enumerate(sizes) if size < _SMALLEST_WIDTH}
         return tuple(
             size if dim in fixed else self._symbol(size, name) for dim, size in enumerate(sizes)
         )
@@ -203,6 +211,16 @@ def _recurrent_sizes(module: nn.Module) -> dict[str, Any]:
     if projection is not None:
         new |= {"proj_size": projection.shape[0], "hidden_size": projection.shape[1]}
     return new
+
+
+@contextlib.contextmanager
+def _square_roots_by_numpy() -> Iterator[None]:
+    """Let `numpy.sqrt`, which asks an object for a method of that name, take a symbolic size."""
+    torch.SymInt.sqrt = lambda size: math.sqrt(int(size))  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del torch.SymInt.sqrt  # type: ignore[attr-defined]
 
 
 class _Functions(TorchFunctionMode):

@@ -26,9 +26,17 @@ def build(spec: str, *, meta: bool, img_size: int | None = None) -> nn.Module:
     with torch.device("meta") if meta else contextlib.nullcontext():
         if source == "transformers":
             return tiny_model(name)
-        if img_size is not None:
-            return require("timm", "vision").create_model(name, img_size=img_size)
+        if source == "timm":
+            return _classifier(name, {} if img_size is None else {"img_size": img_size})
         return build_model(spec)
+
+
+def _classifier(name: str, options: dict[str, Any]) -> nn.Module:
+    """Build a model of timm; one that is registered without a head gets one of 1000 classes."""
+    timm = require("timm", "vision")
+    if not timm.get_pretrained_cfg_value(name, "num_classes"):
+        options = {"num_classes": 1000, **options}
+    return timm.create_model(name, **options)
 
 
 def inputs_for(spec: str, model: nn.Module, *, batch: int = 1) -> Any:
@@ -40,9 +48,9 @@ def inputs_for(spec: str, model: nn.Module, *, batch: int = 1) -> Any:
     device = "meta" if meta else None
     if spec.startswith("transformers:"):
         config: Any = model.config
-        inputs = {"input_ids": _tokens(batch, TOKENS, device)}
+        inputs = {"input_ids": _tokens(batch, TOKENS)}
         if config.is_encoder_decoder:
-            inputs["decoder_input_ids"] = _tokens(batch, TARGET_TOKENS, device)
+            inputs["decoder_input_ids"] = _tokens(batch, TARGET_TOKENS)
         return inputs
     shape = getattr(model, "example_shape", None) or default_example_shape(spec, model)
     if spec == "torchvision:inception_v3":
@@ -56,6 +64,6 @@ def forward(model: nn.Module, inputs: Any) -> list[Tensor]:
     return [t for t in tree_leaves(plain_output(output)) if isinstance(t, Tensor)]
 
 
-def _tokens(batch: int, length: int, device: str | None) -> Tensor:
+def _tokens(batch: int, length: int) -> Tensor:
     # The first few numbers are the padding and the like, the last stand for images and sounds.
-    return torch.randint(4, 100, (batch, length), device=device)
+    return torch.randint(4, 100, (batch, length))

@@ -161,7 +161,7 @@ class _Check:
 
     def _verify_growth(self, model: nn.Module, plan: Plan, before: Trace) -> None:
         nominal = 1.0 / (1.0 - self.config.sparsity)
-        fixed = fixed_sizes(self.spec, model)
+        fixed = fixed_sizes(self.spec, model, before.output_shapes)
         grown = growth(plan, before, math.sqrt(nominal), fixed)
         self.result |= {"share": grown.share, "hidden_ratio": grown.ratio}
         if grown.kept:

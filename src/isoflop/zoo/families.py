@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from isoflop.zoo.sizes import EXPERTS, HEADS, HIDDEN, INTERMEDIATE, LAYERS, VOCAB
+from isoflop.zoo.sizes import EXPERTS, HEADS, HIDDEN, INTERMEDIATE, LAYERS, TOKENS, VOCAB
 
 _ROUTED = {
     "n_routed_experts": EXPERTS,
@@ -81,6 +81,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 4,
         "hc_lowrank": 20,
     },
+    "prophetnet": {"num_buckets": TOKENS // HEADS},
     "reformer": {
         "is_decoder": True,
         "attn_layers": ["local", "lsh"],

@@ -1,6 +1,6 @@
 """Sizes of weights that are no widths, so that a transform must leave them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import nn
 
@@ -11,15 +11,24 @@ SMALL = frozenset({2, 3})
 """Coordinates, colours, a mean and a maximum."""
 
 
-def fixed_sizes(spec: str, model: nn.Module) -> Callable[[str], frozenset[int]]:
+def fixed_sizes(
+    spec: str, model: nn.Module, outputs: Iterable[tuple[int, ...]]
+) -> Callable[[str], frozenset[int]]:
     """Return a function that returns the sizes of a weight, by its name, that are no widths.
 
-    Those of the tiny text models are known. Of others they are the numbers of heads, and the
-    sizes that are different where the model is built for larger images: numbers of tokens.
+    Those of the tiny text models are known. Of others they are the sizes of the outputs, the
+    numbers of heads, and the sizes that are different where the model is built for larger images:
+    numbers of tokens.
+
+    Args:
+        spec: The model.
+        model: The model itself.
+        outputs: The shapes of its outputs.
     """
     if spec.startswith("transformers:"):
         return lambda name: FIXED
     modules = dict(model.named_modules())
+    results = SMALL.union(*outputs)
     tokens: dict[str, frozenset[int]] = {}
     compared = False
 
@@ -27,7 +36,7 @@ def fixed_sizes(spec: str, model: nn.Module) -> Callable[[str], frozenset[int]]:
         nonlocal tokens, compared
         if not compared:
             tokens, compared = _token_sizes(spec, model), True
-        return SMALL | _heads(modules, name) | tokens.get(name, frozenset())
+        return results | _heads(modules, name) | tokens.get(name, frozenset())
 
     return fixed
 

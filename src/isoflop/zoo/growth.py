@@ -60,7 +60,7 @@ def growth(
             kept[layer.parameter] = f"{_text(layer.dense_shape)} → {_text(layer.shape)}"
         if expected == 2:
             dense += layer.source_macs
-            wide += layer.numel * layer.macs_per_weight
+            wide += layer.unmasked_macs
     return Growth(
         share=1.0 - len(kept) / len(layers) if layers else 1.0,
         kept=kept,
