@@ -102,9 +102,7 @@ def _meet_model(plan: Plan, densities: Densities) -> Plan:
         )
 
     def cost(values: Sequence[float]) -> float:
-        return sum(
-            value * layer.unmasked_macs for value, layer in zip(values, layers, strict=True)
-        )
+        return sum(value * layer.unmasked_macs for value, layer in zip(values, layers, strict=True))
 
     low, high = 0.0, 1.0
     # 60 halvings exhaust the precision of a float.

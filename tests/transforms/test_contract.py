@@ -1,6 +1,7 @@
 """What every registered transform must do, on every model of the zoo."""
 
 import dataclasses
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ NAMES = TRANSFORMS.names()
 SMALL = ("mlp", "vgg", "volume", "densenet", "vit", "encoder", "tied", "gpt2", "llama")
 
 
-def one_weight(plan: isoflop.Plan) -> int:
+def one_weight(plan: isoflop.Plan) -> int | Fraction:
     """MACs of one weight, of those that the solver can choose freely.
 
     The factors of low rank are nearly full, which leaves it only the dearer weights.

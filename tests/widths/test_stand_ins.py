@@ -24,10 +24,15 @@ CALLS = {
         (torch.eye(4).expand(3, 1, 4, 4), torch.ones(2, 4, 5)),
         {"upper": False},
     ),
+    "baddbmm": (
+        torch.baddbmm,
+        (torch.ones(1, 1, 5), torch.ones(2, 3, 4), torch.ones(2, 4, 5)),
+        {"beta": 0.5},
+    ),
     "grouped_mm": (
-        F.grouped_mm,
-        (torch.ones(6, 8), torch.ones(2, 8, 16), torch.tensor([2, 6], dtype=torch.int32)),
-        {},
+        torch._grouped_mm,  # type: ignore[attr-defined]
+        (torch.ones(6, 8), torch.ones(2, 8, 16)),
+        {"offs": torch.tensor([2, 6], dtype=torch.int32)},
     ),
     "index": (torch.Tensor.__getitem__, (X, (..., slice(1, 3))), {}),
     "index two": (torch.Tensor.__getitem__, (X, (0, slice(None), None, slice(4))), {}),

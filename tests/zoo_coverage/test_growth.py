@@ -63,11 +63,19 @@ def test_the_outsides_of_the_ends_and_sizes_that_are_no_widths_stay():
 @pytest.mark.parametrize(
     ("spec", "weight", "sizes"),
     [
-        ("timm:mixer_s32_224", "blocks.0.mlp_tokens.fc1.weight", {2, 3, 49}),
-        ("timm:mixer_s32_224", "blocks.0.mlp_channels.fc1.weight", {2, 3}),
-        ("timm:cait_xxs24_224", "blocks.0.attn.proj_l.weight", {2, 3, 4}),
+        ("timm:mixer_s32_224", "blocks.0.mlp_tokens.fc1.weight", {1, 2, 3, 49}),
+        ("timm:mixer_s32_224", "blocks.0.mlp_channels.fc1.weight", {1, 2, 3}),
+        ("timm:cait_xxs24_224", "blocks.0.attn.proj_l.weight", {1, 2, 3, 4}),
         ("transformers:gpt2", "anything", FIXED),
     ],
 )
 def test_sizes_that_are_no_widths(spec, weight, sizes):
-    assert fixed_sizes(spec, build(spec, meta=True))(weight) == sizes
+    assert fixed_sizes(spec, build(spec, meta=True), [(1, 2)])(weight) == sizes
+
+
+def test_sizes_of_the_outputs_are_no_widths():
+    model = build("timm:mixer_s32_224", meta=True)
+    sizes = fixed_sizes("timm:mixer_s32_224", model, [(1, 1000)])(
+        "blocks.0.mlp_channels.fc1.weight"
+    )
+    assert sizes == {1, 2, 3, 1000}

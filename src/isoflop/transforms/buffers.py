@@ -1,5 +1,7 @@
 """The content of a buffer whose size is a width, at another width."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,14 +47,14 @@ def constant(tensor: Tensor | None) -> float | None:
 
 
 def _more_frequencies(old: np.ndarray, size: int) -> np.ndarray | None:
-    """Resample positive, falling or rising, values; zeros at the end stay that share of them."""
+    """Resample falling positive values; zeros at the end stay that share of them."""
     used = int(np.count_nonzero(old))
     if used < 3 or not (old[:used] > 0).all():
         return None
     logarithms = np.log(old[:used])
     steps = np.diff(logarithms)
-    if not ((steps <= 1e-9).all() or (steps >= -1e-9).all()):
-        return None
+    if not (steps <= 1e-9).all():
+        return None  # rising values may be indices
     count = round(used * size / len(old))
     where = np.arange(count) * used / count
     # Beyond the last value, which the finer steps pass, the last step goes on.
@@ -64,43 +66,42 @@ def _more_frequencies(old: np.ndarray, size: int) -> np.ndarray | None:
 
 def _wider_sinusoids(old: np.ndarray, size: int) -> np.ndarray | None:
     """Recognise a table of sines and cosines, (positions, width), and make it wider."""
-    rows = np.flatnonzero(np.abs(old).sum(axis=1))
-    width = old.shape[1]
-    if width % 2 or size % 2 or len(rows) < 3:
+    rows = np.flatnonzero(np.abs(old).sum(axis=1))  # those of padding are zero
+    if old.shape[1] % 2 or size % 2 or len(rows) < 3:
         return None
-    for interleaved in (False, True):
-        sines, cosines = _halves(old, interleaved)
-        # All rows but those of padding, which are zero, lie on circles; one step between
-        # neighbours is the frequency.
+    for layout in _LAYOUTS:
+        sines, cosines = layout(old)
         angles = np.arctan2(sines[rows], cosines[rows])
-        first, second = angles[0], angles[1]
-        frequencies = np.mod(second - first, 2 * np.pi) / (rows[1] - rows[0])
-        start = float(np.round(first[0] / frequencies[0])) if frequencies[0] > 0 else 0.0
+        # From one position to the next the angle grows by the frequency, of which the first is 1.
+        frequencies = np.mod(angles[1] - angles[0], 2 * np.pi) / (rows[1] - rows[0])
+        start = np.round(angles[0, 0] / frequencies[0]) if frequencies[0] > 0 else 0.0
         positions = start + rows - rows[0]
-        table = _sinusoids(positions, frequencies, width, interleaved)
-        if not np.allclose(table, old[rows], atol=_TOLERANCE):
+        if not np.allclose(_sinusoids(positions, frequencies, layout), old[rows], atol=_TOLERANCE):
             continue
         wider = _more_frequencies(frequencies, size // 2)
         if wider is None:
             return None
         new = np.zeros((old.shape[0], size))
-        new[rows] = _sinusoids(positions, wider, size, interleaved)
+        new[rows] = _sinusoids(positions, wider, layout)
         return new
     return None
 
 
-def _halves(table: np.ndarray, interleaved: bool) -> tuple[np.ndarray, np.ndarray]:
-    if interleaved:
-        return table[:, 0::2], table[:, 1::2]
-    half = table.shape[1] // 2
-    return table[:, :half], table[:, half:]
+_LAYOUTS: tuple[Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], ...] = (
+    lambda table: (table[:, : table.shape[1] // 2], table[:, table.shape[1] // 2 :]),
+    lambda table: (table[:, table.shape[1] // 2 :], table[:, : table.shape[1] // 2]),
+    lambda table: (table[:, 0::2], table[:, 1::2]),
+)
+"""Where tables have their sines and their cosines, as views."""
 
 
 def _sinusoids(
-    positions: np.ndarray, frequencies: np.ndarray, width: int, interleaved: bool
+    positions: np.ndarray,
+    frequencies: np.ndarray,
+    layout: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
     angles = positions[:, None] * frequencies
-    table = np.empty((len(positions), width))
-    sines, cosines = _halves(table, interleaved)
+    table = np.empty((len(positions), 2 * len(frequencies)))
+    sines, cosines = layout(table)
     sines[:], cosines[:] = np.sin(angles), np.cos(angles)
     return table

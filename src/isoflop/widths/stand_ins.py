@@ -76,6 +76,11 @@ def _batch_norm(
     return torch.empty_like(x)
 
 
+@stands_for(torch.baddbmm)
+def _baddbmm(x: Tensor, left: Tensor, right: Tensor, **kwargs: Any) -> Tensor:
+    return torch.add(x, torch.bmm(left, right))
+
+
 @stands_for(torch.linalg.solve_triangular)
 def _solve_triangular(matrix: Tensor, x: Tensor, **kwargs: Any) -> Tensor:
     side = -2 if kwargs.get("left", True) else -1
@@ -155,7 +160,8 @@ def _unfold(
     return x.new_empty((*x.shape[:-3], x.shape[-3] * kernel[0] * kernel[1], blocks))
 
 
-stands_for(F.grouped_mm)(grouped_product)
+# What `torch.nn.functional.grouped_mm` calls; the function itself is not seen.
+stands_for(torch._grouped_mm)(grouped_product)  # type: ignore[attr-defined]
 
 
 def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, Any]:

@@ -32,7 +32,7 @@ from isoflop.widths.stand_ins import STAND_INS, recurrent
 
 # Names of integers that are widths.
 _WIDTH_NAME = re.compile(
-    r"(dim|dims|features|channels|chs|planes|hidden|hidden_size|embed|embd|width|d_model|units)$"
+    r"(dim|dims|features|channels|chs|planes|hidden|hidden_size|head_size|embed|embd|width|d_model|units)$"
     r"|^(dim|d)_|channels|chs"
 )
 # Names of integers that say how many parts a width has, or how large a picture or a text is.
