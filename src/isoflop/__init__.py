@@ -21,6 +21,7 @@ from isoflop.errors import (
 from isoflop.flops import FlopTable, network_ends, profile
 from isoflop.methods import Dense, RigL, Set, Static
 from isoflop.plan import LayerPlan, Plan
+from isoflop.rules import register_widening_rule
 from isoflop.sparsity import METHODS, PATTERNS, Sparsifier, sparsify
 from isoflop.transforms import (
     TRANSFORMS,
@@ -80,6 +81,7 @@ __all__ = [
     "patterns",
     "profile",
     "reallocate",
+    "register_widening_rule",
     "sparsify",
     "transform",
     "transforms",

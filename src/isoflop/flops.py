@@ -19,20 +19,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from isoflop.errors import InputError
-from isoflop.masks import named_masks
-from isoflop.surgery import (
-    ExampleInputs,
-    copy_with_tensors,
+from isoflop.fakes import (
+    RunningModules,
     fake_inputs,
     fake_like,
     fake_mode,
+    follow_rules,
     grouped_product,
-    normalize_inputs,
     plain_output,
     run_on_fakes,
-    running_modules,
     unfused,
 )
+from isoflop.masks import named_masks
+from isoflop.surgery import ExampleInputs, copy_with_tensors, normalize_inputs
 
 aten = torch.ops.aten
 
@@ -243,10 +242,11 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     with torch.no_grad(), unfused(), fake_mode() as mode:
         fake = copy_with_tensors(model, lambda _module, _path, _name, tensor: fake_like(tensor))
         fake.eval()
+        follow_rules(fake)
         args, kwargs = fake_inputs(mode, (args, kwargs))
         counter = _Counter(fake, [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)])
         with counter:
-            output = run_on_fakes(fake, args, kwargs)
+            output = run_on_fakes(fake, args, kwargs, counter.running)
     outputs = [t for t in tree_leaves(plain_output(output)) if isinstance(t, Tensor)]
     return Trace(
         table=counter.table(model),
@@ -333,7 +333,7 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self._origins: dict[int, tuple[Tensor, _Origin]] = {}
         self._rows: dict[tuple[str, str, tuple[str, ...]], list[int]] = {}
-        self._stack = running_modules(model)
+        self.running = RunningModules(model)
         self._time = 0
         self.elementwise: dict[str, int] = {}
         self.first: set[str] = set()
@@ -379,7 +379,7 @@ class _Counter(TorchDispatchMode):
         if macs is not None:
             # The first operand of addmm & co. and the third of convolution are biases.
             weights = self._weights_of_product(packet, args)
-            key = (self._stack[-1], str(packet).removeprefix("aten."), weights)
+            key = (self.running[-1], str(packet).removeprefix("aten."), weights)
             row = self._rows.setdefault(key, [0, 0])
             row[0] += 1
             row[1] += macs

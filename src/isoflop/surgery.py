@@ -1,28 +1,20 @@
 """The one place that walks, copies and rewires modules."""
 
-import contextlib
 import copy
-import dataclasses
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._mode_utils import no_dispatch
-from torch.utils._pytree import keystr, tree_leaves_with_path, tree_map_only
+from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from isoflop.errors import InputError, IsoflopError
 
 ExampleInputs = Any
 """A tensor, a shape, a sequence of positional arguments, or a dict of keyword arguments."""
 
-
-_KNOWN_VALUES = 65536
-"""Largest number of elements of an integer tensor whose values a trace follows."""
 
 _STORES = ("_parameters", "_buffers", "_modules")
 
@@ -141,78 +133,6 @@ def normalize_inputs(
     )
 
 
-def fake_like(tensor: Tensor) -> Tensor:
-    """Return an empty tensor like `tensor`; call under a `FakeTensorMode`.
-
-    It always claims the CPU, so that models on the meta device mix with the constants that their
-    forward pass makes.
-    """
-    return torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="cpu")
-
-
-@contextlib.contextmanager
-def fake_mode(*, cache: bool = True) -> Iterator[FakeTensorMode]:
-    """Run on tensors that have a shape and no values.
-
-    Small integer inputs, and what follows from them alone, keep their values: a length or a mask
-    that a forward pass reads from token ids is known then.
-
-    Args:
-        cache: Look up the results of operations that ran before with the same shapes.
-    """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    mode.cache_enabled = cache
-    limit = fake_tensor.CONSTANT_NUMEL_LIMIT
-    fake_tensor.CONSTANT_NUMEL_LIMIT = _KNOWN_VALUES
-    try:
-        with mode:
-            yield mode
-    finally:
-        fake_tensor.CONSTANT_NUMEL_LIMIT = limit
-
-
-def fake_inputs(mode: FakeTensorMode, value: Any) -> Any:
-    """Replace every tensor in a nest of inputs by a fake one; call within `fake_mode`."""
-
-    def fake(tensor: Tensor) -> Tensor:
-        integral = not (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
-        if not integral or tensor.is_meta or tensor.numel() > _KNOWN_VALUES:
-            return fake_like(tensor)
-        # A copy, as the forward pass may write to it.
-        with no_dispatch():
-            known = tensor.detach().to("cpu", copy=True)
-        return mode.fake_tensor_converter.from_real_tensor(mode, known, make_constant=True)
-
-    return tree_map_only(Tensor, fake, value)
-
-
-@contextlib.contextmanager
-def unfused() -> Iterator[None]:
-    """Keep PyTorch from running whole layers as one opaque operation, which no trace sees into."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    onednn = torch._C._get_mkldnn_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    # Not `torch.backends.mkldnn.flags`, which warns about a TF32 mode that it sets as well.
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(onednn)
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-def running_modules(model: nn.Module) -> list[str]:
-    """Return a list that holds the paths of the modules that run, the innermost last.
-
-    Hooks on the modules of `model`, which stay, keep it up to date. It begins with the root.
-    """
-    stack = [""]
-    for path, module in model.named_modules():
-        module.register_forward_pre_hook(lambda *_, path=path: stack.append(path))
-        module.register_forward_hook(lambda *_: (stack.pop(), None)[1], always_call=True)
-    return stack
-
-
 def is_flipped(module: nn.Module) -> bool:
     """Tell whether `module` is the Linear with weight `(Din, Dout)` of Hugging Face's GPT-2.
 
@@ -233,48 +153,3 @@ def weight_sides(module: nn.Module, weight: Tensor) -> tuple[int, int]:
         return (2, 1) if getattr(module, "is_transposed", False) else (1, 2)
     flipped = getattr(module, "transposed", False) or is_flipped(module)
     return (1, 0) if flipped else (0, 1)
-
-
-def grouped_product(
-    x: Tensor, weight: Tensor, offs: Tensor | None = None, *args: Any, **kwargs: Any
-) -> Tensor:
-    """Return an empty tensor of the shape that `torch.nn.functional.grouped_mm` returns.
-
-    Raises:
-        ValueError: These are not the rows of all groups, (S, K), the matrices, (G, K, N), and the
-            ends of the groups, (G,).
-    """
-    fits = x.ndim == 2 and weight.ndim == 3 and x.shape[1] == weight.shape[1]
-    if not fits or offs is None or offs.shape[0] != weight.shape[0]:
-        raise ValueError(f"grouped_mm of {tuple(x.shape)} and {tuple(weight.shape)}")
-    return x.new_empty((x.shape[0], weight.shape[2]))
-
-
-def run_on_fakes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run the forward pass of a model made of fake tensors.
-
-    Raises:
-        InputError: The forward pass fails: the inputs do not fit, or it reads tensor values.
-    """
-    try:
-        return model(*args, **kwargs)
-    except Exception as error:
-        shapes = [tuple(t.shape) for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
-        raise InputError(
-            f"{type(model).__name__} cannot be traced with example inputs of shapes {shapes}: "
-            f"{type(error).__name__}: {error}. Pass example_inputs that `model(*example_inputs)` "
-            "accepts; a forward pass whose course depends on tensor values cannot be traced."
-        ) from error
-
-
-def plain_output(output: Any) -> Any:
-    """Turn a dataclass-like model output into something that pytree can walk.
-
-    Of an output of transformers that has logits, these are the output: hidden states and caches
-    beside them are widths of the model, which a wider model returns wider.
-    """
-    if type(output).__module__.startswith("transformers.") and "logits" in output:
-        return output["logits"]
-    if dataclasses.is_dataclass(output) and not isinstance(output, (dict, type)):
-        return [getattr(output, field.name) for field in dataclasses.fields(output)]
-    return dict(output) if isinstance(output, dict) else output

@@ -9,7 +9,7 @@ from torch import nn
 
 from isoflop.errors import WideningError
 from isoflop.flops import trace
-from isoflop.widths import check_widened, solve_widths, widen
+from isoflop.widths import Widths, check_widened, solve_widths, widen
 
 
 def widened(model, shape, factor, **options) -> Any:
@@ -22,7 +22,7 @@ def test_every_hidden_width_doubles(name):
     model = make()
     wide = widened(model, shape, 2.0)
     before, after = trace(model, shape), trace(wide, shape)
-    check_widened(model, wide, 2.0, before)
+    check_widened(model, wide, Widths(2.0), before)
     assert before.output_shapes == after.output_shapes
     old = before.table.by_parameter()
     parameters = dict(model.named_parameters())
@@ -38,7 +38,7 @@ def test_any_factor_gives_a_model_that_works(name, factor):
     make, shape = ZOO[name]
     model = make()
     wide = widened(model, shape, factor)
-    check_widened(model, wide, factor, trace(model, shape))
+    check_widened(model, wide, Widths(factor), trace(model, shape))
     for parameter in wide.parameters():
         nn.init.normal_(parameter, std=0.1)
     assert wide(torch.randn(shape)).shape == model(torch.randn(shape)).shape
@@ -94,9 +94,10 @@ def test_a_width_tied_to_a_constant_is_named():
             return self.c(self.b(self.a(x)) + torch.arange(8.0))
 
     model = Pinned()
-    wide = widened(model, (1, 4), 2.0)
-    with pytest.raises(WideningError, match=r"output width of 'b.weight'.*did not grow"):
-        check_widened(model, wide, 2.0, trace(model, (1, 4)))
+    widths = solve_widths(model, 2.0, (1, 4))
+    message = r"output width of 'b.weight'.*did not grow.* 8 \(8\) in Pinned \(add\) ties it"
+    with pytest.raises(WideningError, match=message):
+        check_widened(model, widen(model, widths), widths, trace(model, (1, 4)))
 
 
 class Graph(nn.Module):
@@ -156,7 +157,7 @@ def test_random_graphs_widen_and_run(steps, factor):
     model = Graph(steps)
     shape = (1, 3, 4, 4)
     wide = widened(model, shape, factor)
-    check_widened(model, wide, factor, trace(model, shape))
+    check_widened(model, wide, Widths(factor), trace(model, shape))
     for parameter in wide.parameters():
         nn.init.zeros_(parameter)
     assert wide.eval()(torch.zeros(shape)).shape == (1, 4)

@@ -34,8 +34,8 @@ def test_different_mistakes_are_different_causes(one, other):
 
 def test_an_untraceable_model_is_grouped_by_what_it_did():
     text = (
-        "GPT2Model cannot be traced with example inputs of shapes [(1, 20)]: RuntimeError: no "
-        "symbols here. Pass example_inputs that `model(*example_inputs)` accepts; a forward pass …"
+        "GPT2Model cannot be traced with example inputs of shapes [(1, 20)]: module 'h.0' "
+        "(Block), `x.item()` in model.py:3 raised RuntimeError: no symbols here. Pass example_inputs …"
     )
     assert cause_of("InputError", text) == (
         "InputError: cannot be traced: RuntimeError: no symbols here"

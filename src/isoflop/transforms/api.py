@@ -225,5 +225,7 @@ def _check_outputs(before: Trace, after: Trace) -> None:
     if before.output_shapes != after.output_shapes:
         raise WideningError(
             f"The transformed model returns shapes {after.output_shapes}, the dense one "
-            f"{before.output_shapes}. Use a transform that keeps widths, such as SparseParallel."
+            f"{before.output_shapes}. Say what the trace does not see with "
+            "`isoflop.register_widening_rule`, or use a transform that keeps widths, such as "
+            "SparseParallel."
         )

@@ -176,7 +176,7 @@ def widened(source: Source, factor: float, *, multiple_of: int = 1) -> nn.Module
     """Return the dense model with its widths times `factor`, checked to be widened throughout."""
     widths = solve_widths(source.model, factor, source.example_inputs, multiple_of=multiple_of)
     model = widen(source.model, widths)
-    check_widened(source.model, model, factor, source.trace)
+    check_widened(source.model, model, widths, source.trace)
     return model
 
 

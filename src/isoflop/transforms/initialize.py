@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from isoflop.errors import WideningError
 from isoflop.plan import LayerPlan
+from isoflop.rules import rule_of
 from isoflop.surgery import owned_tensors, weight_sides
 from isoflop.transforms.buffers import constant, resized
 
@@ -94,6 +95,7 @@ def _initialize_module(
             parameter.zero_()
         elif not callable(reset):
             _like(parameter, old.get(prefix + name))
+    rebuild = rule_of(module).rebuild
     for name, buffer in module._buffers.items():
         if buffer is None or buffer.is_meta:
             continue
@@ -101,13 +103,18 @@ def _initialize_module(
             buffer.fill_(_STATISTICS[name])
         elif prefix + name in old and old[prefix + name].shape != buffer.shape:
             content = resized(old[prefix + name], tuple(buffer.shape))
-            if content is None:
+            if content is not None:
+                buffer.copy_(content)
+            elif rebuild is None:
                 raise WideningError(
                     f"The buffer {prefix + name!r} has the size of a width, and its content at "
-                    "another width is not known. Make it a parameter, or use a transform that keeps "
-                    "widths, such as SparseParallel."
+                    "another width is not known: it is no constant, no frequencies and no sinusoids. "
+                    "Say how to fill it with `isoflop.register_widening_rule("
+                    f"{type(module).__name__}, rebuild=...)`, or use a transform that keeps widths, "
+                    "such as SparseParallel."
                 )
-            buffer.copy_(content)
+    if rebuild is not None and not any(t.is_meta for t in module.state_dict().values()):
+        rebuild(module)
 
 
 def _kaiming(module: nn.Module, weight: Tensor, gain: float, density: float) -> None:

@@ -7,15 +7,13 @@ from torch import nn
 from isoflop.errors import WideningError
 from isoflop.flops import Trace
 from isoflop.surgery import weight_sides
-from isoflop.widths.solve import scaled
-
-ADVICE = "Use a transform that keeps widths, such as SparseParallel."
+from isoflop.widths.solve import ADVICE, Widths, scaled
 
 _TOLERATED = 0.05
 """Largest share of a model's MACs in weights that may keep one of their two widths."""
 
 
-def check_widened(dense: nn.Module, wide: nn.Module, factor: float, trace: Trace) -> None:
+def check_widened(dense: nn.Module, wide: nn.Module, widths: Widths, trace: Trace) -> None:
     """Refuse a result in which a hidden layer kept a width that should have grown.
 
     A forward pass that works is no proof: an equation with a constant can pin a width silently.
@@ -26,17 +24,19 @@ def check_widened(dense: nn.Module, wide: nn.Module, factor: float, trace: Trace
     Raises:
         WideningError: The weight that kept its size is named.
     """
+    factor = widths.factor
     old, new = dict(dense.named_parameters()), dict(wide.named_parameters())
     macs = trace.table.by_parameter()
     # Where only a part of a parameter multiplies, it is a table, whose rows are positions.
     whole = trace.table.prices({name: parameter.numel() for name, parameter in old.items()})
-    held: list[tuple[int, str, str]] = []
+    held: list[tuple[int, str, str, int]] = []
     for name, cost in macs.items():
         before, after = tuple(old[name].shape), tuple(new[name].shape)
         if len(before) < 2 or name not in whole:
             continue
         module = dense.get_submodule(name.rpartition(".")[0])
-        sides = dict(zip(("output", "input"), weight_sides(module, old[name]), strict=True))
+        output, inputs = weight_sides(module, old[name])
+        sides: dict[str, int] = {"output": output, "input": inputs}
         open_sides = {
             side: dim
             for side, dim in sides.items()
@@ -48,9 +48,9 @@ def check_widened(dense: nn.Module, wide: nn.Module, factor: float, trace: Trace
             if scaled(before[dim], factor) > before[dim] > 1 and after[dim] == before[dim]
         ]
         if len(stayed) == len(open_sides) and stayed:
-            held.append((trace.table.macs, name, stayed[0]))
+            held.append((trace.table.macs, name, stayed[0], sides[stayed[0]]))
         elif stayed:
-            held.append((cost, name, stayed[0]))
+            held.append((cost, name, stayed[0], sides[stayed[0]]))
         growth = math.prod(after) / math.prod(before)
         # Widths that small rounding may double are let pass.
         if growth > factor**3 and min(before[dim] for dim in sides.values()) >= 8:
@@ -59,10 +59,12 @@ def check_widened(dense: nn.Module, wide: nn.Module, factor: float, trace: Trace
                 f"than {factor:.3f} times as wide: {ADVICE}"
             )
     if sum(cost for cost, *_ in held) > _TOLERATED * trace.table.macs:
-        _, name, side = held[0]
-        module = dense.get_submodule(name.rpartition(".")[0])
+        _, name, side, dim = held[0]
+        path, _, attribute = name.rpartition(".")
+        module = dense.get_submodule(path)
+        cause = widths.pinned.get((path, attribute, dim))
         raise WideningError(
             f"The {side} width of {name!r} ({type(module).__name__}, shape {tuple(old[name].shape)}) "
-            f"did not grow with the others by {factor:.3f}: the model ties it to a size that must "
-            f"stay. {ADVICE}"
+            f"did not grow with the others by {factor:.3f}: "
+            f"{cause or 'the forward pass'} ties it to a size that must stay. {ADVICE}"
         )

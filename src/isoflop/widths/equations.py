@@ -35,6 +35,8 @@ class Equations:
         self.recorded: dict[tuple[Expression, Expression], Equation] = {}
         self.definitions: dict[Atom, Expression] = {}
         self._quotients: dict[tuple[str, Expression, Expression], Expression] = {}
+        self._origins: dict[Atom, tuple[Expression, Equation | None]] = {}
+        self._current: Equation | None = None
 
     def symbol(self, value: int, name: str) -> Expression:
         """Return a fresh size of the given value."""
@@ -90,6 +92,22 @@ class Equations:
 
     def _define(self, atom: Atom, expression: Expression) -> None:
         self.definitions[atom] = expression
+        self._origins[atom] = (expression, self._current)
+
+    def cause(self, expression: Expression) -> Equation | None:
+        """Return the equation that pins an expression which turned out to be constant."""
+        waiting, seen = list(expression.symbols()), set()
+        waiting.sort(key=lambda atom: atom.serial)
+        while waiting:
+            atom = waiting.pop(0)
+            if atom in seen or atom not in self._origins:
+                continue
+            seen.add(atom)
+            definition, equation = self._origins[atom]
+            if definition.is_constant:
+                return equation
+            waiting += sorted(definition.symbols(), key=lambda atom: atom.serial)
+        return None
 
     def solve(self, widths: Callable[[], set[Atom]]) -> None:
         """Turn the equations into definitions of symbols by others.
@@ -103,6 +121,7 @@ class Equations:
         careful = (self._divide, self._isolate, self._balance)
         pending = self._solve(pending, careful)
         known = widths()
+        self._current = None
         for equation in pending:
             for side in (equation.left, equation.right):
                 for atom in self.resolve(side).symbols() - known:
@@ -121,6 +140,7 @@ class Equations:
 
     def _use(self, equation: Equation, strategies: tuple[Strategy, ...]) -> bool:
         """Learn from an equation; return whether it has nothing more to say."""
+        self._current = equation
         difference = (self.resolve(equation.left) - self.resolve(equation.right)).primitive()
         while difference.terms:
             if not any(strategy(difference) for strategy in strategies):

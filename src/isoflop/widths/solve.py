@@ -13,6 +13,11 @@ from isoflop.widths.expressions import Atom, Expression
 from isoflop.widths.nodes import expression_of
 from isoflop.widths.trace import SymbolicTrace
 
+ADVICE = (
+    "A size that is wrongly taken for a constant, or for a width, can be told with "
+    "`isoflop.register_widening_rule`; transforms that keep widths, such as SparseParallel, need none."
+)
+
 Key = tuple[str, str]
 """Module path and name of an attribute."""
 
@@ -25,11 +30,14 @@ class Widths:
         factor: By how much each free width was multiplied, before rounding.
         shapes: New shape of every parameter and buffer by `(module path, attribute)`.
         attributes: New value of every integer attribute that changes, likewise.
+        pinned: Why a size of a parameter must stay, by `(module path, attribute, dimension)`: the
+            equation that says so, and where it was found.
     """
 
     factor: float
     shapes: dict[Key, tuple[int, ...]] = field(default_factory=dict)
     attributes: dict[Key, Any] = field(default_factory=dict)
+    pinned: dict[tuple[str, str, int], str] = field(default_factory=dict)
 
 
 def solve_widths(
@@ -75,18 +83,24 @@ def solve_widths(
         if left.evaluate(values) != right.evaluate(values):
             raise WideningError(
                 f"No sizes of {type(model).__name__} near {factor:.3f} times its widths satisfy "
-                f"{equation}; try another sparsity, `multiple_of`, or a transform that keeps widths, "
-                "such as SparseParallel."
+                f"{equation}. Try another sparsity or `multiple_of`. {ADVICE}"
             )
     shapes = {key: new(tuple(shape)) for key, shape in trace.shapes.items()}
     for (path, name), shape in shapes.items():
         if any(size < 1 for size in shape):
             raise WideningError(
                 f"{path}.{name} would get the shape {shape} at {factor:.3f} times the widths of "
-                f"{type(model).__name__}: a sum of widths there must stay. Use a transform that "
-                "keeps widths, such as SparseParallel."
+                f"{type(model).__name__}: a sum of widths there must stay. {ADVICE}"
             )
-    return Widths(factor, shapes, {key: new(value) for key, value in trace.attributes.items()})
+    pinned = {
+        (*key, dim): str(equation)
+        for key in trace.parameters
+        for dim, size in enumerate(trace.shapes[key])
+        if size > 1 and equations.resolve(expression_of(size)).is_constant
+        if (equation := equations.cause(expression_of(size))) is not None
+    }
+    attributes = {key: new(value) for key, value in trace.attributes.items()}
+    return Widths(factor, shapes, attributes, pinned)
 
 
 def _units(weights: list[Expression], multiple_of: int) -> dict[Atom, int]:

@@ -14,18 +14,18 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from isoflop.surgery import (
-    ExampleInputs,
-    copy_with_tensors,
+from isoflop.fakes import (
+    RunningModules,
     fake_inputs,
     fake_like,
     fake_mode,
-    normalize_inputs,
+    follow_rules,
     plain_output,
     run_on_fakes,
-    running_modules,
     unfused,
 )
+from isoflop.rules import WideningRule, rule_of
+from isoflop.surgery import ExampleInputs, copy_with_tensors, normalize_inputs
 from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import Space, expression_of
 from isoflop.widths.stand_ins import STAND_INS, recurrent
@@ -60,7 +60,7 @@ class SymbolicTrace:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._stack = [""]
+        self._running: list[str] = [""]
         self.operation = ""
         self.space = Space(self._location)
         self.shapes: dict[tuple[str, str], tuple[Any, ...]] = {}
@@ -68,7 +68,7 @@ class SymbolicTrace:
         self.parameters: set[tuple[str, str]] = set()
 
     def _location(self) -> str:
-        path = self._stack[-1] or type(self.model).__name__
+        path = self._running[-1] or type(self.model).__name__
         return f"{path} ({self.operation})" if self.operation else path
 
     def run(self, example_inputs: ExampleInputs) -> None:
@@ -82,13 +82,14 @@ class SymbolicTrace:
             stack.enter_context(_Functions(self))
             fake = copy_with_tensors(self.model, self._make)
             fake.eval()
+            follow_rules(fake)
             for path, module in fake.named_modules():
                 self._set_attributes(path, module)
                 if isinstance(module, nn.RNNBase):
                     module.forward = functools.partial(recurrent, module)
-            self._stack = running_modules(fake)
+            self._running = RunningModules(fake)
             args, kwargs = fake_inputs(mode, (args, kwargs))
-            output = run_on_fakes(fake, args, kwargs)
+            output = run_on_fakes(fake, args, kwargs, self._running)
         for tensor in tree_leaves(plain_output(output)):
             if isinstance(tensor, Tensor):
                 for size in tensor.shape:
@@ -113,6 +114,8 @@ class SymbolicTrace:
     ) -> tuple[Any, ...] | None:
         if not tensor.dtype.is_floating_point and not tensor.dtype.is_complex:
             return None  # tables of indices and counters
+        if name in rule_of(module).constants:
+            return None
         sizes: list[Any] = list(tensor.shape)
         if isinstance(module, _ConvNd) and name == "weight":
             sizes[:2] = self._conv_channels(module)
@@ -176,26 +179,30 @@ class SymbolicTrace:
             sizes = {
                 size for p in dense.parameters() for size in p.shape if size >= _SMALLEST_WIDTH
             }
+            rule = rule_of(module)
             new = {
-                name: self._attribute(name, value, sizes) for name, value in vars(module).items()
+                name: self._attribute(name, value, sizes, rule)
+                for name, value in vars(module).items()
+                if name not in rule.constants
             }
             new = {name: value for name, value in new.items() if value is not vars(module)[name]}
         for name, value in new.items():
             self.attributes[path, name] = value
             module.__dict__[name] = value
 
-    def _attribute(self, name: str, value: Any, sizes: set[int]) -> Any:
+    def _attribute(self, name: str, value: Any, sizes: set[int], rule: WideningRule) -> Any:
         """Return a symbol in place of an integer that may be a width, also within a tuple.
 
         An attribute changes only if the equations tie it to a width of a parameter, so one that is
         taken for a width by chance does no harm; but of two factors of a width only one may be free.
         """
         if type(value) is int:
-            width = _WIDTH_NAME.search(name) or (value in sizes and not _COUNT_NAME.search(name))
+            told = name in rule.widths or _WIDTH_NAME.search(name)
+            width = told or (value in sizes and not _COUNT_NAME.search(name))
             if value > 1 and width:
                 return self.space.symbol(value, name)
         elif type(value) in (tuple, list, torch.Size) and any(type(item) is int for item in value):
-            items = [self._attribute(name, item, sizes) for item in value]
+            items = [self._attribute(name, item, sizes, rule) for item in value]
             if any(new is not old for new, old in zip(items, value, strict=True)):
                 return items if type(value) is list else tuple(items)
         return value

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from isoflop.fakes import plain_output
 from isoflop.models import build_model, default_example_shape
 from isoflop.models.extras import require
-from isoflop.surgery import plain_output
 from isoflop.zoo.sizes import TARGET_TOKENS, TOKENS
 from isoflop.zoo.tiny import tiny_model
 

@@ -5,10 +5,12 @@ import re
 LENGTH = 200
 
 _UNTRACEABLE = re.compile(
-    r"^.* cannot be traced with example inputs of shapes \[.*?\]: (.*?)\.? Pass example_inputs.*$"
+    r"^.* cannot be traced with example inputs of shapes \[.*?\]: .*? raised "
+    r"(.*?)(\.? Pass example_inputs.*)?$"
 )
 _PARTS = (
     (_UNTRACEABLE, r"cannot be traced: \1"),
+    (re.compile(r"(did not grow with the others).*$"), r"\1"),
     (re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`"), "…"),  # names
     (re.compile(r"[\[(][-\d.,\s×sx()\[\]]*\d[-\d.,\s×sx()\[\]]*[\])]"), "(…)"),  # shapes
     (re.compile(r"\S*/\S+/\S*\w"), "…"),  # files

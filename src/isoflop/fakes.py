@@ -1,0 +1,180 @@
+"""Running models on tensors that have shapes and no values."""
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_map_only
+
+from isoflop.errors import InputError
+from isoflop.rules import rule_of
+
+_KNOWN_VALUES = 65536
+"""Largest number of elements of an integer tensor whose values a trace follows."""
+
+_INNER = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+def fake_like(tensor: Tensor) -> Tensor:
+    """Return an empty tensor like `tensor`; call under a `FakeTensorMode`.
+
+    It always claims the CPU, so that models on the meta device mix with the constants that their
+    forward pass makes.
+    """
+    return torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="cpu")
+
+
+@contextlib.contextmanager
+def fake_mode(*, cache: bool = True) -> Iterator[FakeTensorMode]:
+    """Run on tensors that have a shape and no values.
+
+    Small integer inputs, and what follows from them alone, keep their values: a length or a mask
+    that a forward pass reads from token ids is known then.
+
+    Args:
+        cache: Look up the results of operations that ran before with the same shapes.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode.cache_enabled = cache
+    limit = fake_tensor.CONSTANT_NUMEL_LIMIT
+    fake_tensor.CONSTANT_NUMEL_LIMIT = _KNOWN_VALUES
+    try:
+        with mode:
+            yield mode
+    finally:
+        fake_tensor.CONSTANT_NUMEL_LIMIT = limit
+
+
+def fake_inputs(mode: FakeTensorMode, value: Any) -> Any:
+    """Replace every tensor in a nest of inputs by a fake one; call within `fake_mode`."""
+
+    def fake(tensor: Tensor) -> Tensor:
+        integral = not (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
+        if not integral or tensor.is_meta or tensor.numel() > _KNOWN_VALUES:
+            return fake_like(tensor)
+        # A copy, as the forward pass may write to it.
+        with no_dispatch():
+            known = tensor.detach().to("cpu", copy=True)
+        return mode.fake_tensor_converter.from_real_tensor(mode, known, make_constant=True)
+
+    return tree_map_only(Tensor, fake, value)
+
+
+@contextlib.contextmanager
+def unfused() -> Iterator[None]:
+    """Keep PyTorch from running whole layers as one opaque operation, which no trace sees into."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    onednn = torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    # Not `torch.backends.mkldnn.flags`, which warns about a TF32 mode that it sets as well.
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(onednn)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+class RunningModules(list[str]):
+    """The paths of the modules that run, the innermost last; begins with the root, ``""``.
+
+    Hooks on the modules, which stay, keep it up to date.
+
+    Attributes:
+        failed: Path of the innermost module whose forward pass raised an error, if one did.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__([""])
+        self.failed: str | None = None
+        self._handled = sys.exc_info()[1]
+        for path, module in model.named_modules():
+            module.register_forward_pre_hook(lambda *_, path=path: self.append(path))
+            module.register_forward_hook(self._leave, always_call=True)
+
+    def _leave(self, *_: Any) -> None:
+        path = self.pop()
+        # A hook that is always called runs while the error is handled.
+        if self.failed is None and sys.exc_info()[1] is not self._handled:
+            self.failed = path
+
+
+def follow_rules(model: nn.Module) -> None:
+    """Put the forward passes that rules give in the place of the modules' own."""
+    for module in model.modules():
+        forward = rule_of(module).forward
+        if forward is not None:
+            module.forward = functools.partial(forward, module)
+
+
+def grouped_product(
+    x: Tensor, weight: Tensor, offs: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Return an empty tensor of the shape that `torch.nn.functional.grouped_mm` returns.
+
+    Raises:
+        ValueError: These are not the rows of all groups, (S, K), the matrices, (G, K, N), and the
+            ends of the groups, (G,).
+    """
+    fits = x.ndim == 2 and weight.ndim == 3 and x.shape[1] == weight.shape[1]
+    if not fits or offs is None or offs.shape[0] != weight.shape[0]:
+        raise ValueError(f"grouped_mm of {tuple(x.shape)} and {tuple(weight.shape)}")
+    return x.new_empty((x.shape[0], weight.shape[2]))
+
+
+def run_on_fakes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], running: RunningModules
+) -> Any:
+    """Run the forward pass of a model made of fake tensors.
+
+    Raises:
+        InputError: The forward pass fails: the inputs do not fit, or it reads tensor values.
+    """
+    try:
+        return model(*args, **kwargs)
+    except Exception as error:
+        shapes = [tuple(t.shape) for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+        raise InputError(
+            f"{type(model).__name__} cannot be traced with example inputs of shapes {shapes}: "
+            f"{_place(model, running)}{_line(error)} raised {type(error).__name__}: {error}. Pass "
+            "example_inputs that `model(*example_inputs)` accepts. A module whose course depends on "
+            "the values of tensors cannot be traced; `isoflop.register_widening_rule` gives it a "
+            "forward pass that can."
+        ) from error
+
+
+def _place(model: nn.Module, running: RunningModules) -> str:
+    if not running.failed:
+        return ""
+    return f"module {running.failed!r} ({type(model.get_submodule(running.failed)).__name__}), "
+
+
+def _line(error: Exception) -> str:
+    """Return where an error was raised, in the innermost code that is not PyTorch's or isoflop's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(_INNER)]
+    frame = (own or frames)[-1]
+    return f"`{frame.line}` in {Path(frame.filename).name}:{frame.lineno}"
+
+
+def plain_output(output: Any) -> Any:
+    """Turn a dataclass-like model output into something that pytree can walk.
+
+    Of an output of transformers that has logits, these are the output: hidden states and caches
+    beside them are widths of the model, which a wider model returns wider.
+    """
+    if type(output).__module__.startswith("transformers.") and "logits" in output:
+        return output["logits"]
+    if dataclasses.is_dataclass(output) and not isinstance(output, (dict, type)):
+        return [getattr(output, field.name) for field in dataclasses.fields(output)]
+    return dict(output) if isinstance(output, dict) else output
