@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import sys
 import traceback
 from collections.abc import Iterator
@@ -46,13 +47,16 @@ def fake_mode(*, cache: bool = True) -> Iterator[FakeTensorMode]:
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     mode.cache_enabled = cache
-    limit = fake_tensor.CONSTANT_NUMEL_LIMIT
+    # It would print the traceback of every error that comes to pass, besides raising it.
+    log = logging.getLogger(fake_tensor.__name__)
+    limit, silent = fake_tensor.CONSTANT_NUMEL_LIMIT, log.disabled
+    log.disabled = True
     fake_tensor.CONSTANT_NUMEL_LIMIT = _KNOWN_VALUES
     try:
         with mode:
             yield mode
     finally:
-        fake_tensor.CONSTANT_NUMEL_LIMIT = limit
+        fake_tensor.CONSTANT_NUMEL_LIMIT, log.disabled = limit, silent
 
 
 def fake_inputs(mode: FakeTensorMode, value: Any) -> Any:

@@ -66,10 +66,13 @@ class FlopTable:
         rows: One row per module, operation and weight, in order of first execution.
         elementwise_ops: Element-wise, normalisation, pooling and reduction work by operation: the
             larger of the elements read (of one operand) and written. Not part of `macs`.
+        recomputed: Parameters that are changed before they multiply in such a way that their zeros
+            do not stay zeros, as by weight standardisation.
     """
 
     rows: tuple[FlopRow, ...]
     elementwise_ops: dict[str, int]
+    recomputed: frozenset[str] = frozenset()
 
     @property
     def macs(self) -> int:
@@ -119,7 +122,7 @@ class FlopTable:
         """Return the MACs that each weight of a parameter causes, by the parameter's name.
 
         Left out are parameters of which only a part multiplies: they are tables, such as those of
-        relative positions.
+        relative positions. So are those that are `recomputed`, in which a zero saves nothing.
 
         Args:
             numels: Number of weights of every parameter.
@@ -128,6 +131,8 @@ class FlopTable:
         prices = {}
         for name, macs in self.by_parameter().items():
             price = Fraction(macs, numels[name])
+            if name in self.recomputed:
+                continue
             if price.denominator == 1:
                 prices[name] = price.numerator
             elif name in grouped:
@@ -309,6 +314,10 @@ _MOVES = {
 }
 
 
+# Operations that keep zeros.
+_SCALES = {aten.mul, aten.mul_, aten.div, aten.div_, aten.neg, aten.abs, aten.relu, aten.tanh}
+
+
 @dataclass(frozen=True)
 class _Origin:
     """Where a tensor comes from.
@@ -316,12 +325,14 @@ class _Origin:
     Attributes:
         weights: Parameters it is made of, if it does not depend on the model's input.
         active: Whether it depends on the model's input.
+        recomputed: Whether zeros of its weights may have become other numbers.
         last: The weighted layers whose outputs it is made of without another one in between.
         time: When the latest of `last` ran.
     """
 
     weights: tuple[str, ...] = ()
     active: bool = False
+    recomputed: bool = False
     last: tuple[str, ...] = ()
     time: int = -1
 
@@ -337,6 +348,7 @@ class _Counter(TorchDispatchMode):
         self._time = 0
         self.elementwise: dict[str, int] = {}
         self.first: set[str] = set()
+        self.recomputed: set[str] = set()
         for name, parameter in model.named_parameters():
             self._set(parameter, _Origin(weights=(name,)))
         for tensor in inputs:
@@ -372,8 +384,13 @@ class _Counter(TorchDispatchMode):
             return
         origins = [self._get(t) for t in operands]
         active = [origin for origin in origins if origin.active]
+        sources = list(zip(operands, origins, strict=True))
+        if packet in (aten.mul, aten.div, aten.mul_, aten.div_) and not active:
+            # A scale of a weight, such as the gain of a normalised one, is no weight by itself.
+            largest = max(_numel(t) for t in operands)
+            sources = [(t, o) for t, o in sources if _numel(t) == largest]
         weights = tuple(
-            dict.fromkeys(w for origin in origins if not origin.active for w in origin.weights)
+            dict.fromkeys(w for _, origin in sources if not origin.active for w in origin.weights)
         )
         macs = self._macs(packet, args, kwargs, out)
         if macs is not None:
@@ -389,7 +406,9 @@ class _Counter(TorchDispatchMode):
             self.elementwise[name] = self.elementwise.get(name, 0) + work
 
         if not active:
-            origin = _Origin(weights=weights)
+            keeps = func.is_view or packet in _MOVES or packet in _SCALES
+            changed = any(origin.recomputed for _, origin in sources) or not keeps
+            origin = _Origin(weights=weights, recomputed=changed)
         elif weights and (macs is not None or packet is aten.embedding):
             if not any(o.last for o in active):
                 self.first.update(weights)
@@ -423,6 +442,9 @@ class _Counter(TorchDispatchMode):
         else:
             factors = [t for t in args if isinstance(t, Tensor)]
         origins = [self._get(t) for t in factors]
+        self.recomputed.update(
+            w for o in origins if not o.active and o.recomputed for w in o.weights
+        )
         return tuple(dict.fromkeys(w for o in origins if not o.active for w in o.weights))
 
     def last_layers(self, tensor: Tensor) -> tuple[str, ...]:
@@ -439,8 +461,8 @@ class _Counter(TorchDispatchMode):
         rows = []
         for (module, operation, weights), (calls, dense_macs) in self._rows.items():
             macs = dense_macs
-            if len(weights) == 1 and weights[0] in nnz:
+            if len(weights) == 1 and weights[0] in nnz and weights[0] not in self.recomputed:
                 (name,) = weights
                 macs = dense_macs * nnz[name] // parameters[name].numel()
             rows.append(FlopRow(module, operation, weights, calls, macs, dense_macs))
-        return FlopTable(tuple(rows), dict(self.elementwise))
+        return FlopTable(tuple(rows), dict(self.elementwise), frozenset(self.recomputed))

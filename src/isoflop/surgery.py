@@ -58,6 +58,16 @@ def copy_with_tensors(
     return copy.deepcopy(model, memo)
 
 
+def configs(model: nn.Module) -> dict[str, Any]:
+    """Return the configurations of transformers that modules hold, each once, by their paths."""
+    found: dict[int, tuple[str, Any]] = {}
+    for path, module in model.named_modules():
+        config = module.__dict__.get("config")
+        if hasattr(config, "to_dict") and hasattr(config, "model_type"):
+            found.setdefault(id(config), (f"{path}.config" if path else "config", config))
+    return dict(found.values())
+
+
 def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
     """Replace modules wherever they occur and return the root, which may itself be replaced.
 

@@ -29,6 +29,7 @@ CALLS = {
         (torch.ones(1, 1, 5), torch.ones(2, 3, 4), torch.ones(2, 4, 5)),
         {"beta": 0.5},
     ),
+    "addcmul": (torch.addcmul, (X[:1], X, X[:, :1]), {"value": 2}),
     "grouped_mm": (
         torch._grouped_mm,  # type: ignore[attr-defined]
         (torch.ones(6, 8), torch.ones(2, 8, 16)),
@@ -36,6 +37,8 @@ CALLS = {
     ),
     "index": (torch.Tensor.__getitem__, (X, (..., slice(1, 3))), {}),
     "index two": (torch.Tensor.__getitem__, (X, (0, slice(None), None, slice(4))), {}),
+    "index from the end": (torch.Tensor.__getitem__, (X, (..., slice(3))), {}),
+    "polar": (torch.polar, (X, X[:1]), {}),
     "reshape": (torch.Tensor.reshape, (X, (2, -1)), {}),
     "reshape to sizes": (torch.Tensor.reshape, (X, 2, 8, 36), {}),
     "view": (torch.Tensor.view, (X, 16, -1, 6), {}),
@@ -51,7 +54,20 @@ def test_shape_is_that_of_the_function(name):
 
 
 def test_every_function_is_covered():
-    assert {function for function, *_ in CALLS.values()} | {torch.Tensor.roll} == set(STAND_INS)
+    others = {torch.Tensor.roll, torch.Tensor.__setitem__}
+    assert {function for function, *_ in CALLS.values()} | others == set(STAND_INS)
+
+
+def test_rows_chosen_by_a_mask_take_a_value_of_their_size():
+    put = STAND_INS[torch.Tensor.__setitem__]
+    mask = torch.tensor([[True, False]])
+    put(torch.zeros(1, 2, 5), mask, torch.ones(5))
+    put(torch.zeros(1, 2, 5), mask, torch.tensor(1.0))
+    with pytest.raises(ValueError, match="put into"):
+        put(torch.zeros(1, 2, 5), mask, torch.ones(4))
+    x = torch.zeros(2, 3)
+    put(x, 0, 1.0)
+    assert x.sum() == 3
 
 
 @pytest.mark.parametrize(

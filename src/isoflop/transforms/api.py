@@ -8,7 +8,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from isoflop.budget import meet_layer_budgets, meet_model_budget
-from isoflop.errors import IsoflopError, NoEffectWarning, NoTransformableLayersError, WideningError
+from isoflop.errors import (
+    BudgetError,
+    IsoflopError,
+    NoEffectWarning,
+    NoTransformableLayersError,
+    WideningError,
+)
 from isoflop.flops import Trace, trace
 from isoflop.masks import named_masks
 from isoflop.plan import LayerPlan, Plan
@@ -133,6 +139,7 @@ def _source(
         trace=found,
         weights=weights,
         layers=replaceable_layers(model, found, weights),
+        excluded=frozenset(excluded),
     )
     if not weights or (isinstance(config, LayerTransform) and not source.layers):
         raise _nothing_to_transform(model, config)
@@ -210,7 +217,17 @@ def _plan(
         other_macs=after.table.macs - sum(layer.unmasked_macs for layer in layers),
         layers=tuple(layers),
     )
-    return meet_model_budget(plan) if scope == "model" else meet_layer_budgets(plan)
+    try:
+        return meet_model_budget(plan) if scope == "model" else meet_layer_budgets(plan)
+    except BudgetError as error:
+        recomputed = sorted(after.table.recomputed)
+        if not recomputed:
+            raise
+        raise BudgetError(
+            f"{error} {len(recomputed)} weights, such as {recomputed[0]!r}, are recomputed before "
+            "they multiply, as by weight standardisation: zeros would not stay zeros, so that they "
+            "count as dense."
+        ) from None
 
 
 def _numels(model: nn.Module) -> dict[str, int]:

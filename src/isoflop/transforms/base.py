@@ -49,6 +49,7 @@ class Source:
         trace: What one forward pass showed.
         weights: The weights that may become sparse, by full name, in the order of execution.
         layers: The layers that may be replaced by others, by path.
+        excluded: Paths of the excluded modules.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class Source:
     trace: Trace
     weights: tuple[str, ...]
     layers: dict[str, nn.Module]
+    excluded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def widened(source: Source, factor: float, *, multiple_of: int = 1) -> nn.Module
     """Return the dense model with its widths times `factor`, checked to be widened throughout."""
     widths = solve_widths(source.model, factor, source.example_inputs, multiple_of=multiple_of)
     model = widen(source.model, widths)
-    check_widened(source.model, model, widths, source.trace)
+    check_widened(source.model, model, widths, source.trace, source.excluded)
     return model
 
 

@@ -1,6 +1,7 @@
 """Refusing a model that was widened in part only."""
 
 import math
+from collections.abc import Collection
 
 from torch import nn
 
@@ -13,13 +14,26 @@ _TOLERATED = 0.05
 """Largest share of a model's MACs in weights that may keep one of their two widths."""
 
 
-def check_widened(dense: nn.Module, wide: nn.Module, widths: Widths, trace: Trace) -> None:
+def check_widened(
+    dense: nn.Module,
+    wide: nn.Module,
+    widths: Widths,
+    trace: Trace,
+    excluded: Collection[str] = (),
+) -> None:
     """Refuse a result in which a hidden layer kept a width that should have grown.
 
     A forward pass that works is no proof: an equation with a constant can pin a width silently.
     Some widths are counts of something and stay rightly, such as the outputs, one per head, of the
     network that makes a relative position bias, or those, one per expert, of a router. So one of
     the two widths of a weight may stay where such weights are a small part of the model's cost.
+
+    Args:
+        dense: The model before.
+        wide: The model after.
+        widths: The sizes that it was given.
+        trace: What one forward pass of the dense model showed.
+        excluded: Paths of modules that may keep their widths.
 
     Raises:
         WideningError: The weight that kept its size is named.
@@ -32,7 +46,7 @@ def check_widened(dense: nn.Module, wide: nn.Module, widths: Widths, trace: Trac
     held: list[tuple[int, str, str, int]] = []
     for name, cost in macs.items():
         before, after = tuple(old[name].shape), tuple(new[name].shape)
-        if len(before) < 2 or name not in whole:
+        if len(before) < 2 or name not in whole or name.rpartition(".")[0] in excluded:
             continue
         module = dense.get_submodule(name.rpartition(".")[0])
         output, inputs = weight_sides(module, old[name])
@@ -66,5 +80,6 @@ def check_widened(dense: nn.Module, wide: nn.Module, widths: Widths, trace: Trac
         raise WideningError(
             f"The {side} width of {name!r} ({type(module).__name__}, shape {tuple(old[name].shape)}) "
             f"did not grow with the others by {factor:.3f}: "
-            f"{cause or 'the forward pass'} ties it to a size that must stay. {ADVICE}"
+            f"{cause or 'the forward pass'} ties it to a size that must stay. If it rightly "
+            f"stays, exclude {path!r}. {ADVICE}"
         )

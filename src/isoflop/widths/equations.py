@@ -127,7 +127,8 @@ class Equations:
                 for atom in self.resolve(side).symbols() - known:
                     self._define(atom, Expression.constant(atom.value))
         # What pins widths comes last: another equation may explain the same without a constant.
-        for strategies in (careful, (*careful, self._exact_quotient), (*careful, self._pin_sum)):
+        last = (self._pin_sum, self._pin_lone)
+        for strategies in (careful, (*careful, self._exact_quotient), (*careful, *last)):
             pending = self._solve(pending, strategies)
 
     def _solve(self, pending: list[Equation], strategies: tuple[Strategy, ...]) -> list[Equation]:
@@ -163,6 +164,14 @@ class Equations:
             return False
         for atom in difference.symbols():
             self._define(atom, Expression.constant(atom.value))
+        return True
+
+    def _pin_lone(self, difference: Expression) -> bool:
+        """A width that an equation with constants alone determines stays as it is."""
+        if len(difference.symbols()) != 1:
+            return False
+        (atom,) = difference.symbols()
+        self._define(atom, Expression.constant(atom.value))
         return True
 
     def _divide(self, difference: Expression) -> bool:

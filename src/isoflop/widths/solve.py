@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.errors import WideningError
-from isoflop.surgery import ExampleInputs, copy_with_tensors
+from isoflop.surgery import ExampleInputs, configs, copy_with_tensors
 from isoflop.widths.expressions import Atom, Expression
 from isoflop.widths.nodes import expression_of
 from isoflop.widths.trace import SymbolicTrace
@@ -135,7 +135,7 @@ def widen(model: nn.Module, widths: Widths) -> nn.Module:
         return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 
     wide = copy_with_tensors(model, make)
-    modules = dict(wide.named_modules())
+    holders = {**dict(wide.named_modules()), **configs(wide)}
     for (path, name), value in widths.attributes.items():
-        modules[path].__dict__[name] = value
+        holders[path].__dict__[name] = value
     return wide

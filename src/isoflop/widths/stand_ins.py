@@ -81,6 +81,11 @@ def _baddbmm(x: Tensor, left: Tensor, right: Tensor, **kwargs: Any) -> Tensor:
     return torch.add(x, torch.bmm(left, right))
 
 
+@stands_for(torch.addcmul)
+def _addcmul(x: Tensor, one: Tensor, two: Tensor, **kwargs: Any) -> Tensor:
+    return x + one * two
+
+
 @stands_for(torch.linalg.solve_triangular)
 def _solve_triangular(matrix: Tensor, x: Tensor, **kwargs: Any) -> Tensor:
     side = -2 if kwargs.get("left", True) else -1
@@ -93,7 +98,9 @@ def _solve_triangular(matrix: Tensor, x: Tensor, **kwargs: Any) -> Tensor:
 def _getitem(x: Tensor, index: Any) -> Any:
     # A slice up to a width takes the whole dimension, or the end is cut off; which of them tells
     # the size, and in the first case PyTorch does not ask whether the two are equal.
-    items = index if isinstance(index, tuple) else (index,)
+    items = list(index) if isinstance(index, tuple) else [index]
+    if items[0] is Ellipsis and all(isinstance(item, (slice, int)) for item in items[1:]):
+        items[:1] = [slice(None)] * (x.ndim - len(items) + 1)
     for dim, item in enumerate(items):
         if isinstance(item, slice):
             if isinstance(item.stop, torch.SymInt):
@@ -115,6 +122,22 @@ def _reshape(x: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
     sizes = [x.numel() // rest if isinstance(s, int) and s == -1 else s for s in sizes]
     _require(x.numel() == math.prod(sizes), f"reshape of {x.shape} to {sizes}")
     return x.new_empty(sizes)
+
+
+@stands_for(Tensor.__setitem__)
+def _setitem(x: Tensor, index: Any, value: Any) -> None:
+    # Rows chosen by a mask take a value of the size of a row.
+    if isinstance(index, Tensor) and index.dtype == torch.bool and isinstance(value, Tensor):
+        for one, two in zip(reversed(x.shape[index.ndim :]), reversed(value.shape), strict=False):
+            _require(one == two or two == 1, f"{value.shape} put into {x.shape}")
+    else:
+        x[index] = value
+
+
+@stands_for(torch.polar)
+def _polar(radius: Tensor, angle: Tensor) -> Tensor:
+    both = radius + angle  # which compares the shapes
+    return both.new_empty(both.shape, dtype=both.dtype.to_complex())
 
 
 @stands_for(F.pad)

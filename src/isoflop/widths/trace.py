@@ -25,20 +25,20 @@ from isoflop.fakes import (
     unfused,
 )
 from isoflop.rules import WideningRule, rule_of
-from isoflop.surgery import ExampleInputs, copy_with_tensors, normalize_inputs
+from isoflop.surgery import ExampleInputs, configs, copy_with_tensors, normalize_inputs
 from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import Space, expression_of
 from isoflop.widths.stand_ins import STAND_INS, recurrent
 
 # Names of integers that are widths.
 _WIDTH_NAME = re.compile(
-    r"(dim|dims|features|channels|chs|planes|hidden|hidden_size|head_size|embed|embd|width|d_model|units)$"
+    r"(dim|dims|features|channels|chs|planes|hidden|hidden_size|(head|normalized)_(size|shape)|embed|embd|width|d_model|units)$"
     r"|^(dim|d)_|channels|chs"
 )
 # Names of integers that say how many parts a width has, or how large a picture or a text is.
 _COUNT_NAME = re.compile(
     r"(heads?|groups?|layers?|blocks?|depth|experts?|stages?|chunks?|branches|scales?|"
-    r"window\w*|patch\w*|kernel\w*|stride\w*|padding|pad|dilation\w*|grid\w*|img\w*|image\w*|area|"
+    r"window\w*|patch\w*|partition\w*|kernel\w*|stride\w*|padding|pad|dilation\w*|grid\w*|img\w*|image\w*|area|"
     r"resolution|vocab\w*|class\w*|labels?|top_?k|length|len|seq\w*|positions?|\w*tokens?|quer(y|ies)|"
     r"buckets?|distance|ratio|idx|index|id|reduction|radix|order|ndim|cardinality|axis)_?\d*$"
     r"|^(num|n|nb|max|min|block|chunk)_"
@@ -83,6 +83,8 @@ class SymbolicTrace:
             fake = copy_with_tensors(self.model, self._make)
             fake.eval()
             follow_rules(fake)
+            for path, config in configs(fake).items():
+                self._set_config(path, config)
             for path, module in fake.named_modules():
                 self._set_attributes(path, module)
                 if isinstance(module, nn.RNNBase):
@@ -120,10 +122,15 @@ class SymbolicTrace:
         if isinstance(module, _ConvNd) and name == "weight":
             sizes[:2] = self._conv_channels(module)
             return tuple(sizes)
-        fixed = {0} if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) else set()
-        if not isinstance(tensor, nn.Parameter) and len(sizes) > 1:
-            # A table with a few columns, or rows, holds coordinates and the like.
+        embedding = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and name == "weight"
+        fixed = {0} if embedding else set()
+        plain = type(module).__module__.startswith("torch.nn.")
+        table = len(sizes) > 1 and not isinstance(tensor, nn.Parameter)
+        if table or (not plain and isinstance(tensor, nn.Parameter)):
+            # Coordinates, numbers of heads and the like.
             fixed |= {dim for dim, size in enumerate(sizes) if size < _SMALLEST_WIDTH}
+        if len(sizes) == 3 and not plain and sizes[0] in _counts(module):
+            fixed.add(0)  # the matrices of all experts, or of all heads
         return tuple(
             size if dim in fixed else self._symbol(size, name) for dim, size in enumerate(sizes)
         )
@@ -190,6 +197,20 @@ class SymbolicTrace:
             self.attributes[path, name] = value
             module.__dict__[name] = value
 
+    def _set_config(self, path: str, config: Any) -> None:
+        """Make widths symbolic in a configuration, which a forward pass may read."""
+        sizes = {
+            size
+            for parameter in self.model.parameters()
+            for size in parameter.shape
+            if size >= _SMALLEST_WIDTH
+        }
+        for name, value in list(vars(config).items()):
+            if type(value) is int:
+                new = self._attribute(name, value, sizes, WideningRule())
+                if new is not value:
+                    self.attributes[path, name] = config.__dict__[name] = new
+
     def _attribute(self, name: str, value: Any, sizes: set[int], rule: WideningRule) -> Any:
         """Return a symbol in place of an integer that may be a width, also within a tuple.
 
@@ -204,8 +225,21 @@ class SymbolicTrace:
         elif type(value) in (tuple, list, torch.Size) and any(type(item) is int for item in value):
             items = [self._attribute(name, item, sizes, rule) for item in value]
             if any(new is not old for new, old in zip(items, value, strict=True)):
+                # Where one part is a width, the others are too: (hidden, rest, channels).
+                items = [
+                    self.space.symbol(item, name)
+                    if type(item) is int and item >= _SMALLEST_WIDTH
+                    else item
+                    for item in items
+                ]
+            if any(new is not old for new, old in zip(items, value, strict=True)):
                 return items if type(value) is list else tuple(items)
         return value
+
+
+def _counts(module: nn.Module) -> set[int]:
+    """Return the numbers of parts that a module restates."""
+    return {v for name, v in vars(module).items() if type(v) is int and _COUNT_NAME.search(name)}
 
 
 def _recurrent_sizes(module: nn.Module) -> dict[str, Any]:

@@ -72,6 +72,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "audio_config": {"diarization_config": {"head_config": {"audio_hidden_size": HIDDEN}}}
     },
     "nemotron": {"num_key_value_heads": 2},
+    "nystromformer": {"conv_kernel_size": 3},
     "perceiver": {"num_latents": 24, "num_self_attends_per_block": LAYERS},
     "qwen4_exp_text": {
         "indexer_n_heads": HEADS,

@@ -36,9 +36,17 @@ def fixed_sizes(
         nonlocal tokens, compared
         if not compared:
             tokens, compared = _token_sizes(spec, model), True
-        return results | _heads(modules, name) | tokens.get(name, frozenset())
+        rows = _rows(model, name)
+        return results | rows | _heads(modules, name) | tokens.get(name, frozenset())
 
     return fixed
+
+
+def _rows(model: nn.Module, name: str) -> frozenset[int]:
+    """Return the number of relative positions of a table of them, (positions, width)."""
+    if "_rel" not in name.rpartition(".")[2]:
+        return frozenset()
+    return frozenset({model.get_parameter(name).shape[0]})
 
 
 def _heads(modules: dict[str, nn.Module], name: str) -> frozenset[int]:
