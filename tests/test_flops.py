@@ -1,11 +1,15 @@
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.zoo import Experts
 from torch import nn
 
+import isoflop
 from isoflop.errors import InputError
 from isoflop.flops import network_ends, profile
 from isoflop.masks import set_mask
@@ -153,6 +157,74 @@ def test_a_computed_weight_counts_for_the_parameter_it_is_made_of():
     model = nn.utils.parametrizations.weight_norm(nn.Linear(4, 6, bias=False))
     (row,) = profile(model, (2, 4)).rows
     assert set(row.parameters) == {f"parametrizations.weight.original{i}" for i in range(2)}
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        weight = (self.weight - self.weight.mean()) * 3.0
+        return self._conv_forward(x, weight, None)
+
+
+class Scaled(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight * self.weight.abs().amax(), None)
+
+
+@pytest.mark.parametrize(("kind", "skipped"), [(Standardised, 0), (Scaled, 20)])
+def test_zeros_count_where_they_stay_zeros(kind, skipped):
+    conv = kind(3, 4, 1, bias=False)
+    weight, macs = "weight", 4 * 12
+    mask = torch.ones(4, 3, 1, 1, dtype=torch.bool)
+    mask.view(-1)[:5] = False
+    set_mask(conv, weight, mask)
+    table = profile(conv, (1, 3, 2, 2))
+    assert table.macs == macs - skipped
+    assert table.recomputed == (set() if skipped else {weight})
+    assert table.prices({weight: 12}) == ({weight: 4} if skipped else {})
+
+
+def test_a_model_of_standardised_weights_is_told_why_it_has_no_budget():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *(Standardised(8, 8, 1) for _ in range(4)))
+    model.extend([nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)])
+    with pytest.raises(isoflop.BudgetError, match=r"4 weights, such as '1.weight', are recomputed"):
+        isoflop.transform(model, isoflop.SparseWide(0.9), example_inputs=(1, 3, 4, 4))
+
+
+def test_a_gain_of_a_weight_is_no_weight_by_itself():
+    class Gained(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 6, bias=False)
+            self.gain = nn.Parameter(torch.ones(6, 1))
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight * self.gain)
+
+    (row,) = profile(Gained(), (2, 4)).rows
+    assert row.parameters == ("weight",)
+
+
+def test_experts_cost_what_their_rows_cost():
+    table = profile(Experts(), (10, 8))
+    assert table.by_parameter()["up"] == 10 * 16 * 32
+    prices = table.prices({name: p.numel() for name, p in Experts().named_parameters()})
+    assert prices["up"] == Fraction(10, 3)
+    assert prices["middle.weight"] == 10
+
+
+def test_what_follows_from_integer_inputs_alone_is_known():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(5, 4), nn.Linear(4, 2)
+
+        def forward(self, tokens):
+            length = int((tokens != 0).sum(1).max())
+            return self.head(self.embedding(tokens[:, :length]))
+
+    tokens = torch.tensor([[1, 2, 3, 0, 0], [4, 0, 0, 0, 0]])
+    assert profile(Padded(), tokens).macs == 2 * 3 * 8
+    with pytest.raises(InputError, match=r"`length = int.*register_widening_rule"):
+        profile(Padded(), tokens.to("meta"))
 
 
 def test_masks_scale_macs_exactly():

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from fractions import Fraction
 
 import pytest
 from torch import nn
@@ -56,6 +57,13 @@ def test_json_round_trip(plan, tmp_path):
     assert Plan.load(tmp_path / "plan.json") == plan
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
     assert json.loads((tmp_path / "plan.json").read_text())["totals"]["macs"] == plan.macs
+
+
+def test_a_weight_may_cost_a_fraction_of_a_mac(plan, tmp_path):
+    experts = layer("e", nnz=5, macs_per_weight=Fraction(20, 3))
+    assert (experts.macs, experts.unmasked_macs) == (33, 80)
+    mixed = dataclasses.replace(plan, layers=(experts,))
+    assert Plan.from_json(mixed.to_json()) == mixed
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version": 1}', '{"format_version": 9}'])

@@ -1,3 +1,4 @@
+import types
 from typing import Any
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import nn
 
 from isoflop.errors import InputError
-from isoflop.surgery import copy_with_tensors, normalize_inputs, replace_modules
+from isoflop.surgery import configs, copy_with_tensors, normalize_inputs, replace_modules
 
 
 def test_a_copy_keeps_ties_and_leaves_the_original():
@@ -17,6 +18,31 @@ def test_a_copy_keeps_ties_and_leaves_the_original():
     assert isinstance(copy[0].weight, nn.Parameter)
     assert not copy[0].weight.any()
     assert torch.equal(model[0].weight, before)
+
+
+def test_tensors_in_containers_are_replaced_too():
+    model: Any = nn.Linear(2, 2)
+    model.cache = {"cpu": [torch.ones(3), 5]}
+    names = []
+
+    def make(_module, path, name, tensor):
+        names.append((path, name))
+        return torch.zeros_like(tensor)
+
+    copy: Any = copy_with_tensors(model, make)
+    assert ("", "cache['cpu'][0]") in names
+    assert not copy.cache["cpu"][0].any()
+    assert copy.cache["cpu"][1] == 5
+    assert model.cache["cpu"][0].all()
+
+
+def test_configurations_are_found_once_by_their_paths():
+    config = types.SimpleNamespace(to_dict=dict, model_type="tiny")
+    outer: Any = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    outer[0].config = outer[1].config = config
+    assert configs(outer) == {"0.config": config}
+    outer.config = config
+    assert configs(outer) == {"config": config}
 
 
 def test_replacing_reaches_every_parent_of_a_shared_module_and_the_root():

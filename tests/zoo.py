@@ -145,6 +145,44 @@ def llama() -> nn.Module:
     return LlamaForCausalLM(config)
 
 
+class Experts(nn.Module):
+    """Three experts that share a tensor; each row goes to the next of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_experts = 3
+        self.first = nn.Linear(8, 16)
+        self.up = nn.Parameter(torch.randn(3, 16, 32))
+        self.down = nn.Parameter(torch.randn(3, 32, 16))
+        self.middle = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        ends = torch.tensor([1, 3, len(x)], dtype=torch.int32)
+        x = F.relu(F.grouped_mm(x, self.up, offs=ends))
+        return self.head(self.middle(F.grouped_mm(x, self.down, offs=ends)))
+
+
+class CodeBook(nn.Module):
+    """Slices up to a width and puts a parameter in the place of some rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_chs = 16
+        self.embedding = nn.Embedding(16, 16)
+        self.missing = nn.Parameter(torch.randn(16))
+        self.body = nn.Linear(16, 20)
+        self.out = nn.Linear(20, 16)
+        self.head = nn.Linear(16, 16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        x[tokens == 0] = self.missing
+        x = x + self.out(F.relu(self.body(x)))[..., : self.out_chs]
+        return self.head(x)
+
+
 def mlp() -> nn.Module:
     """Multi-layer perceptron with LayerNorm and biases."""
     return nn.Sequential(
@@ -202,8 +240,12 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (1, 3, 64, 64),
     ),
     "encoder": (Encoder, (1, 6, 12)),
+    "code_book": (lambda: FromFloats(CodeBook()), (1, 6)),
     "tied": (lambda: FromFloats(Tied()), (1, 6)),
     "gpt2": (lambda: FromFloats(gpt2()), (1, 6)),
     "llama": (lambda: FromFloats(llama()), (1, 6)),
 }
 """Name to `(constructor, input shape)`."""
+
+WIDENED = {**ZOO, "experts": (Experts, (10, 8))}
+"""Those and one whose weights are mostly outside of layers, so that only their widths can grow."""

@@ -246,7 +246,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     args, kwargs = normalize_inputs(model, example_inputs)
     with torch.no_grad(), unfused(), fake_mode() as mode:
         fake = copy_with_tensors(model, lambda _module, _path, _name, tensor: fake_like(tensor))
-        fake.eval()
+        # Training first: by convention it clears what modules keep between evaluations.
+        fake.train().eval()
         follow_rules(fake)
         args, kwargs = fake_inputs(mode, (args, kwargs))
         counter = _Counter(fake, [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)])

@@ -133,3 +133,25 @@ def test_the_public_names_are_the_registered_ones():
     assert set(isoflop.methods()) >= {"dense", "static", "set", "rigl"}
     assert "unstructured" in isoflop.patterns()
     assert all(hasattr(isoflop, name) for name in isoflop.__all__)
+
+
+def test_a_width_that_rightly_stays_can_be_excluded():
+    class Tokens(nn.Module):
+        """Mixes nine tokens and sixteen channels."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.channels = nn.Linear(4, 16), nn.Linear(16, 16)
+            self.tokens, self.head = nn.Linear(9, 9), nn.Linear(16, 2)
+
+        def forward(self, x):
+            x = self.channels(self.embed(x))
+            return self.head(x + self.tokens(x.mT).mT)
+
+    config = isoflop.SparseWide(0.75)
+    with pytest.raises(isoflop.WideningError, match="exclude 'tokens'"):
+        isoflop.transform(Tokens(), config, example_inputs=(1, 9, 4))
+    model, plan = isoflop.transform(Tokens(), config, example_inputs=(1, 9, 4), exclude=["tokens"])
+    assert model.get_parameter("channels.weight").shape == (32, 32)
+    assert model.get_parameter("tokens.weight").shape == (9, 9)
+    assert {layer.parameter for layer in plan.sparse_layers} == {"channels.weight"}

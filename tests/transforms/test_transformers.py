@@ -75,6 +75,46 @@ def test_all_projections_are_replaced_at_equal_flops(name, model_name, scope, sp
     assert all(g is not None and g.isfinite().all() for g in gradients)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_widening_keeps_the_number_of_heads(name):
+    make, inputs = MODELS[name]
+    dense = make()
+    wide, _ = isoflop.transform(dense, isoflop.SparseWide(0.75), example_inputs=inputs)
+    modules = dict(wide.named_modules())
+    sizes = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
+    grown = set()
+    for path, module in dense.named_modules():
+        for attribute in vars(module).keys() & {
+            *sizes,
+            "num_heads",
+            "n_heads",
+            "num_attention_heads",
+        }:
+            before, after = getattr(module, attribute), getattr(modules[path], attribute)
+            assert after == (2 * before if attribute in sizes else before)
+            grown |= {attribute} & {*sizes}
+    assert grown
+
+
+def test_the_configuration_follows_where_the_forward_pass_reads_it():
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = transformers.GPT2Config(n_embd=32, n_head=4)
+            self.first, self.query = nn.Linear(8, 32), nn.Linear(32, 32)
+            self.head = nn.Linear(32, 3)
+
+        def forward(self, x):
+            shape = (-1, self.config.n_head, self.config.n_embd // self.config.n_head)
+            return self.head(self.query(self.first(x)).view(shape).flatten(1))
+
+    dense = Reader()
+    wide: Any
+    wide, _ = isoflop.transform(dense, isoflop.SparseWide(0.75), example_inputs=(2, 8))
+    assert (wide.config.n_embd, wide.config.n_head) == (64, 4)
+    assert dense.config.n_embd == 32
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tied_embeddings_stay_tied(name):
     make, inputs = MODELS["gpt2"]

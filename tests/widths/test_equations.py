@@ -56,6 +56,25 @@ def test_a_sum_that_must_stay_pins_its_parts():
     assert case.scaled() == [8, 4]
 
 
+def test_a_nonlinear_equation_with_constants_pins():
+    case = Case(21, 8)
+    rows = case.symbols[0]
+    half = case.equations.quotient("//", number(1) + rows, number(2))
+    case.equations.equate(half * half + rows, number(11 * 11 + 21), "table")
+    assert case.scaled() == [21, 16]
+
+
+def test_the_cause_of_a_constant_is_the_equation_that_says_it():
+    case = Case(8, 8, 8, 5)
+    a, b, c, free = case.symbols
+    case.equations.equate(a, b, "one")
+    case.equations.equate(b, c, "two")
+    case.equations.equate(c, number(8), "three")
+    case.scaled()
+    assert [getattr(case.equations.cause(s), "where", None) for s in (a, b, c)] == ["three"] * 3
+    assert case.equations.cause(free) is None
+
+
 @pytest.mark.parametrize(("heads", "factor", "new"), [(12, 2**0.5, 1092), (12, 2.0, 1536)])
 def test_the_width_of_a_head_is_what_scales(heads, factor, new):
     case = Case(768)

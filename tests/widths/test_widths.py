@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.zoo import ZOO
+from tests.zoo import WIDENED
 from torch import nn
 
 from isoflop.errors import WideningError
@@ -16,9 +16,9 @@ def widened(model, shape, factor, **options) -> Any:
     return widen(model, solve_widths(model, factor, shape, **options))
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", WIDENED)
 def test_every_hidden_width_doubles(name):
-    make, shape = ZOO[name]
+    make, shape = WIDENED[name]
     model = make()
     wide = widened(model, shape, 2.0)
     before, after = trace(model, shape), trace(wide, shape)
@@ -33,9 +33,9 @@ def test_every_hidden_width_doubles(name):
 
 
 @pytest.mark.parametrize("factor", [2**0.5, 2.5**0.5, 10**0.5])
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", WIDENED)
 def test_any_factor_gives_a_model_that_works(name, factor):
-    make, shape = ZOO[name]
+    make, shape = WIDENED[name]
     model = make()
     wide = widened(model, shape, factor)
     check_widened(model, wide, Widths(factor), trace(model, shape))
@@ -45,7 +45,7 @@ def test_any_factor_gives_a_model_that_works(name, factor):
 
 
 def test_factor_one_changes_nothing_and_the_model_stays_as_it_was():
-    make, shape = ZOO["gated"]
+    make, shape = WIDENED["gated"]
     model: Any = make()
     before = {name: p.clone() for name, p in model.named_parameters()}
     same = widened(model, shape, 1.0)
@@ -59,7 +59,7 @@ def test_factor_one_changes_nothing_and_the_model_stays_as_it_was():
 
 
 def test_attributes_follow_their_tensors():
-    make, shape = ZOO["mobilenet_v2"]
+    make, shape = WIDENED["mobilenet_v2"]
     wide = widened(make(), shape, 3.0)
     for module in wide.modules():
         if isinstance(module, nn.Conv2d):
@@ -70,13 +70,13 @@ def test_attributes_follow_their_tensors():
 
 
 def test_widths_round_to_multiples():
-    make, shape = ZOO["cifar_resnet"]
+    make, shape = WIDENED["cifar_resnet"]
     wide = widened(make(), shape, 2**0.5, multiple_of=8)
     assert {m.out_channels % 8 for m in wide.modules() if isinstance(m, nn.Conv2d)} == {0}
 
 
 def test_a_model_on_the_meta_device():
-    make, shape = ZOO["resnet18"]
+    make, shape = WIDENED["resnet18"]
     with torch.device("meta"):
         model = make()
     assert widened(model, shape, 2.0).fc.weight.shape == (10, 1024)

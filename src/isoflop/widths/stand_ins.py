@@ -183,8 +183,12 @@ def _unfold(
     return x.new_empty((*x.shape[:-3], x.shape[-3] * kernel[0] * kernel[1], blocks))
 
 
-# What `torch.nn.functional.grouped_mm` calls; the function itself is not seen.
-stands_for(torch._grouped_mm)(grouped_product)  # type: ignore[attr-defined]
+@stands_for(torch._grouped_mm)  # type: ignore[attr-defined]
+def _grouped_mm(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    # `torch.nn.functional.grouped_mm` calls this function. It takes rows of whole 16 bytes only.
+    for size in weight.shape[1:]:
+        bool(size % 8 == 0) or bool(size % 4 == 0)
+    return grouped_product(x, weight, *args, **kwargs)
 
 
 def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, Any]:

@@ -81,7 +81,7 @@ class SymbolicTrace:
             mode = stack.enter_context(fake_mode(cache=False))
             stack.enter_context(_Functions(self))
             fake = copy_with_tensors(self.model, self._make)
-            fake.eval()
+            fake.train().eval()  # see `isoflop.flops.trace`
             follow_rules(fake)
             for path, config in configs(fake).items():
                 self._set_config(path, config)
