@@ -442,11 +442,12 @@ class _Counter(TorchDispatchMode):
             factors = args[1:3]
         else:
             factors = [t for t in args if isinstance(t, Tensor)]
-        origins = [self._get(t) for t in factors]
-        self.recomputed.update(
-            w for o in origins if not o.active and o.recomputed for w in o.weights
-        )
-        return tuple(dict.fromkeys(w for o in origins if not o.active for w in o.weights))
+        weights = [o for o in map(self._get, factors) if not o.active]
+        # A learned input that has been through a layer is an activation to the next.
+        plain = [o for o in weights if not o.recomputed and o.weights]
+        if not plain:
+            self.recomputed.update(w for o in weights if o.recomputed for w in o.weights)
+        return tuple(dict.fromkeys(w for o in plain or weights for w in o.weights))
 
     def last_layers(self, tensor: Tensor) -> tuple[str, ...]:
         """Return the weights of the layers that `tensor` comes from directly."""

@@ -64,6 +64,23 @@ def test_a_nonlinear_equation_with_constants_pins():
     assert case.scaled() == [21, 16]
 
 
+def test_equal_halves_of_odd_and_even_places_make_a_width_even():
+    case = Case(8)
+    (width,) = case.symbols
+    quotient = case.equations.quotient
+    even, odd = quotient("//", width + number(1), number(2)), quotient("//", width, number(2))
+    case.equations.equate(even, odd, "stack")
+    assert case.scaled(1.6) == [12]
+
+
+def test_an_equation_between_parts_of_one_width_pins_nothing():
+    case = Case(12)
+    (width,) = case.symbols
+    third = case.equations.quotient("//", width + number(2), number(3))
+    case.equations.equate(width - third - third, third, "chunk")
+    assert case.scaled() == [24]
+
+
 def test_the_cause_of_a_constant_is_the_equation_that_says_it():
     case = Case(8, 8, 8, 5)
     a, b, c, free = case.symbols

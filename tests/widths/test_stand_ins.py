@@ -30,6 +30,8 @@ CALLS = {
         {"beta": 0.5},
     ),
     "addcmul": (torch.addcmul, (X[:1], X, X[:, :1]), {"value": 2}),
+    "fold": (F.fold, (torch.ones(2, 12, 20), (6, 5), (2, 2)), {"dilation": 1}),
+    "fold square": (F.fold, (torch.ones(2, 12, 16), 5, 2), {}),
     "grouped_mm": (
         torch._grouped_mm,  # type: ignore[attr-defined]
         (torch.ones(6, 8), torch.ones(2, 8, 16)),

@@ -77,8 +77,13 @@ def _initialize_module(
     own = {name: p for name, p in module._parameters.items() if p is not None}
     planned = {name: layers[prefix + name] for name in own if prefix + name in layers}
     reset = getattr(module, "reset_parameters", None)
+    unset: set[str] = set()
     if own and not planned and callable(reset) and not any(p.is_meta for p in own.values()):
+        for parameter in own.values():
+            parameter.fill_(math.nan)
         reset()
+        # Some modules forget a part of what they own.
+        unset = {name for name, parameter in own.items() if parameter.isnan().any()}
     for name, parameter in own.items():
         if parameter.is_meta:
             continue
@@ -93,7 +98,7 @@ def _initialize_module(
             parameter.fill_(1.0 if name == "weight" else 0.0)
         elif parameter.ndim == 1 and (planned or name == "bias"):
             parameter.zero_()
-        elif not callable(reset):
+        elif not callable(reset) or name in unset:
             _like(parameter, old.get(prefix + name))
     rebuild = rule_of(module).rebuild
     for name, buffer in module._buffers.items():

@@ -168,7 +168,7 @@ class Equations:
 
     def _pin_lone(self, difference: Expression) -> bool:
         """A width that an equation with constants alone determines stays as it is."""
-        if len(difference.symbols()) != 1:
+        if len(difference.symbols()) != 1 or not dict(difference.terms).get((), 0):
             return False
         (atom,) = difference.symbols()
         self._define(atom, Expression.constant(atom.value))
@@ -181,7 +181,21 @@ class Equations:
             is_remainder = atom.name == "%" and difference.terms <= {((atom,), 1), ((atom,), -1)}
             if is_remainder or (atom.name == "//" and difference in (exact, -exact)):
                 return self._make_divisible(dividend, divisor)
-        return False
+        return self._halve(difference)
+
+    def _halve(self, difference: Expression) -> bool:
+        """Use that `(a + 1) // 2 = a // 2`, and the like, if and only if 2 divides a."""
+        quotients = _quotients(difference)
+        if len(quotients) != 2 or len(difference.terms) != 2 or difference.value:
+            return False
+        (one, above, divisor), (two, below, other) = sorted(quotients, key=lambda q: -q[1].value)
+        if (one.name, two.name) != ("//", "//") or divisor != other or not divisor.is_constant:
+            return False
+        step = above - below
+        whole = below.value % divisor.value == 0
+        if not (step.is_constant and whole and step.value == divisor.value - 1):
+            return False
+        return self._make_divisible(below, divisor)
 
     def _make_divisible(self, dividend: Expression, divisor: Expression) -> bool:
         if divisor.is_constant:

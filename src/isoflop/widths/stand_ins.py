@@ -187,8 +187,18 @@ def _unfold(
 def _grouped_mm(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     # `torch.nn.functional.grouped_mm` calls this function. It takes rows of whole 16 bytes only.
     for size in weight.shape[1:]:
-        bool(size % 8 == 0) or bool(size % 4 == 0)
+        if size % 8 != 0:
+            bool(size % 4 == 0)
     return grouped_product(x, weight, *args, **kwargs)
+
+
+@stands_for(F.fold)
+def _fold(x: Tensor, output_size: Any, kernel_size: Any, *args: Any, **kwargs: Any) -> Tensor:
+    height, width = (
+        v if isinstance(v, (tuple, list)) else (v, v) for v in (output_size, kernel_size)
+    )
+    _require(x.shape[-2] % math.prod(width) == 0, f"fold of {x.shape}")
+    return x.new_empty((*x.shape[:-2], x.shape[-2] // math.prod(width), *height))
 
 
 def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, Any]:

@@ -46,6 +46,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "esmc": {"num_key_value_heads": HEADS},
     "falcon_h1": {"mamba_d_ssm": 2 * HIDDEN},
     "gemma3n_text": {
+        "altup_num_inputs": 2,
         "num_kv_shared_layers": 0,
         "intermediate_size": [INTERMEDIATE] * LAYERS,
         "activation_sparsity_pattern": [0.5, 0.0],
