@@ -1,3 +1,4 @@
+import copy
 from typing import Any
 
 import pytest
@@ -155,3 +156,15 @@ def test_a_width_that_rightly_stays_can_be_excluded():
     assert model.get_parameter("channels.weight").shape == (32, 32)
     assert model.get_parameter("tokens.weight").shape == (9, 9)
     assert {layer.parameter for layer in plan.sparse_layers} == {"channels.weight"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_model_is_refused():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+    quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    with pytest.raises(isoflop.WideningError, match=r"0 is quantised \(Linear\)"):
+        isoflop.transform(quantised, isoflop.SparseWide(0.5), example_inputs=(1, 4))
+    integers: Any = copy.deepcopy(model)
+    integers[1].weight = nn.Parameter(torch.ones(8, 8, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(isoflop.WideningError, match="1 is quantised"):
+        isoflop.transform(integers, isoflop.SparseWide(0.5), example_inputs=(1, 4))

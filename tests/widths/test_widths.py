@@ -211,3 +211,27 @@ def test_widths_of_gpt3_small(sparsity, width, attention, inner):
     assert wide.transformer.h[0].mlp.c_fc.weight.shape == (width, inner)
     assert wide.transformer.h[11].attn.c_attn.weight.shape == (width, 3 * attention)
     assert wide.transformer.h[11].attn.num_heads == 12
+
+
+class Auxiliary(nn.Module):
+    """A second head that runs in training only, and a third that never does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.body, self.head = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+        self.second = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 10))
+        self.third = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.body(self.first(x))
+        return (self.head(x), self.second(x)) if self.training else self.head(x)
+
+
+def test_parts_that_run_in_training_only_are_widened_and_idle_ones_left():
+    model = Auxiliary().eval()
+    wide = widened(model, (2, 4), 2.0)
+    shapes = {name: tuple(p.shape) for name, p in wide.named_parameters()}
+    assert shapes["second.0.weight"] == (48, 32)
+    assert shapes["second.2.weight"] == (10, 48)
+    assert shapes["third.weight"] == (10, 16)
+    assert [tuple(t.shape) for t in wide.train()(torch.zeros(2, 4))] == [(2, 10), (2, 10)]

@@ -108,6 +108,11 @@ def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
             f"{name} is masked already: transform the dense model, before `isoflop.sparsify`."
         )
     for path, module in model.named_modules():
+        if _is_quantised(module):
+            raise WideningError(
+                f"{path or 'the model'} is quantised ({type(module).__name__}): transform and train "
+                "the floating-point model, and quantise the result."
+            )
         if any(nn.parameter.is_lazy(p) for p in module.parameters(recurse=False)):
             raise WideningError(
                 f"{path or 'the model'} is lazy: run the model once, so that its sizes are known, "
@@ -118,6 +123,12 @@ def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
                 f"{path or 'the model'} is parametrised; remove that first with "
                 "`torch.nn.utils.parametrize.remove_parametrizations`."
             )
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    names = {"quantized", "torchao", "bitsandbytes"}
+    integers = any(not p.dtype.is_floating_point for p in module.parameters(recurse=False))
+    return integers or not names.isdisjoint(type(module).__module__.split("."))
 
 
 def _source(

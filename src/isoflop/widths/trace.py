@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from isoflop.errors import InputError
 from isoflop.fakes import (
     RunningModules,
     fake_inputs,
@@ -91,13 +92,38 @@ class SymbolicTrace:
                     module.forward = functools.partial(recurrent, module)
             self._running = RunningModules(fake)
             args, kwargs = fake_inputs(mode, (args, kwargs))
-            output = run_on_fakes(fake, args, kwargs, self._running)
+            self._pin(run_on_fakes(fake, args, kwargs, self._running))
+            if self._idle():
+                # Some parts run in training only, such as auxiliary heads.
+                with contextlib.suppress(InputError):
+                    self._pin(run_on_fakes(fake.train(), args, kwargs, self._running))
+        for size in self._idle():
+            pinned = Expression.constant(size.value)
+            self.space.equations.equate(size, pinned, "a parameter that no pass uses")
+
+    def _pin(self, output: Any) -> None:
+        """Keep the sizes of what the model returns."""
         for tensor in tree_leaves(plain_output(output)):
             if isinstance(tensor, Tensor):
                 for size in tensor.shape:
                     expression = expression_of(size)
                     pinned = Expression.constant(expression.value)
                     self.space.equations.equate(expression, pinned, "the model's output")
+
+    def _idle(self) -> list[Expression]:
+        """Return the sizes of parameters no size of which is part of an equation."""
+        used = {
+            atom
+            for equation in self.space.equations.recorded.values()
+            for side in (equation.left, equation.right)
+            for atom in side.symbols()
+        }
+        idle = []
+        for key in self.parameters:
+            sizes = [expression_of(size) for size in self.shapes[key]]
+            if not any(size.symbols() & used for size in sizes):
+                idle += [size for size in sizes if not size.is_constant]
+        return idle
 
     def _make(self, module: nn.Module, path: str, name: str, tensor: Tensor) -> Tensor:
         shape = self._symbolic_shape(module, name, tensor)
