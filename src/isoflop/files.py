@@ -9,15 +9,18 @@ from typing import Any
 from isoflop.errors import RunDirectoryError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, replacing it in one step."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=".tmp-", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, replacing it in one step."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tmp-", delete=False) as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(file.name, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, replacing it in one step."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, data: Any) -> None:
