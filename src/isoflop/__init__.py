@@ -19,6 +19,7 @@ from isoflop.errors import (
     WideningError,
 )
 from isoflop.flops import FlopTable, network_ends, profile
+from isoflop.masks import apply_masks
 from isoflop.methods import Dense, RigL, Set, Static
 from isoflop.plan import LayerPlan, Plan
 from isoflop.rules import register_widening_rule
@@ -76,6 +77,7 @@ __all__ = [
     "Static",
     "UnknownNameError",
     "WideningError",
+    "apply_masks",
     "methods",
     "network_ends",
     "patterns",

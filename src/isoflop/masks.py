@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from isoflop.errors import IsoflopError
+
 SUFFIX = "_mask"
 
 
@@ -44,3 +46,24 @@ def named_masks(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]
             mask = get_mask(module, parameter)
             if mask is not None:
                 yield f"{path}.{parameter}" if path else parameter, module, parameter, mask
+
+
+@torch.no_grad()
+def apply_masks(model: nn.Module) -> None:
+    """Zero the weights of `model` that its masks exclude.
+
+    For copies whose weights were not made by a sparse optimizer step, above all averages over
+    training (EMA, SWA): an average over changing masks is non-zero wherever any of them was.
+
+    Raises:
+        IsoflopError: The model has no masks.
+    """
+    found = False
+    for _, module, parameter, mask in named_masks(model):
+        module.get_parameter(parameter).masked_fill_(~mask, 0)
+        found = True
+    if not found:
+        raise IsoflopError(
+            f"{type(model).__name__} has no masks. Pass a model that `isoflop.sparsify` masked, or a "
+            "copy of one."
+        )
