@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import isoflop
+from isoflop.masks import named_masks
 
 STEPS = 9
 
@@ -45,7 +46,7 @@ class Run:
 
 
 def assert_sparse(model, sparsifier=None):
-    for name, module, parameter, mask in isoflop.masks.named_masks(model):
+    for name, module, parameter, mask in named_masks(model):
         weight = module.get_parameter(parameter)
         assert not weight[~mask].any()
         if sparsifier is not None:
@@ -82,14 +83,14 @@ def test_averaged_weights_are_sparse_once_masked(ema):
     average = get_ema_multi_avg_fn(0.9) if ema else None
     averaged = AveragedModel(run.model, multi_avg_fn=average)
     for step in range(STEPS):
-        run.train(steps=[step])
+        run.train(steps=range(step, step + 1))
         averaged.update_parameters(run.model)
     # An average over different masks is non-zero wherever any of them was.
     counts = [int(p.count_nonzero()) for p in averaged.parameters() if p.ndim > 1]
     assert sum(counts) > sum(run.sparsifier.nnz.values())
     isoflop.apply_masks(averaged)
     assert_sparse(averaged)
-    masks = {name.removeprefix("module."): m for name, *_, m in isoflop.masks.named_masks(averaged)}
+    masks = {name.removeprefix("module."): m for name, *_, m in named_masks(averaged)}
     assert masks.keys() == run.sparsifier.masks.keys()
     assert all(torch.equal(masks[name], mask) for name, mask in run.sparsifier.masks.items())
     x, _ = run.batch(0)
