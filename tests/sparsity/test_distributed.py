@@ -30,27 +30,29 @@ def train(name, rank, world_size):
     return dict(model.state_dict()), sparsifier.history
 
 
-def work(rank, folder):
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save([train(name, rank, 2) for name in METHODS], f"{folder}/{rank}.pt")
+def work(folder, size, rank):
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
+    torch.save([train(name, rank, size) for name in METHODS], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed training")
-def test_two_workers_choose_the_masks_of_one(tmp_path):
-    command = [sys.executable, __file__, str(tmp_path)]
-    workers = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+@pytest.mark.parametrize("size", [2, 4])
+def test_workers_choose_the_masks_of_one(tmp_path, size):
+    command = [sys.executable, __file__, str(tmp_path), str(size)]
+    workers = [subprocess.Popen([*command, str(rank)]) for rank in range(size)]
+    assert [worker.wait() for worker in workers] == [0] * size
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     for i, name in enumerate(METHODS):
         alone, history = train(name, 0, 1)
         assert len(history) == 3
-        for state, other in (ranks[0][i], ranks[1][i]):
+        for rank in ranks:
+            state, other = rank[i]
             assert other == history
             torch.testing.assert_close(state, alone)
-        for key, value in ranks[0][i][0].items():
-            assert torch.equal(value, ranks[1][i][0][key])
+            for key, value in ranks[0][i][0].items():
+                assert torch.equal(value, state[key])
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[2]), sys.argv[1])
+    work(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
