@@ -71,7 +71,7 @@ def transform(
     if isinstance(config, LayerTransform) and all(
         LayerShape.of(layer).depthwise for layer in source.layers.values()
     ):
-        raise _nothing_to_transform(model, config)
+        raise _nothing_to_transform(source.model, config, source.trace)
     new, targets = config.build(source)
     plan = _plan(new, source, config, targets, scope)
     initialize(
@@ -153,7 +153,7 @@ def _source(
         excluded=frozenset(excluded),
     )
     if not weights or (isinstance(config, LayerTransform) and not source.layers):
-        raise _nothing_to_transform(model, config)
+        raise _nothing_to_transform(model, config, found)
     return source
 
 
@@ -179,12 +179,24 @@ def _prepared(
     return prepared, after, excluded
 
 
-def _nothing_to_transform(model: nn.Module, config: Transform) -> NoTransformableLayersError:
+def _nothing_to_transform(
+    model: nn.Module, config: Transform, found: Trace
+) -> NoTransformableLayersError:
     return NoTransformableLayersError(
         f"{type(model).__name__} has no layer that {type(config).__name__} can transform: there must "
         "be a Linear or convolution besides the first layer, the last layer"
         f"{', depthwise convolutions' if isinstance(config, LayerTransform) else ''} and the "
-        "excluded ones. `dense_ends=False` transforms the ends too."
+        f"excluded ones. `dense_ends=False` transforms the ends too.{_recomputed(found)}"
+    )
+
+
+def _recomputed(found: Trace) -> str:
+    names = sorted(found.table.recomputed)
+    if not names:
+        return ""
+    return (
+        f" {len(names)} weights, such as {names[0]!r}, are recomputed before they multiply, as by "
+        "weight standardisation: zeros would not stay zeros, so that they count as dense."
     )
 
 
@@ -231,14 +243,7 @@ def _plan(
     try:
         return meet_model_budget(plan) if scope == "model" else meet_layer_budgets(plan)
     except BudgetError as error:
-        recomputed = sorted(after.table.recomputed)
-        if not recomputed:
-            raise
-        raise BudgetError(
-            f"{error} {len(recomputed)} weights, such as {recomputed[0]!r}, are recomputed before "
-            "they multiply, as by weight standardisation: zeros would not stay zeros, so that they "
-            "count as dense."
-        ) from None
+        raise BudgetError(f"{error}{_recomputed(after)}") from None
 
 
 def _numels(model: nn.Module) -> dict[str, int]:
