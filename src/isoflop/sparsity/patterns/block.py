@@ -19,11 +19,12 @@ class Block(Pattern):
     Layout: at each position of the kernel, the matrix output × input is cut into blocks of `rows`
     output channels × `columns` input channels.
 
-    Remainder: blocks at ragged edges are smaller. So that counts stay exact, each size of block has
-    its share: with sizes k of which there are B_k, a mask has the ``floor(f * B_k + 1/2)`` best
-    blocks of each, for one fraction f. Blocks compete with others of their size only; a size
-    with a single block has it always or never. Where all blocks are alike, every multiple of their
-    size is possible.
+    Remainder: blocks at ragged edges are smaller. So that counts stay exact, each size has its
+    share: of the B_k blocks of size k a mask has the ``floor(f * B_k + 1/2)`` best, for one fraction
+    f; sizes that get another block at the same f get it one after the other. So possible counts are
+    at most one full block apart, and if all blocks are alike, every multiple of their size is
+    possible. Blocks compete with others of their size only; a size with a single block has it
+    always or never.
 
     Scores: a block is worth the sum of its scores (their mean says the same, since only blocks of
     one size are compared). Of equal blocks the first wins, in the order of kernel position, row and
@@ -127,13 +128,16 @@ class Block(Pattern):
         totals = [region.num_tiles for region in regions]
 
         def shares(index: int, number: int) -> list[int]:
-            """Return the shares for the least fraction with `number` blocks of one size."""
-            # f = (number - 1/2) / total, in integers.
+            """Return the shares at which one size has just got its `number`-th block."""
+            # f = (number - 1/2) / total, in integers. If several sizes get one at the same f, then
+            # in their order: 1 less under the fraction leaves out what is reached only now.
             total = totals[index]
-            return [((2 * number - 1) * other + total) // (2 * total) for other in totals]
+            return [
+                ((2 * number - 1) * other + total - (i > index)) // (2 * total)
+                for i, other in enumerate(totals)
+            ]
 
-        # As f grows, each size gains a block at its own steps. On both sides of `nnz` take the
-        # nearest step of any size.
+        # On both sides of `nnz` take the nearest step of any size.
         below, above = [], []
         for index, total in enumerate(totals):
             steps = range(1, total + 1)

@@ -62,7 +62,7 @@ def _extreme(scores: Tensor, count: int, allowed: Tensor | None, *, largest: boo
     ties = flat == threshold
     if allowed is not None:
         ties &= allowed
-    order = ties.cumsum(0)
+    order = ties.cumsum(0, dtype=torch.int32 if len(flat) < 2**31 else torch.int64)
     within = order <= ties_in if largest else order > order[-1] - ties_in
     return (beyond | (ties & within)).view(scores.shape)
 
