@@ -363,7 +363,7 @@ def test_what_is_no_state_is_refused():
         ({"method": "riggl"}, UnknownNameError, "Did you mean 'rigl'"),
         ({"method": RigL}, IsoflopError, r"Did you mean RigL\(\)"),
         ({"method": None}, IsoflopError, "'static'"),
-        ({"pattern": "block"}, UnknownNameError, "Known: unstructured"),
+        ({"pattern": "blocks"}, UnknownNameError, "Did you mean 'block'"),
         ({"pattern": Unstructured}, IsoflopError, r"Did you mean Unstructured\(\)"),
         ({"allocation": "random"}, UnknownNameError, "Known: uniform, er, erk"),
         ({"allocation": 3}, IsoflopError, "function of shapes and density"),

@@ -1,9 +1,8 @@
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoflop.sparsity.patterns import PATTERNS, Unstructured
+from isoflop.sparsity.patterns import Unstructured
 
 pattern = Unstructured()
 
@@ -30,7 +29,6 @@ def test_top_is_exact_and_prefers_low_indices_on_ties(case):
     scores, _, allowed, count = case
     expected = reference_top(scores.tolist(), count, allowed.tolist())
     assert pattern.top(scores, count, allowed).tolist() == expected
-    assert pattern.top(scores, torch.tensor(count), allowed).tolist() == expected
     everywhere = [True] * len(scores)
     assert pattern.top(scores, count).tolist() == reference_top(scores.tolist(), count, everywhere)
 
@@ -58,32 +56,6 @@ def test_inactive_positions_never_survive():
     mask = torch.tensor([False, False, True, True])
     new = pattern.rewire(mask, torch.zeros(4), torch.tensor([0.0, 1, 0, 0]), 1)
     assert new.tolist() == [False, True, True, False]
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
-def test_top_takes_any_dtype_and_layout(dtype):
-    scores = torch.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2).to(dtype)
-    expected = scores >= 20
-    assert torch.equal(pattern.top(scores, 4), expected)
-    scores = scores.to(memory_format=torch.channels_last)
-    assert torch.equal(pattern.top(scores, 4), expected)
-
-
-@pytest.mark.parametrize("name", PATTERNS.names())
-def test_random_masks_are_exact_and_depend_on_the_generator_alone(name):
-    pattern = PATTERNS.get(name)()
-
-    def draw(seed):
-        return pattern.random((8, 8), 32, torch.Generator().manual_seed(seed))
-
-    torch.manual_seed(1)
-    first = draw(0)
-    torch.manual_seed(2)
-    assert first.dtype == torch.bool
-    assert first.shape == (8, 8)
-    assert first.sum() == 32
-    assert torch.equal(first, draw(0))
-    assert not torch.equal(first, draw(1))
 
 
 def test_random_masks_are_uniform():

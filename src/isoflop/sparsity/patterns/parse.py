@@ -1,0 +1,41 @@
+"""Patterns by name, as users write them."""
+
+import difflib
+import re
+
+from isoflop.errors import UnknownNameError
+from isoflop.sparsity.patterns.base import PATTERNS, Pattern
+from isoflop.sparsity.patterns.block import Block
+from isoflop.sparsity.patterns.nm import NM
+from isoflop.sparsity.patterns.transposable import Transposable
+
+_FORM = re.compile(r"(\d+)([:x])(\d+)(-T)?")
+
+
+def parse_pattern(text: str) -> Pattern:
+    """Return the pattern that `text` names.
+
+    Args:
+        text: A registered name, which stands for its default options, or one of the forms
+            ``"2:4"`` (N:M), ``"4:8-T"`` (transposable N:M) and ``"16x16"`` (blocks of output ×
+            input channels).
+
+    Raises:
+        IsoflopError: There is no such pattern, or its numbers make no sense.
+    """
+    match = _FORM.fullmatch(text)
+    if match:
+        first, sign, second, transposable = match.groups()
+        a, b = int(first), int(second)
+        if sign == ":":
+            return Transposable(n=a, m=b) if transposable else NM(n=a, m=b)
+        if not transposable:
+            return Block(rows=a, columns=b)
+    if text in PATTERNS.names():
+        return PATTERNS.get(text)()
+    close = difflib.get_close_matches(text, PATTERNS.names(), n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise UnknownNameError(
+        f"Unknown pattern {text!r}.{hint} Known: {', '.join(PATTERNS.names())}, and the forms "
+        "'2:4' (N:M), '4:8-T' (transposable N:M) and '16x16' (blocks of output x input channels)."
+    )
