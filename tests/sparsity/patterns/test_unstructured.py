@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +43,19 @@ def test_rewire_keeps_the_count_and_the_best_and_grows_the_best_of_the_rest(case
     grown = reference_top(grow.tolist(), count, others)
     assert new.tolist() == [s or g for s, g in zip(survivors, grown, strict=True)]
     assert new.sum() == mask.sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("levels", [2, 50, 10**6])
+def test_top_agrees_with_a_stable_sort(dtype, levels):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(levels, (100, 300), generator=generator).to(dtype)
+    allowed = torch.rand(100, 300, generator=generator) < 0.5
+    order = scores.flatten().argsort(descending=True, stable=True)
+    for count in (1, 17, 5_000, 14_000):
+        expected = torch.zeros(30_000, dtype=torch.bool)
+        expected[order[allowed.flatten()[order]][:count]] = True
+        assert torch.equal(pattern.top(scores, count, allowed).flatten(), expected)
 
 
 def test_rewire_is_the_rigl_example():
