@@ -10,6 +10,7 @@ from isoflop.errors import (
     DataError,
     InputError,
     IsoflopError,
+    LayerCollapseWarning,
     NoEffectWarning,
     NoTransformableLayersError,
     OptimizerError,
@@ -19,9 +20,24 @@ from isoflop.errors import (
     WideningError,
 )
 from isoflop.flops import FlopTable, network_ends, profile
-from isoflop.methods import Dense, RigL, Set, Static
+from isoflop.methods import (
+    Dense,
+    Force,
+    Gmp,
+    GraNet,
+    Grasp,
+    IterativeSnip,
+    RigL,
+    Set,
+    SetOriginal,
+    Snfs,
+    Snip,
+    SrSte,
+    Static,
+    SynFlow,
+)
 from isoflop.plan import LayerPlan, Plan
-from isoflop.sparsity import METHODS, PATTERNS, Sparsifier, sparsify
+from isoflop.sparsity import METHODS, PATTERNS, Sparsifier, sparsify, training_flops
 from isoflop.transforms import (
     TRANSFORMS,
     LowRank,
@@ -55,8 +71,14 @@ __all__ = [
     "DataError",
     "Dense",
     "FlopTable",
+    "Force",
+    "Gmp",
+    "GraNet",
+    "Grasp",
     "InputError",
     "IsoflopError",
+    "IterativeSnip",
+    "LayerCollapseWarning",
     "LayerPlan",
     "LowRank",
     "NoEffectWarning",
@@ -67,12 +89,17 @@ __all__ = [
     "RigL",
     "RunDirectoryError",
     "Set",
+    "SetOriginal",
+    "Snfs",
+    "Snip",
     "SparseDoped",
     "SparseFactorized",
     "SparseParallel",
     "SparseWide",
     "Sparsifier",
+    "SrSte",
     "Static",
+    "SynFlow",
     "UnknownNameError",
     "WideningError",
     "methods",
@@ -81,6 +108,7 @@ __all__ = [
     "profile",
     "reallocate",
     "sparsify",
+    "training_flops",
     "transform",
     "transforms",
 ]

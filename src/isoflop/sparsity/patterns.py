@@ -18,6 +18,10 @@ class Pattern(ABC):
     """Turns scores into boolean masks. Scores must not contain NaN."""
 
     @abstractmethod
+    def count(self, shape: tuple[int, ...], nnz: int) -> int:
+        """Return the number of active positions nearest to `nnz` that a mask can have exactly."""
+
+    @abstractmethod
     def top(self, scores: Tensor, count: int | Tensor, allowed: Tensor | None = None) -> Tensor:
         """Return the mask of the `count` highest `scores`.
 
@@ -36,18 +40,26 @@ class Pattern(ABC):
         """Return a CPU mask of exactly `count` active positions, drawn uniformly."""
 
     @abstractmethod
-    def rewire(self, mask: Tensor, drop_scores: Tensor, grow_scores: Tensor, count: int) -> Tensor:
-        """Return a new mask with as many active positions as `mask`, `count` of them chosen anew.
+    def rewire(
+        self,
+        mask: Tensor,
+        drop_scores: Tensor,
+        grow_scores: Tensor,
+        drop: int,
+        grow: int | None = None,
+    ) -> Tensor:
+        """Return a new mask in which some active positions have been chosen anew.
 
-        The active positions of largest `drop_scores` survive, all but `count` of them. Then the
-        `count` positions of largest `grow_scores` become active, among all that did not survive:
+        The active positions of largest `drop_scores` survive, all but `drop` of them. Then the
+        `grow` positions of largest `grow_scores` become active, among all that did not survive:
         a position that was just dropped may come back.
 
         Args:
-            mask: The present mask, with at least `count` active positions.
+            mask: The present mask, with at least `drop` active positions.
             drop_scores: What an active position is worth; those of inactive positions are ignored.
             grow_scores: What activating a position is worth.
-            count: Number of positions to drop and to grow.
+            drop: Number of positions to drop.
+            grow: Number of positions to grow; as many as are dropped if None.
         """
 
 
@@ -62,6 +74,10 @@ class Unstructured(Pattern):
     Equal scores are told apart by position: the lower flat index wins. Masks therefore do not
     depend on the device, and all workers of a distributed run choose alike.
     """
+
+    def count(self, shape: tuple[int, ...], nnz: int) -> int:
+        """Return `nnz`, but at least 1 and at most the size."""
+        return min(max(1, nnz), math.prod(shape))
 
     def top(self, scores: Tensor, count: int | Tensor, allowed: Tensor | None = None) -> Tensor:
         """Return the mask of the `count` highest `scores`; of equal ones the first in order."""
@@ -84,7 +100,14 @@ class Unstructured(Pattern):
         mask[order[:count]] = True
         return mask.view(shape)
 
-    def rewire(self, mask: Tensor, drop_scores: Tensor, grow_scores: Tensor, count: int) -> Tensor:
-        """Return a new mask with as many active positions, `count` of them chosen anew."""
-        survivors = self.top(drop_scores, mask.sum() - count, allowed=mask)
-        return survivors | self.top(grow_scores, count, allowed=~survivors)
+    def rewire(
+        self,
+        mask: Tensor,
+        drop_scores: Tensor,
+        grow_scores: Tensor,
+        drop: int,
+        grow: int | None = None,
+    ) -> Tensor:
+        """Return a new mask with `drop` positions dropped, and `grow` grown."""
+        survivors = self.top(drop_scores, mask.sum() - drop, allowed=mask)
+        return survivors | self.top(grow_scores, drop if grow is None else grow, ~survivors)
