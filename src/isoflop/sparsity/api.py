@@ -108,7 +108,7 @@ def sparsify(
     prices = [1] * len(targets)
     if budget is not None and targets:
         prices = [layer.macs_per_weight for layer in budget.sparse_layers]
-    elif example_inputs is not None:
+    elif budget is None and example_inputs is not None:
         budget = plain_plan(model, example_inputs, targets)
     layout = Layout(tuple(targets), tuple(prices), pattern)
     counts = layout.feasible([target.nnz for target in targets])

@@ -91,7 +91,7 @@ class Method:
 METHODS: Registry[type[Method]] = Registry("method")
 
 
-def check_fraction(name: str, value: object, example: float, *, positive: bool = False) -> None:
+def check_fraction(name: str, value: Any, example: float, *, positive: bool = False) -> None:
     """Raise unless `value` is a number in [0, 1], or in (0, 1] if it must be `positive`."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not 0 <= value <= 1 or (positive and value == 0):

@@ -72,6 +72,7 @@ class Sparsifier:
         self._plan = plan
         self._course = course
         self._training_macs = 0
+        self._summed_macs = 0
         # What the method remembers of gradients, by name.
         self._memory: dict[str, Tensor] = {}
         # The gradients of the step under way, by name, if the method has a use for it. The value is
@@ -105,7 +106,9 @@ class Sparsifier:
         of the model as it is, whose budget is the unmasked model, if `example_inputs` were given.
         """
         plan = self._plan
-        if plan is None or {x.parameter: x.nnz for x in plan.sparse_layers} == self.nnz:
+        if plan is None or not self._targets:
+            return plan
+        if {x.parameter: x.nnz for x in plan.sparse_layers} == self.nnz:
             return plan
         return with_counts(plan, self.nnz)
 
@@ -135,6 +138,17 @@ class Sparsifier:
         """
         self._forward_macs()
         return self._training_macs
+
+    def average_macs(self) -> float:
+        """Return the MACs of a forward pass, on average over the training steps so far.
+
+        Methods that prune during training meet the FLOPs of a plan by this average.
+
+        Raises:
+            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+        """
+        macs, _ = self._forward_macs()
+        return self._summed_macs / self.step if self.step else float(macs)
 
     def forecast_macs(self) -> int:
         """Return what `training_macs` will be at the end, if training starts anew.
@@ -175,6 +189,7 @@ class Sparsifier:
             "memory": {name: tensor.clone() for name, tensor in self._memory.items()},
             "hidden_weights": self._storage.state(),
             "training_macs": self._training_macs,
+            "summed_macs": self._summed_macs,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -217,6 +232,7 @@ class Sparsifier:
         }
         self._storage.load(state["hidden_weights"])
         self._training_macs = state["training_macs"]
+        self._summed_macs = state["summed_macs"]
 
     def _forward_macs(self) -> tuple[int, int]:
         """Return the MACs of a forward pass, with and without masks."""
@@ -328,6 +344,7 @@ class Sparsifier:
             return
         if self._plan is not None:
             self._training_macs += self.step_macs()
+            self._summed_macs += self._forward_macs()[0]
         self.step += 1
         observed = [g for g in (gradients or {}).values() if g is not None]
         # Overflowed gradients say nothing about where to grow.

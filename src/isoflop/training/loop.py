@@ -198,8 +198,6 @@ def _run(
     main = accelerator.is_main_process
     if main:
         run.cut_metrics(progress.epoch)
-        if setup.plan is not None and not run.plan_path.exists():
-            setup.plan.save(run.plan_path)
     samples = len(dataset.train_labels)
     steps = steps_per_epoch(samples, recipe.batch_size, recipe.drop_last)
     seen = min(steps * recipe.batch_size, samples)
@@ -242,6 +240,8 @@ def _run(
                     "progress": dataclasses.asdict(progress),
                 }
                 save_checkpoint(run.path, progress.epoch, state)
+                if sparsifier.plan is not None:
+                    sparsifier.plan.save(run.plan_path)
             accelerator.wait_for_everyone()
     summary = _summary(job, setup, progress, costs, accelerator)
     if main and progress.epoch == recipe.epochs:
@@ -330,6 +330,7 @@ def _summary(
         "dense_macs": setup.dense_macs,
         "unmasked_macs": costs.unmasked_macs,
         "relative_gap": (costs.macs - setup.dense_macs) / setup.dense_macs,
+        "average_macs": sparsifier.average_macs(),
         "training_flops": progress.training_flops,
         "nnz": nnz,
         "numel": numel,

@@ -83,14 +83,12 @@ class Setup:
         model: The model.
         optimizer: Its optimizer.
         sparsifier: What keeps it sparse.
-        plan: The transform's plan; None without a transform.
         dense_macs: MACs of one forward pass of the dense model on one sample.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     sparsifier: Sparsifier
-    plan: Plan | None
     dense_macs: int
 
 
@@ -112,7 +110,7 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
         in_channels=recipe.input_shape[0],
         base_width=recipe.base_width,
     )
-    plan = None
+    plan: Plan | None = None
     if job.transform is None:
         dense_macs = profile(model, shape).macs
     else:
@@ -145,7 +143,6 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
         model=model,
         optimizer=optimizer,
         sparsifier=sparsifier,
-        plan=sparsifier.plan,  # which has the allocation asked for
         dense_macs=dense_macs,
     )
 
