@@ -2,12 +2,14 @@
 
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from isoflop.errors import OptimizerError
 from isoflop.flops import profile
 from isoflop.methods import RigL
 from isoflop.sparsity.allocation import num_nonzero
@@ -79,7 +81,7 @@ def calibration():
 class Run:
     """A small network in training on fixed random data."""
 
-    def __init__(self, name, kind="sgd-1", seed=0, **options):
+    def __init__(self, name, kind="sgd-1", seed=0, **options: Any):
         torch.manual_seed(0)
         self.model = nn.Sequential(
             nn.Conv2d(3, 6, 3, padding=1),
@@ -97,9 +99,14 @@ class Run:
         parameters = list(self.model.parameters())
         if kind == "muon":  # which takes matrices only
             parameters = [p for p in parameters if p.ndim == 2]
-            options = {"exclude": ["0", "3"]} | options
+            options = {"exclude": ["0", "3"], **options}
         self.optimizer = cls(parameters, **values)
-        options = {"sparsity": 0.7, "dense_ends": False, "example_inputs": (1, 3, 4, 4)} | options
+        options = {
+            "sparsity": 0.7,
+            "dense_ends": False,
+            "example_inputs": (1, 3, 4, 4),
+            **options,
+        }
         self.sparsifier = sparsify(
             self.model,
             self.optimizer,
@@ -300,6 +307,59 @@ def test_a_closure_trains_the_same(name, keyword):
         loss = closed.optimizer.step(closure=closure) if keyword else closed.optimizer.step(closure)
         assert loss is not None
     assert_same(plain.everything(), closed.everything())
+
+
+@pytest.mark.parametrize("cls", [getattr(torch.optim, name) for name in sorted(REFUSED)])
+def test_optimizers_that_cannot_work_are_refused_before_anything_changes(cls):
+    model = nn.Linear(8, 8)
+    optimizer = cls(model.parameters())
+    with pytest.raises(OptimizerError, match=r"Use torch\.optim\.Adam"):
+        sparsify(model, optimizer, "rigl", sparsity=0.5, dense_ends=False, total_steps=5)
+    assert "weight_mask" not in model.state_dict()
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+@methods
+@pytest.mark.parametrize("before", [False, True])
+def test_groups_schedulers_and_clipping_work_as_without_masks(name, before):
+    """Several groups of parameters, a scheduler made before or after, clipped gradients."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": model[0].parameters(), "lr": 0.1},
+            {"params": [*model[2].parameters(), *model[4].parameters()], "weight_decay": 0.1},
+        ],
+        lr=0.05,
+    )
+    scheduler = None
+    if before:
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    sparsifier = sparsify(
+        model,
+        optimizer,
+        build_method(name),
+        sparsity=0.5,
+        dense_ends=False,
+        total_steps=TOTAL_STEPS,
+        example_inputs=(1, 6),
+        calibration=[(torch.randn(8, 6), torch.arange(8) % 4)],
+        loss=F.cross_entropy,
+    )
+    if scheduler is None:
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    for step in range(TOTAL_STEPS):
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(8, 6)), torch.arange(8) % 4).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+        scheduler.step()
+        assert sparsifier.step == step + 1
+        for key, mask in sparsifier.masks.items():
+            assert int(mask.sum()) == sparsifier.nnz[key]
+            assert not model.get_parameter(key)[~mask].any()
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates == pytest.approx([0.1 * 0.5**TOTAL_STEPS, 0.05 * 0.5**TOTAL_STEPS])
 
 
 @methods

@@ -23,8 +23,8 @@ class Gmp(Method):
     Drop and grow: nothing grows. A pruned weight stays pruned.
 
     Defaults: dense to begin with, from 0 to 0.5 of the training, ``update_every=100``. An enlarged
-    model costs several times the dense one in the beginning; at a sparsity of 90 % only a ramp that
-    ends by about a third of the training, or begins sparse, can make up for it.
+    model costs several times the dense one in the beginning, which the rest of the training must
+    make up for: at 90 % sparsity, use a smaller `end` or `initial_density`. The error says which.
 
     Cost: ``3 f_S(t)`` per sample, on average what the budget says.
 
