@@ -134,7 +134,7 @@ def test_budgets_that_no_ramp_meets_are_refused_before_anything_changes():
     with pytest.raises(BudgetError, match="nothing to prune"):
         refused()
     assert list(model.state_dict()) == before
-    sparsify(model, optimizer, Gmp(end=0.1), plan=plan, total_steps=1000)
+    sparsify(model, optimizer, Gmp(end=0.2, update_every=10), plan=plan, total_steps=1000)
 
 
 def refused():
