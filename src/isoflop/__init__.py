@@ -10,6 +10,7 @@ from isoflop.errors import (
     DataError,
     InputError,
     IsoflopError,
+    LayerCollapseWarning,
     NoEffectWarning,
     NoTransformableLayersError,
     OptimizerError,
@@ -20,10 +21,25 @@ from isoflop.errors import (
 )
 from isoflop.flops import FlopTable, network_ends, profile
 from isoflop.masks import apply_masks
-from isoflop.methods import Dense, RigL, Set, Static
+from isoflop.methods import (
+    Dense,
+    Force,
+    Gmp,
+    GraNet,
+    Grasp,
+    IterativeSnip,
+    RigL,
+    Set,
+    SetOriginal,
+    Snfs,
+    Snip,
+    SrSte,
+    Static,
+    SynFlow,
+)
 from isoflop.plan import LayerPlan, Plan
 from isoflop.rules import register_widening_rule
-from isoflop.sparsity import METHODS, PATTERNS, Sparsifier, sparsify
+from isoflop.sparsity import METHODS, PATTERNS, Sparsifier, sparsify, training_flops
 from isoflop.transforms import (
     TRANSFORMS,
     LowRank,
@@ -57,8 +73,14 @@ __all__ = [
     "DataError",
     "Dense",
     "FlopTable",
+    "Force",
+    "Gmp",
+    "GraNet",
+    "Grasp",
     "InputError",
     "IsoflopError",
+    "IterativeSnip",
+    "LayerCollapseWarning",
     "LayerPlan",
     "LowRank",
     "NoEffectWarning",
@@ -69,12 +91,17 @@ __all__ = [
     "RigL",
     "RunDirectoryError",
     "Set",
+    "SetOriginal",
+    "Snfs",
+    "Snip",
     "SparseDoped",
     "SparseFactorized",
     "SparseParallel",
     "SparseWide",
     "Sparsifier",
+    "SrSte",
     "Static",
+    "SynFlow",
     "UnknownNameError",
     "WideningError",
     "apply_masks",
@@ -85,6 +112,7 @@ __all__ = [
     "reallocate",
     "register_widening_rule",
     "sparsify",
+    "training_flops",
     "transform",
     "transforms",
 ]

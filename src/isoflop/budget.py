@@ -7,7 +7,7 @@ the weights that cost the fewest MACs, so that what is left is less than one of 
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 from isoflop.errors import BudgetError
@@ -56,7 +56,7 @@ def meet_layer_budgets(plan: Plan) -> Plan:
         density = min(1.0, target / sum(layer.unmasked_macs for layer in layers))
         solved = _integers(layers, [density] * len(layers), target)
         counts |= {layer.parameter: n for layer, n in zip(layers, solved, strict=True)}
-    return _with_counts(plan, counts)
+    return with_counts(plan, counts)
 
 
 def reallocate(
@@ -113,35 +113,50 @@ def _meet_model(plan: Plan, densities: Densities) -> Plan:
         else:
             high = middle
     solved = _integers(layers, densities(high), target)
-    return _with_counts(plan, {layer.parameter: n for layer, n in zip(layers, solved, strict=True)})
+    return with_counts(plan, {layer.parameter: n for layer, n in zip(layers, solved, strict=True)})
 
 
-def _integers(layers: Sequence[LayerPlan], densities: Sequence[float], target: int) -> list[int]:
-    """Round densities to integer counts whose MACs sum to `target` as nearly as they can.
+def nearest_counts(
+    prices: Sequence[int | Fraction],
+    sizes: Sequence[int],
+    ideal: Sequence[float],
+    target: int,
+    floors: Sequence[int] | None = None,
+) -> list[int]:
+    """Round ideal counts to integers whose total cost is as near to `target` as can be.
 
     The cheapest weights take the remainder. Where those are all in use already, dearer ones
     overshoot it in the first round, by no more than the cheapest can make good in the second.
+
+    Args:
+        prices: What one weight of each layer costs.
+        sizes: The most weights that each layer can have.
+        ideal: How many weights each layer should have.
+        target: Sum of count times price to be met.
+        floors: The fewest weights that each layer can have; by default 1.
     """
+    floors = [1] * len(sizes) if floors is None else floors
     counts = [
-        min(layer.numel, max(1, round(density * layer.numel)))
-        for layer, density in zip(layers, densities, strict=True)
+        min(size, max(floor, round(count)))
+        for size, floor, count in zip(sizes, floors, ideal, strict=True)
     ]
-    prices = sorted({layer.macs_per_weight for layer in layers})
+    ordered = sorted(set(prices))
 
     def rest() -> int | Fraction:
-        return target - sum(n * x.macs_per_weight for n, x in zip(counts, layers, strict=True))
+        return target - sum(n * price for n, price in zip(counts, prices, strict=True))
 
     def room() -> int | Fraction:
         """MACs that half of the cheapest weights could make good."""
-        cheapest = [i for i, layer in enumerate(layers) if layer.macs_per_weight == prices[0]]
-        used = sum(counts[i] for i in cheapest)
-        spare = sum(layers[i].numel for i in cheapest) - used
-        return prices[0] * (used if sign > 0 else spare) // 2
+        cheapest = [i for i, price in enumerate(prices) if price == ordered[0]]
+        spare = sum(sizes[i] - counts[i] for i in cheapest)
+        used = sum(counts[i] - floors[i] for i in cheapest)
+        return ordered[0] * (used if sign > 0 else spare) // 2
 
     sign = 1 if rest() > 0 else -1
-    for price, overshoot in [*((p, p != prices[0]) for p in prices), *((p, False) for p in prices)]:
+    rounds = [*((p, p != ordered[0]) for p in ordered), *((p, False) for p in ordered)]
+    for price, overshoot in rounds:
         left = sign * rest()
-        if 2 * abs(left) <= prices[0]:
+        if 2 * abs(left) <= ordered[0]:
             break
         if overshoot and left < 0:
             continue  # one price has overshot already
@@ -149,25 +164,39 @@ def _integers(layers: Sequence[LayerPlan], densities: Sequence[float], target: i
         above = math.ceil(left / price)
         if overshoot and above * price - left <= room():
             wanted = above
-        members = [i for i, layer in enumerate(layers) if layer.macs_per_weight == price]
-        _add(counts, layers, members, sign * wanted)
+        members = [i for i, p in enumerate(prices) if p == price]
+        _add(counts, sizes, floors, members, sign * wanted)
     return counts
 
 
 def _add(
-    counts: list[int], layers: Sequence[LayerPlan], members: Sequence[int], wanted: int
+    counts: list[int],
+    sizes: Sequence[int],
+    floors: Sequence[int],
+    members: Sequence[int],
+    wanted: int,
 ) -> None:
     """Spread `wanted` more weights, or fewer, evenly over the `members` that can take them."""
     # Twice: what a full layer cannot take in the first pass, another may in the second.
     for left in (*range(len(members), 0, -1), *range(len(members), 0, -1)):
         i = members[-left]
         share = math.ceil(wanted / left) if wanted > 0 else math.floor(wanted / left)
-        new = min(layers[i].numel, max(1, counts[i] + share))
+        new = min(sizes[i], max(floors[i], counts[i] + share))
         wanted -= new - counts[i]
         counts[i] = new
 
 
-def _with_counts(plan: Plan, counts: dict[str, int]) -> Plan:
+def _integers(layers: Sequence[LayerPlan], densities: Sequence[float], target: int) -> list[int]:
+    return nearest_counts(
+        [layer.macs_per_weight for layer in layers],
+        [layer.numel for layer in layers],
+        [density * layer.numel for layer, density in zip(layers, densities, strict=True)],
+        target,
+    )
+
+
+def with_counts(plan: Plan, counts: Mapping[str, int]) -> Plan:
+    """Return `plan` with other numbers of non-zeros, by parameter name."""
     return dataclasses.replace(
         plan,
         layers=tuple(

@@ -46,3 +46,7 @@ class RunDirectoryError(IsoflopError):
 
 class NoEffectWarning(UserWarning):
     """Something was asked for that leaves the model as it was."""
+
+
+class LayerCollapseWarning(UserWarning):
+    """Scores that would leave a layer without a single weight; the layer was kept alive."""

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from isoflop.methods import RigL, Set
+from isoflop.methods import RigL, Set, SetOriginal
+from isoflop.sparsity.api import sparsify
 from isoflop.sparsity.patterns import Unstructured
-from isoflop.sparsity.sparsifier import sparsify
 
 GENERATOR = torch.Generator()
 
@@ -15,6 +15,36 @@ def test_set_drops_by_magnitude():
     mask = torch.ones(8, dtype=torch.bool)
     survivors = Unstructured().top(Set().drop_scores(weight, mask), 6, mask)
     assert survivors.tolist() == [False, False] + [True] * 6
+
+
+@pytest.mark.parametrize(
+    ("method", "dropped"),
+    [(SetOriginal(alpha=0.25), [0, 4]), (Set(alpha=0.25), [0, 1])],
+)
+def test_the_original_drops_the_smallest_of_each_sign(method, dropped):
+    # One in four of the positive weights and one in four of the negative ones.
+    weight = torch.tensor([0.01, 0.02, 0.03, 1, -0.5, -0.6, -0.7, -0.8, 0, 0])
+    mask = weight != 0
+    count = method.drop_count(weight, mask, 8, 0.25)
+    assert count == 2
+    survivors = Unstructured().top(method.drop_scores(weight, mask), 8 - count, mask)
+    assert (mask & ~survivors).nonzero().flatten().tolist() == dropped
+
+
+def test_the_original_drops_as_many_of_each_sign_as_its_share():
+    weight = torch.tensor([1.0, 2, 3, 4, 5, 6, 7, -0.1, -0.2, 0])
+    mask = torch.ones(10, dtype=torch.bool)
+    method = SetOriginal(alpha=0.5)
+    # Of eight that are not negative, four: the zero and 1, 2, 3; of two negative ones, one.
+    assert method.drop_count(weight, mask, 10, 0.5) == 5
+    survivors = Unstructured().top(method.drop_scores(weight, mask), 5, mask)
+    assert (~survivors).nonzero().flatten().tolist() == [0, 1, 2, 7, 9]
+
+
+def test_the_original_is_constant_and_skips_the_last_epoch():
+    method = SetOriginal(update_every=5)
+    assert [t for t in range(1, 21) if method.update_due(t, 20)] == [5, 10, 15]
+    assert {method.drop_fraction(t, 20) for t in (5, 10, 15)} == {0.3}
 
 
 def test_set_grows_uniformly_and_from_its_generator_alone():
@@ -127,4 +157,3 @@ def test_rigl_takes_the_gradient_of_the_first_closure_call():
 
     optimizer.step(closure)
     assert sparsifier.masks["weight"].nonzero()[:, 1].tolist() == [6, 7]
-    assert sparsifier.dense_gradient_steps == 1

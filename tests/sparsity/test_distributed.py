@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import nn
 
 from isoflop.methods import RigL, Set
-from isoflop.sparsity.sparsifier import sparsify
+from isoflop.sparsity.api import sparsify
 
 METHODS = {"rigl": RigL(update_every=2), "set": Set(update_every=2)}
 

@@ -5,7 +5,8 @@ import pytest
 
 from isoflop.errors import IsoflopError, UnknownNameError
 from isoflop.methods import Dense, RigL, Set, Static
-from isoflop.sparsity.method import METHODS, DropGrow, Method
+from isoflop.sparsity.drop_grow import DropGrow
+from isoflop.sparsity.method import METHODS, Method
 
 
 def updates(method, total_steps):

@@ -1,12 +1,12 @@
 """Rigging the lottery."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from isoflop.sparsity.method import METHODS, DropGrow
+from isoflop.sparsity.drop_grow import DropGrow
+from isoflop.sparsity.method import METHODS
 
 
 @METHODS.register("rigl")
@@ -35,16 +35,18 @@ class RigL(DropGrow):
     updates; here it is taken, before the update, as in the code of Sparse-IFT.
     """
 
-    needs_dense_grad: ClassVar[bool] = True
+    def observes(self, step: int, total_steps: int) -> bool:
+        """Return whether an update follows the step, which then computes the dense gradient."""
+        return self.rewire_due(step, total_steps)
 
     def grow_scores(
         self,
         weight: Tensor,
         mask: Tensor,
-        dense_grad: Tensor | None,
+        memory: Tensor | None,
         generator: torch.Generator,
     ) -> Tensor:
         """Return ``|dL/dw|`` at all positions."""
         del weight, mask, generator
-        assert dense_grad is not None
-        return dense_grad.abs()
+        assert memory is not None
+        return memory.abs()

@@ -1,10 +1,10 @@
 """Checks of the arguments of `sparsify`, made before anything is changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Optimizer, SparseAdam
 
 from isoflop.budget import reallocate
 from isoflop.errors import IsoflopError, OptimizerError, PlanError
@@ -61,13 +61,57 @@ def check_integer(name: str, value: object, meaning: str) -> None:
         raise IsoflopError(f"{name} must be an integer, {meaning}, not {value!r}.")
 
 
+def check_total_steps(value: object) -> None:
+    """Raise unless `value` is a positive integer."""
+    check_integer("total_steps", value, "the optimizer steps of the whole run")
+    assert isinstance(value, int)
+    if value < 1:
+        raise IsoflopError(f"total_steps must be positive, not {value}.")
+
+
+def check_needs(method: Method, **given: object) -> None:
+    """Raise if arguments are missing that the method's first masks are computed from."""
+    examples = {
+        "calibration": "calibration=[(inputs, targets)], or a data loader",
+        "loss": "loss=F.cross_entropy",
+        "example_inputs": "example_inputs=(1, 3, 32, 32)",
+    }
+    missing = [examples[name] for name in method.needs if given[name] is None]
+    if missing:
+        raise IsoflopError(
+            f"The method {method.name!r} scores weights before training and needs "
+            f"{' and '.join(missing)}."
+        )
+    loss, calibration = given["loss"], given["calibration"]
+    if loss is not None and not callable(loss):
+        raise IsoflopError(f"loss must be a function of outputs and targets, not {loss!r}.")
+    if calibration is not None and not isinstance(calibration, Iterable):
+        raise IsoflopError(
+            f"calibration must be an iterable of pairs of inputs and targets, not {calibration!r}."
+        )
+
+
+def default_allocation(allocation: Allocation | str | None, plan: Plan | None) -> Allocation | str:
+    """Return the allocation asked for, or else that of the plan, or else uniform."""
+    if allocation is not None:
+        return allocation
+    if plan is not None and plan.allocation in ALLOCATIONS.names():
+        return plan.allocation
+    return "uniform"
+
+
 def check_optimizer(optimizer: object) -> None:
-    """Raise unless `optimizer` is one that can be hooked."""
+    """Raise unless `optimizer` is one that can be hooked and takes dense gradients."""
     # Wrappers such as Accelerate's call themselves optimizers but cannot be hooked.
     if not isinstance(optimizer, Optimizer) or not hasattr(optimizer, "_optimizer_step_pre_hooks"):
         raise OptimizerError(
             f"{type(optimizer).__name__} is no torch.optim.Optimizer that takes hooks. Pass the "
             "optimizer itself, before any wrapper."
+        )
+    if isinstance(optimizer, SparseAdam):
+        raise OptimizerError(
+            "SparseAdam takes gradients that are sparse tensors, as embeddings have them; those of "
+            "masked weights are dense tensors. Use torch.optim.Adam."
         )
 
 

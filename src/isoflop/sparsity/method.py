@@ -1,32 +1,44 @@
 """What a sparse training method is: it scores weights and schedules updates, and nothing else.
 
-Methods are frozen dataclasses without state. The sparsifier owns masks, randomness and the count of
-steps; patterns turn scores into masks.
+Methods are frozen dataclasses without state. The sparsifier owns masks, randomness, memory and the
+count of steps; patterns turn scores into masks.
 """
 
 import dataclasses
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from isoflop.errors import IsoflopError
 from isoflop.registry import Registry
-from isoflop.sparsity.schedules import SCHEDULES
+from isoflop.sparsity.ramp import Ramp
+from isoflop.sparsity.storage import MaskedWeights
+from isoflop.sparsity.targets import Target
+
+if TYPE_CHECKING:
+    from isoflop.sparsity.start import Start
+    from isoflop.sparsity.update import Update
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Base of all methods; by itself, one whose masks never change."""
+    """Base of all methods; by itself, one whose random masks never change."""
 
     masks_weights: ClassVar[bool] = True
     """Whether the method makes weights sparse at all."""
 
-    needs_dense_grad: ClassVar[bool] = False
-    """Whether updates need the gradient of all weights, masked ones included."""
+    keeps_dense_weights: ClassVar[bool] = False
+    """Whether masked weights go on training out of sight, and masks follow them at every step."""
+
+    remembers: ClassVar[bool] = False
+    """Whether what `observe` returns is kept from step to step, rather than for one step."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Arguments of `sparsify` that the initial masks are computed from."""
 
     @property
     def name(self) -> str:
@@ -39,93 +51,56 @@ class Method:
         """The options as plain data."""
         return dataclasses.asdict(self)
 
+    @property
+    def ramp(self) -> Ramp | None:
+        """How the number of weights falls during training; None if it stays."""
+        return None
+
+    def initial_masks(self, start: "Start") -> Sequence[Tensor]:
+        """Return the mask of every weight to begin with; here a random one of the given count."""
+        return start.random(start.counts)
+
+    def storage(self, targets: Sequence[Target], optimizer: Optimizer) -> MaskedWeights:
+        """Return how weights off the mask are stored; here as zeros."""
+        return MaskedWeights(targets, optimizer)
+
     def update_due(self, step: int, total_steps: int) -> bool:
         """Return whether the masks change right after optimizer step number `step` (from 1)."""
+        return self.ramp is not None and self.ramp.due(step, total_steps)
+
+    def observes(self, step: int, total_steps: int) -> bool:
+        """Return whether step number `step` (from 1) computes the gradient of masked weights."""
         del step, total_steps
         return False
+
+    def observe(self, memory: Tensor | None, dense_grad: Tensor) -> Tensor | None:
+        """Return what to remember of a finite gradient of all positions; here nothing.
+
+        Args:
+            memory: What the last call returned for this weight, or None.
+            dense_grad: The gradient of the step at all positions; may be kept.
+        """
+        del memory, dense_grad
+        return None
+
+    def update(self, update: "Update") -> None:
+        """Change the masks; called when `update_due`. Here they are pruned as the ramp says."""
+        update.prune()
 
 
 METHODS: Registry[type[Method]] = Registry("method")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DropGrow(Method, ABC):
-    """Base of the methods that move a fixed number of weights about during training.
-
-    At each update, and in each layer by itself, the ``k = floor(f(t) * n_active)`` active weights
-    of lowest drop score are dropped, and the k positions of highest grow score become active. Any
-    position outside the survivors can be grown, the just-dropped ones included. A weight that is
-    dropped and grown in the same update was in effect never dropped: it keeps its value and its
-    optimizer state. A weight that is new starts at exactly zero, with optimizer state zero.
-
-    The optimizer step is taken first, the masks change after it. Updates follow optimizer steps
-    ΔT, 2ΔT, … while ``t < end_fraction * total_steps``.
-
-    Attributes:
-        alpha: Fraction of the active weights that an update at step 0 would replace.
-        update_every: ΔT, the number of optimizer steps between updates.
-        end_fraction: Fraction of training after which the masks stay fixed.
-        schedule: Registered name of the schedule that takes `alpha` down over time: ``"cosine"``,
-            ``"linear"`` or ``"constant"``.
-    """
-
-    alpha: float = 0.3
-    update_every: int = 100
-    end_fraction: float = 0.75
-    schedule: str = "cosine"
-
-    def __post_init__(self) -> None:
-        if not _is_number(self.alpha) or not 0 < self.alpha <= 1:
-            raise IsoflopError(f"alpha must lie in (0, 1], such as 0.3, not {self.alpha!r}.")
-        if not _is_integer(self.update_every) or self.update_every < 1:
-            raise IsoflopError(
-                "update_every is a number of optimizer steps: use a positive integer such as 100, "
-                f"not {self.update_every!r}."
-            )
-        if not _is_number(self.end_fraction) or not 0 <= self.end_fraction <= 1:
-            raise IsoflopError(
-                f"end_fraction must lie in [0, 1], such as 0.75, not {self.end_fraction!r}."
-            )
-        SCHEDULES.get(self.schedule)
-
-    def update_due(self, step: int, total_steps: int) -> bool:
-        """Return whether the masks change right after optimizer step number `step` (from 1)."""
-        in_time = 0 < step < self.end_fraction * total_steps
-        return in_time and step % self.update_every == 0
-
-    def drop_fraction(self, step: int, total_steps: int) -> float:
-        """Return f(t), the fraction of active weights that an update after step `step` replaces."""
-        schedule = SCHEDULES.get(self.schedule)
-        return schedule(step, self.end_fraction * total_steps, self.alpha)
-
-    def drop_scores(self, weight: Tensor, mask: Tensor) -> Tensor:
-        """Return what each active weight is worth; the lowest are dropped. Here ``|w|``."""
-        del mask
-        return weight.abs()
-
-    @abstractmethod
-    def grow_scores(
-        self,
-        weight: Tensor,
-        mask: Tensor,
-        dense_grad: Tensor | None,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Return what activating each position is worth; the highest are grown.
-
-        Args:
-            weight: The weight, after the optimizer step; masked positions are zero.
-            mask: Its present mask.
-            dense_grad: Gradient of the last step at all positions, or None unless
-                `needs_dense_grad`.
-            generator: CPU generator for every random choice, so that these are the same whatever
-                device trains.
-        """
+def check_fraction(name: str, value: Any, example: float, *, positive: bool = False) -> None:
+    """Raise unless `value` is a number in [0, 1], or in (0, 1] if it must be `positive`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not 0 <= value <= 1 or (positive and value == 0):
+        interval = "(0, 1]" if positive else "[0, 1]"
+        raise IsoflopError(f"{name} must lie in {interval}, such as {example}, not {value!r}.")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def check_count(name: str, value: object, meaning: str, *, minimum: int = 1) -> None:
+    """Raise unless `value` is an integer of at least `minimum`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        kind = "a positive integer" if minimum else "an integer that is not negative"
+        raise IsoflopError(f"{name} is {meaning}: use {kind}, not {value!r}.")

@@ -1,167 +1,91 @@
 """The sparsifier: keeps a model sparse while any training loop trains it."""
 
 import copy
-import itertools
-import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
+from isoflop.budget import with_counts
 from isoflop.errors import IsoflopError
-from isoflop.masks import set_mask
 from isoflop.plan import Plan
-from isoflop.sparsity import arguments
-from isoflop.sparsity.allocation import Allocation
-from isoflop.sparsity.method import METHODS, DropGrow, Method
-from isoflop.sparsity.patterns import PATTERNS, Pattern
-from isoflop.sparsity.targets import Target, from_plan, from_sparsity
-from isoflop.surgery import ExampleInputs
-
-
-def sparsify(
-    model: nn.Module,
-    optimizer: Optimizer,
-    method: Method | str,
-    *,
-    plan: Plan | None = None,
-    sparsity: float | None = None,
-    allocation: Allocation | str | None = None,
-    pattern: Pattern | str = "unstructured",
-    total_steps: int,
-    dense_ends: bool = True,
-    example_inputs: ExampleInputs | None = None,
-    exclude: Sequence[str] = (),
-    seed: int = 0,
-) -> "Sparsifier":
-    """Mask the weights of `model` and keep them masked through every step of `optimizer`.
-
-    The training loop stays as it is. Hooks on the optimizer mask gradients before each step, and
-    weights and optimizer state after it; they change the masks when the method says so.
-
-    Args:
-        model: The model; its weights are masked in place. Wrap it in
-            `DistributedDataParallel` or `torch.compile` afterwards.
-        optimizer: The optimizer that trains it.
-        method: A method such as ``RigL(alpha=0.3)``, or a registered name such as ``"rigl"``.
-        plan: The plan that `isoflop.transform` returned with the model; says which weights are
-            masked and how many non-zeros each keeps.
-        sparsity: Without a plan: the fraction of the maskable weights that is zero, in [0, 1).
-        allocation: How sparsity is spread over the layers; a registered name or a function. By
-            default that of the plan, or uniform. Another one than the plan's is solved anew for
-            the plan's FLOPs.
-        pattern: Which weights may be non-zero together; a registered name or a pattern.
-        total_steps: Optimizer steps of the whole training run, which the method's schedule spans.
-        dense_ends: Without a plan: leave the first and the last layer dense.
-        example_inputs: With `dense_ends`: inputs by which the first and the last layer are found
-            in the flow of the data. By default the order of definition tells.
-        exclude: Without a plan: globs over module paths, such as ``"blocks.*.proj"``, that stay
-            dense with everything inside them.
-        seed: Seed of all randomness of the sparsifier, which the global generators do not touch.
-
-    Returns:
-        The sparsifier. Keep it to save its state; training works without.
-
-    Raises:
-        IsoflopError: An argument is wrong. Nothing has been changed then.
-    """
-    method = arguments.find_instance(METHODS, Method, method)
-    pattern = arguments.find_instance(PATTERNS, Pattern, pattern)
-    arguments.check_integer("total_steps", total_steps, "the optimizer steps of the whole run")
-    if total_steps < 1:
-        raise IsoflopError(f"total_steps must be positive, not {total_steps}.")
-    arguments.check_integer("seed", seed, "what the sparsifier's generator starts from")
-    arguments.check_optimizer(optimizer)
-    arguments.check_unmasked(model)
-    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    arguments.check_budget(method, plan, sparsity, exclude)
-
-    if plan is not None:
-        plan.check(model)
-        plan = arguments.with_allocation(plan, allocation)
-    allocation = arguments.find_allocation("uniform" if allocation is None else allocation)
-    targets = []
-    if method.masks_weights and plan is not None:
-        targets = from_plan(model, plan)
-    elif method.masks_weights:
-        assert sparsity is not None
-        targets = from_sparsity(
-            model,
-            sparsity,
-            allocation,
-            dense_ends=dense_ends,
-            example_inputs=example_inputs,
-            exclude=exclude,
-        )
-    arguments.check_trained(targets, optimizer)
-
-    generator = torch.Generator().manual_seed(seed)
-    for target in targets:
-        weight = target.weight
-        mask = pattern.random(tuple(weight.shape), target.nnz, generator)
-        # `empty_like` takes over device and memory layout of the weight.
-        mask = torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(mask)
-        set_mask(target.module, target.parameter, mask)
-    return Sparsifier(targets, optimizer, method, pattern, generator, total_steps, plan)
+from isoflop.sparsity import accounting, arguments
+from isoflop.sparsity.course import Course
+from isoflop.sparsity.layout import Layout
+from isoflop.sparsity.method import Method
+from isoflop.sparsity.storage import MaskedWeights
+from isoflop.sparsity.targets import Target
+from isoflop.sparsity.update import Update
 
 
 class Sparsifier:
-    """Keeps the weights of a model masked; made by `sparsify`.
+    """Keeps the weights of a model masked; made by `isoflop.sparsify`.
 
     The masks live in the model, as buffers beside the weights, and travel in its `state_dict`.
     Everything else that a resumed run needs is in the `state_dict` of the sparsifier.
 
     Each step of the optimizer goes through three phases. Before it, the gradients of masked
-    weights are zeroed, after being copied if an update needs them. After it, weights and optimizer
+    weights are zeroed, after being copied if the method needs them. After it, weights and optimizer
     state are masked, since weight decay and momentum know nothing of masks. Then, if due, the masks
     are updated. In distributed training every worker sees the same reduced gradients and draws the
     same random numbers, so all choose the same masks without exchanging them.
 
-    A step that a gradient scaler leaves out is not counted. (A fused optimizer skips such steps
-    inside; they count, but an update that needs dense gradients finds none finite and is skipped.)
+    A step that a gradient scaler leaves out is not counted, whether the scaler does not call the
+    optimizer, or the optimizer (a fused one) skips the step inside.
 
     Attributes:
         method: The method.
-        plan: The plan, with the allocation in use; None without one.
         total_steps: Optimizer steps of the whole run.
         step: Optimizer steps taken.
-        history: One entry per update: ``step``; ``fraction``, what part of the active weights could
-            be replaced; ``new``, how many weights of each layer became active that were not before;
-            ``skipped``, whether non-finite gradients prevented the update.
-        dense_gradient_steps: Steps whose dense gradients the method has used.
+        history: One entry per update (none for methods whose masks follow every step): ``step``;
+            ``fraction``, what part of the active weights could be replaced; ``new``, how many
+            weights of each layer became active that were not before; ``skipped``, whether
+            non-finite gradients prevented growth; ``pruned``, if there is a ramp, how many weights
+            of each layer it took away.
     """
 
     def __init__(
         self,
-        targets: Sequence[Target],
+        layout: Layout,
+        counts: Sequence[int],
         optimizer: Optimizer,
+        storage: MaskedWeights,
         method: Method,
-        pattern: Pattern,
         generator: torch.Generator,
         total_steps: int,
         plan: Plan | None,
+        course: Course | None,
     ) -> None:
         self.method = method
-        self.plan = plan
         self.total_steps = total_steps
         self.step = 0
         self.history: list[dict[str, Any]] = []
-        self.dense_gradient_steps = 0
-        self._targets = tuple(targets)
+        self._layout = layout
+        self._targets = layout.targets
+        self._counts = list(counts)
         self._optimizer = optimizer
-        self._pattern = pattern
+        self._storage = storage
         self._generator = generator
-        # Gradients at the step under way, by name, if an update follows it; None if none does. The
-        # value is None for a weight that was trained but whose dense gradient is not needed.
+        self._plan = plan
+        self._course = course
+        self._training_macs = 0
+        self._summed_macs = 0
+        # What the method remembers of gradients, by name.
+        self._memory: dict[str, Tensor] = {}
+        # The gradients of the step under way, by name, if the method has a use for it. The value is
+        # None for a weight that was trained but whose dense gradient is not needed.
         self._gradients: dict[str, Tensor | None] | None = None
-        self._mask_weights()
+        self._storage.begin()
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
-            *(t.weight.register_post_accumulate_grad_hook(self._grad_hook(t)) for t in targets),
+            *(
+                t.weight.register_post_accumulate_grad_hook(self._grad_hook(t))
+                for t in self._targets
+            ),
         ]
 
     @property
@@ -171,13 +95,80 @@ class Sparsifier:
 
     @property
     def nnz(self) -> dict[str, int]:
-        """Number of active weights of each masked weight, by parameter name."""
-        return {target.name: target.nnz for target in self._targets}
+        """Number of active weights of each masked weight at present, by parameter name."""
+        return dict(zip(self._layout.names, self._counts, strict=True))
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan with the present numbers of non-zeros.
+
+        That is the plan passed to `sparsify`, with the allocation in use; or, without one, the plan
+        of the model as it is, whose budget is the unmasked model, if `example_inputs` were given.
+        """
+        plan = self._plan
+        if plan is None or not self._targets:
+            return plan
+        if {x.parameter: x.nnz for x in plan.sparse_layers} == self.nnz:
+            return plan
+        return with_counts(plan, self.nnz)
 
     def density(self) -> float:
         """Return the fraction of active weights among all weights that have a mask."""
-        numel = sum(target.weight.numel() for target in self._targets)
-        return sum(target.nnz for target in self._targets) / numel if numel else 1.0
+        numel = sum(self._layout.sizes)
+        return sum(self._counts) / numel if numel else 1.0
+
+    def step_macs(self) -> int:
+        """Return the MACs that the next training step costs, for inputs such as the example's.
+
+        Raises:
+            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+        """
+        macs, unmasked = self._forward_macs()
+        observed = self.method.observes(self.step + 1, self.total_steps)
+        return accounting.step_macs(macs, unmasked, dense_gradient=observed)
+
+    def training_macs(self) -> int:
+        """Return the MACs of all training steps so far, for inputs such as the example's.
+
+        Forward passes, gradients of activations and gradients of weights, masked ones included in
+        the steps for which the method needs them. Steps that were not counted are not in it.
+
+        Raises:
+            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+        """
+        self._forward_macs()
+        return self._training_macs
+
+    def average_macs(self) -> float:
+        """Return the MACs of a forward pass, on average over the training steps so far.
+
+        Methods that prune during training meet the FLOPs of a plan by this average.
+
+        Raises:
+            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+        """
+        macs, _ = self._forward_macs()
+        return self._summed_macs / self.step if self.step else float(macs)
+
+    def forecast_macs(self) -> int:
+        """Return what `training_macs` will be at the end, if training starts anew.
+
+        Raises:
+            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+        """
+        macs, unmasked = self._forward_macs()
+        changes = [(0, macs)]
+        if self._course is not None:
+            fixed = macs - self._masked_macs(self._counts)
+            assert self._plan is not None
+            course = self._course
+            limits = list(course.initial)
+            changes = [(0, fixed + self._masked_macs(limits))]
+            for step in range(1, self.total_steps):
+                if course.ramp.due(step, self.total_steps):
+                    limits = course.counts(step, limits)
+                    changes.append((step, fixed + self._masked_macs(limits)))
+        return accounting.training_macs(self.method, self.total_steps, unmasked, changes)
 
     def remove(self) -> None:
         """Detach from model and optimizer; masks and zeros stay, but nobody keeps them."""
@@ -190,11 +181,15 @@ class Sparsifier:
         return {
             "method": self.method.name,
             "config": self.method.config,
+            "budget": {target.name: target.nnz for target in self._targets},
             "nnz": self.nnz,
             "step": self.step,
             "generator": self._generator.get_state(),
             "history": copy.deepcopy(self.history),
-            "dense_gradient_steps": self.dense_gradient_steps,
+            "memory": {name: tensor.clone() for name, tensor in self._memory.items()},
+            "hidden_weights": self._storage.state(),
+            "training_macs": self._training_macs,
+            "summed_macs": self._summed_macs,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -215,29 +210,65 @@ class Sparsifier:
                     f"The saved run used the {noun} {state[key]!r}, this one {own[key]!r}. Call "
                     "`sparsify` with the method of the saved run."
                 )
-        if state["nnz"] != own["nnz"]:
-            names = state["nnz"].keys() | own["nnz"].keys()
-            differing = sorted(n for n in names if state["nnz"].get(n) != own["nnz"].get(n))
+        saved, budget = state["budget"], own["budget"]
+        if saved != budget:
+            differing = sorted(
+                n for n in saved.keys() | budget.keys() if saved.get(n) != budget.get(n)
+            )
             raise IsoflopError(
                 "The saved run masked other layers, or kept another number of weights in "
                 f"{arguments.some_of(differing)}. Call `sparsify` with the plan or sparsity of the "
                 "saved run."
             )
         self.step = state["step"]
+        self._counts = [state["nnz"][name] for name in self._layout.names]
         # A checkpoint that was loaded onto an accelerator has moved the generator's state there.
         self._generator.set_state(state["generator"].cpu())
         self.history = copy.deepcopy(state["history"])
-        self.dense_gradient_steps = state["dense_gradient_steps"]
+        self._memory = {
+            t.name: torch.empty_like(t.weight, requires_grad=False).copy_(state["memory"][t.name])
+            for t in self._targets
+            if t.name in state["memory"]
+        }
+        self._storage.load(state["hidden_weights"])
+        self._training_macs = state["training_macs"]
+        self._summed_macs = state["summed_macs"]
+
+    def _forward_macs(self) -> tuple[int, int]:
+        """Return the MACs of a forward pass, with and without masks."""
+        plan = self._plan
+        if plan is None:
+            raise IsoflopError(
+                "MACs can be counted only for inputs of a known shape. Pass example_inputs to "
+                "`sparsify`, such as example_inputs=(1, 3, 32, 32)."
+            )
+        if not self.method.masks_weights:
+            return plan.unmasked_macs, plan.unmasked_macs
+        return self._fixed_macs() + self._masked_macs(self._counts), plan.unmasked_macs
+
+    def _fixed_macs(self) -> int:
+        assert self._plan is not None
+        return self._plan.macs - sum(layer.macs for layer in self._plan.sparse_layers)
+
+    def _masked_macs(self, counts: Sequence[int]) -> int:
+        assert self._plan is not None
+        prices = {x.parameter: x.macs_per_weight for x in self._plan.sparse_layers}
+        return sum(
+            int(n * prices.get(name, 0)) for name, n in zip(self._layout.names, counts, strict=True)
+        )
 
     def _update_due(self, step: int) -> bool:
         return self.method.update_due(step, self.total_steps)
+
+    def _observes(self, step: int) -> bool:
+        return self.method.observes(step, self.total_steps)
 
     def _grad_hook(self, target: Target) -> Callable[[Tensor], None]:
         """Return a hook that zeroes the gradient of masked weights as soon as it is accumulated.
 
         The optimizer hooks would do for training, but they come too late for whatever reads
         gradients in between: clipping would measure the norm of weights that are not there. The
-        exception is a step whose update needs dense gradients. Those must survive until the
+        exception is a step whose dense gradients the method needs. Those must survive until the
         optimizer is called, because only then are they complete: accumulated over micro-batches,
         reduced over workers and unscaled.
         """
@@ -249,27 +280,35 @@ class Sparsifier:
             sparsifier = reference()
             if sparsifier is None or weight.grad is None:
                 return
-            if sparsifier.method.needs_dense_grad and sparsifier._update_due(sparsifier.step + 1):
-                return
-            _zero_where(~target.mask, [weight.grad])
+            if not sparsifier._observes(sparsifier.step + 1):
+                weight.grad.masked_fill_(~target.mask, 0)
 
         return hook
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        del optimizer
         self._gradients = None
+        # A fused optimizer unscales gradients by itself.
+        scale = getattr(optimizer, "grad_scale", None)
         # The optimizer itself is args[0].
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._take_gradients()
+            self._take_gradients(scale)
+            self._storage.show()
             return None
 
-        # Gradients do not exist before the optimizer calls the closure.
+        # Gradients do not exist before the optimizer calls the closure, which must see the model
+        # as it is outside the optimizer.
+        self._storage.show()
+        choose_masks = self._choose_masks if self.method.keeps_dense_weights else None
+
         def masked_closure() -> Any:
-            loss = closure()
-            self._take_gradients()
+            self._storage.hide(choose_masks)
+            with torch.enable_grad():
+                loss = closure()
+            self._take_gradients(scale)
+            self._storage.show()
             return loss
 
         if len(args) > 1:
@@ -277,90 +316,73 @@ class Sparsifier:
         return args, {**kwargs, "closure": masked_closure}
 
     @torch.no_grad()
-    def _take_gradients(self) -> None:
-        """Copy the gradients if an update needs them, then mask them."""
-        trained = [(t, t.weight.grad) for t in self._targets]
+    def _take_gradients(self, scale: Tensor | None) -> None:
+        """Copy the gradients if the method has a use for them, then mask them."""
+        observed = self._observes(self.step + 1) and not self.method.keeps_dense_weights
         # An optimizer may call a closure several times; the first time is at the present weights.
-        if self._gradients is None and self._update_due(self.step + 1):
-            dense = self.method.needs_dense_grad
-            self._gradients = {
-                target.name: grad.detach().clone() if dense else None
-                for target, grad in trained
-                if grad is not None
-            }
-        for target, grad in trained:
-            if grad is not None:
-                _zero_where(~target.mask, [grad])
+        if self._gradients is None and (observed or self._update_due(self.step + 1)):
+            self._gradients = {}
+            for target in self._targets:
+                grad = target.weight.grad
+                if grad is not None:
+                    copied = grad.detach().clone() if observed else None
+                    if copied is not None and scale is not None:
+                        copied /= scale
+                    self._gradients[target.name] = copied
+        self._storage.mask_gradients()
+        self._storage.pull(scale)
 
     @torch.no_grad()
     def _after_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        del optimizer, args, kwargs
-        self._mask_weights()
+        del args, kwargs
+        gradients, self._gradients = self._gradients, None
+        overflow = getattr(optimizer, "found_inf", None)
+        if overflow is not None and bool(overflow):
+            self._storage.hide(None)
+            return
+        if self._plan is not None:
+            self._training_macs += self.step_macs()
+            self._summed_macs += self._forward_macs()[0]
         self.step += 1
-        if self._gradients is not None:
-            self._update(self._gradients)
-            self._gradients = None
-
-    @torch.no_grad()
-    def _mask_weights(self) -> None:
-        """Zero masked weights, and what the optimizer remembers about them."""
-        for target in self._targets:
-            weight = target.weight
-            state = self._optimizer.state.get(weight, {})
-            alike = (t for t in _tensors(state) if t.shape == weight.shape)
-            _zero_where(~target.mask, itertools.chain([weight], alike))
-
-    def _update(self, gradients: Mapping[str, Tensor | None]) -> None:
-        """Rewire every layer that was trained in the last step."""
-        method = self.method
-        assert isinstance(method, DropGrow)
-        fraction = method.drop_fraction(self.step, self.total_steps)
-        dense = [gradient for gradient in gradients.values() if gradient is not None]
-        self.dense_gradient_steps += bool(dense)
+        observed = [g for g in (gradients or {}).values() if g is not None]
         # Overflowed gradients say nothing about where to grow.
-        skipped = not all(bool(gradient.isfinite().all()) for gradient in dense)
-        new: dict[str, Tensor] = {}
-        for target in () if skipped else self._targets:
-            if target.name not in gradients:
-                continue
-            weight, mask = target.weight, target.mask
-            rewired = self._pattern.rewire(
-                mask,
-                method.drop_scores(weight, mask),
-                method.grow_scores(weight, mask, gradients[target.name], self._generator),
-                math.floor(fraction * target.nnz),
-            )
-            new[target.name] = (rewired & ~mask).sum()
-            mask.copy_(rewired)
-        # New weights and their optimizer state are zero already: they were masked before. This
-        # clears those that were dropped.
-        self._mask_weights()
-        self.history.append(
-            {
-                "step": self.step,
-                "fraction": fraction,
-                "new": {name: int(count) for name, count in new.items()},
-                "skipped": skipped,
-            }
+        finite = all(bool(gradient.isfinite().all()) for gradient in observed)
+        if finite and gradients is not None:
+            self._remember(gradients)
+        due = self._update_due(self.step)
+        self._storage.hide((lambda: self._update(set(gradients or {}), finite)) if due else None)
+        if not self.method.remembers:
+            self._memory = {}
+
+    def _remember(self, gradients: Mapping[str, Tensor | None]) -> None:
+        for name, gradient in gradients.items():
+            if gradient is not None:
+                memory = self.method.observe(self._memory.get(name), gradient)
+                if memory is not None:
+                    self._memory[name] = memory
+
+    def _update(self, trained: set[str], finite: bool) -> None:
+        """Let the method change the masks."""
+        update = self._new_update(trained, finite)
+        self.method.update(update)
+        if not self.method.keeps_dense_weights:
+            self.history.append(update.entry())
+
+    def _choose_masks(self) -> None:
+        """Let the masks follow the weights in the middle of a step."""
+        self.method.update(self._new_update(set(), True))
+
+    def _new_update(self, trained: set[str], finite: bool) -> Update:
+        return Update(
+            self._layout,
+            self._counts,
+            self.step,
+            self.total_steps,
+            course=self._course,
+            memory=self._memory,
+            trained=trained,
+            finite=finite,
+            generator=self._generator,
         )
-
-
-def _zero_where(inactive: Tensor, tensors: Iterable[Tensor]) -> None:
-    """Zero the inactive positions, NaN and infinities included, which a product would keep."""
-    with torch.no_grad():
-        for tensor in tensors:
-            tensor.masked_fill_(inactive, 0)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Iterate over the tensors in an optimizer's state, however nested."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from isoflop.errors import IsoflopError, NoTransformableLayersError, PlanError
-from isoflop.flops import network_ends
+from isoflop.flops import network_ends, trace
 from isoflop.masks import get_mask
-from isoflop.plan import Plan
+from isoflop.plan import LayerPlan, Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
-from isoflop.surgery import ExampleInputs, match_paths
+from isoflop.surgery import ExampleInputs, is_flipped, match_paths
 
 MASKABLE = (
     nn.Linear,
@@ -24,12 +24,20 @@ MASKABLE = (
 )
 """The modules whose `weight` is masked unless a plan says otherwise."""
 
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
 
 @dataclass(frozen=True)
 class Target:
     """A weight to be masked, found anew in its module at each access.
 
     Holding tensors here would go stale: loading a checkpoint or moving the model may replace them.
+
+    Attributes:
+        name: Full parameter name.
+        module: The module that owns the weight.
+        parameter: Name of the weight in the module.
+        nnz: How many non-zeros the plan or the sparsity allows.
     """
 
     name: str
@@ -52,6 +60,15 @@ class Target:
                 "`sparsifier.remove()` before taking masks away."
             )
         return mask
+
+    def by_output(self, tensor: Tensor) -> Tensor:
+        """View a tensor of the weight's shape as one row per output of the layer."""
+        if isinstance(self.module, _TRANSPOSED):
+            # (in, out / groups, …): the outputs of a group see the inputs of that group alone.
+            tensor = tensor.unflatten(0, (self.module.groups, -1)).transpose(1, 2).flatten(0, 1)
+        elif is_flipped(self.module):
+            tensor = tensor.t()
+        return tensor.reshape(tensor.shape[0], -1)
 
 
 def from_plan(model: nn.Module, plan: Plan) -> list[Target]:
@@ -104,6 +121,44 @@ def from_sparsity(
         Target(f"{path}.weight" if path else "weight", module, "weight", nnz)
         for (path, module), nnz in zip(kept, counts, strict=True)
     ]
+
+
+def plain_plan(model: nn.Module, example_inputs: ExampleInputs, targets: Sequence[Target]) -> Plan:
+    """Return the plan of a model that was not transformed, with `targets` sparse.
+
+    The budget to which its gap refers is the same model without zeros.
+    """
+    table = trace(model, example_inputs).table
+    parameters = dict(model.named_parameters())
+    # A tied weight is known to the trace by its first name.
+    nnz = {id(target.weight): target for target in targets}
+    layers = []
+    for name, macs in table.by_parameter().items():
+        parameter = parameters[name]
+        if macs == 0 or macs % parameter.numel():
+            continue  # only a part of the parameter multiplies: counted with the other MACs
+        target = nnz.get(id(parameter))
+        shape = tuple(parameter.shape)
+        layers.append(
+            LayerPlan(
+                parameter=name if target is None else target.name,
+                source=name.rpartition(".")[0],
+                kind="dense" if target is None else "sparse",
+                dense_shape=shape,
+                shape=shape,
+                nnz=parameter.numel() if target is None else target.nnz,
+                macs_per_weight=macs // parameter.numel(),
+                source_macs=macs,
+            )
+        )
+    return Plan(
+        transform="none",
+        config={},
+        scope="model",
+        dense_macs=table.dense_macs,
+        other_macs=table.dense_macs - sum(x.numel * x.macs_per_weight for x in layers),
+        layers=tuple(layers),
+    )
 
 
 def _maskable_weights(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -125,7 +125,15 @@ def train(
 
     dataset = _load(recipe, data)
     steps = steps_per_epoch(len(dataset.train_labels), recipe.batch_size, recipe.drop_last)
-    setup = build(job, steps * recipe.epochs, accelerator.device)
+    calibration = dataset.train_batches(
+        recipe.batch_size,
+        seed=seed,
+        epoch=0,
+        drop_last=recipe.drop_last,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    setup = build(job, steps * recipe.epochs, accelerator.device, calibration)
     last_epoch = min(recipe.epochs, stop_after_epochs or recipe.epochs)
     main = accelerator.is_main_process
     claim = run.claim(job.config(), resume=resume) if main else contextlib.nullcontext()
@@ -190,8 +198,6 @@ def _run(
     main = accelerator.is_main_process
     if main:
         run.cut_metrics(progress.epoch)
-        if setup.plan is not None and not run.plan_path.exists():
-            setup.plan.save(run.plan_path)
     samples = len(dataset.train_labels)
     steps = steps_per_epoch(samples, recipe.batch_size, recipe.drop_last)
     seen = min(steps * recipe.batch_size, samples)
@@ -234,6 +240,8 @@ def _run(
                     "progress": dataclasses.asdict(progress),
                 }
                 save_checkpoint(run.path, progress.epoch, state)
+                if sparsifier.plan is not None:
+                    sparsifier.plan.save(run.plan_path)
             accelerator.wait_for_everyone()
     summary = _summary(job, setup, progress, costs, accelerator)
     if main and progress.epoch == recipe.epochs:
@@ -270,7 +278,7 @@ def _train_epoch(
         rate = recipe.learning_rate(progress.step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        dense_gradients = sparsifier.dense_gradient_steps
+        flops = 2 * sparsifier.step_macs()
         loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
         accelerator.backward(loss)
         optimizer.step()
@@ -278,9 +286,7 @@ def _train_epoch(
 
         count = len(labels) * processes
         progress.step += 1
-        progress.training_flops += costs.training_flops * count
-        if sparsifier.dense_gradient_steps > dense_gradients:
-            progress.training_flops += costs.dense_gradient_flops * count
+        progress.training_flops += flops * count
         total += torch.stack([loss.detach() * len(labels), loss.new_tensor(len(labels))])
         display.advance(count)
     costs.update()
@@ -324,8 +330,8 @@ def _summary(
         "dense_macs": setup.dense_macs,
         "unmasked_macs": costs.unmasked_macs,
         "relative_gap": (costs.macs - setup.dense_macs) / setup.dense_macs,
+        "average_macs": sparsifier.average_macs(),
         "training_flops": progress.training_flops,
-        "dense_gradient_steps": sparsifier.dense_gradient_steps,
         "nnz": nnz,
         "numel": numel,
         "density": sparsifier.density(),

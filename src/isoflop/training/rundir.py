@@ -3,7 +3,7 @@
 | file | content |
 | --- | --- |
 | `config.json` | all options of the run |
-| `plan.json` | the plan, if the model was transformed |
+| `plan.json` | the plan, with the non-zeros after the latest epoch |
 | `metrics.jsonl` | one line per epoch |
 | `checkpoint-…` | the state after the latest epoch |
 | `tensorboard/` | the metrics once more, for TensorBoard |
@@ -45,7 +45,7 @@ class RunDirectory:
 
     @property
     def plan_path(self) -> Path:
-        """The plan of the transform."""
+        """The plan."""
         return self.path / "plan.json"
 
     @property

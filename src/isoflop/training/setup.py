@@ -1,10 +1,12 @@
 """From the options of a run to the things that it trains, before anything is written."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from isoflop.errors import IsoflopError
@@ -13,8 +15,10 @@ from isoflop.masks import named_masks
 from isoflop.models import build_model
 from isoflop.models.extras import require
 from isoflop.plan import Plan
+from isoflop.sparsity.api import sparsify
 from isoflop.sparsity.method import METHODS, Method
-from isoflop.sparsity.sparsifier import Sparsifier, sparsify
+from isoflop.sparsity.sparsifier import Sparsifier
+from isoflop.sparsity.start import Batches
 from isoflop.training.recipes import Recipe
 from isoflop.transforms import TRANSFORMS, Transform
 from isoflop.transforms import transform as apply_transform
@@ -79,24 +83,23 @@ class Setup:
         model: The model.
         optimizer: Its optimizer.
         sparsifier: What keeps it sparse.
-        plan: The transform's plan; None without a transform.
         dense_macs: MACs of one forward pass of the dense model on one sample.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     sparsifier: Sparsifier
-    plan: Plan | None
     dense_macs: int
 
 
-def build(job: Job, steps: int, device: torch.device) -> Setup:
+def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> Setup:
     """Build, transform and sparsify the model.
 
     Args:
         job: What to train.
         steps: Optimizer steps of the whole run.
         device: Where to train.
+        calibration: Batches of the training data, for methods that score weights by them.
     """
     recipe = job.recipe
     shape = (1, *recipe.input_shape)
@@ -107,7 +110,7 @@ def build(job: Job, steps: int, device: torch.device) -> Setup:
         in_channels=recipe.input_shape[0],
         base_width=recipe.base_width,
     )
-    plan = None
+    plan: Plan | None = None
     if job.transform is None:
         dense_macs = profile(model, shape).macs
     else:
@@ -132,13 +135,14 @@ def build(job: Job, steps: int, device: torch.device) -> Setup:
         allocation=job.allocation,
         total_steps=steps,
         example_inputs=shape,
+        calibration=calibration,
+        loss=functools.partial(F.cross_entropy, label_smoothing=recipe.label_smoothing),
         seed=job.seed,
     )
     return Setup(
         model=model,
         optimizer=optimizer,
         sparsifier=sparsifier,
-        plan=sparsifier.plan,  # which has the allocation asked for
         dense_macs=dense_macs,
     )
 
@@ -154,7 +158,7 @@ def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 class Costs:
-    """Measures the FLOPs and weights of a model as its masks stand.
+    """Measures the MACs and weights of a model as its masks stand.
 
     Args:
         model: The model.
@@ -173,16 +177,6 @@ class Costs:
         if nnz != self._nnz:
             table = profile(self._model, self._shape)
             self._nnz, self.macs, self.unmasked_macs = nnz, table.macs, table.dense_macs
-
-    @property
-    def training_flops(self) -> int:
-        """FLOPs of a training step per sample: 1 MAC = 2 FLOPs, training = 3 × forward."""
-        return 2 * 3 * self.macs
-
-    @property
-    def dense_gradient_flops(self) -> int:
-        """What a sample costs more in a step that computes the gradient of all weights."""
-        return 2 * (self.unmasked_macs - self.macs)
 
     def weights(self) -> tuple[int, int]:
         """Return how many weights may be non-zero and how many there are; no biases, no norms."""

@@ -1,0 +1,72 @@
+"""Single-shot network pruning, once or in rounds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from isoflop.sparsity.method import METHODS
+from isoflop.sparsity.probe import Probe
+from isoflop.sparsity.prune_at_init import CalibratedPruning, Rounds
+
+
+@METHODS.register("snip")
+@dataclass(frozen=True, kw_only=True)
+class Snip(CalibratedPruning):
+    """SNIP: before training, keep the weights whose removal would change the loss the most.
+
+    Formula: the score of a weight is ``|w * dL/dw|``, which is how strongly the loss reacts to a
+    gate of value 1 on the weight. The highest scores of the whole network stay. Gradients are
+    averaged over the batches before the absolute value is taken.
+
+    Differences: in the original, biases are scored and masked too, and the weights are drawn anew
+    after the masks are chosen. Here the scored weights are those that train.
+
+    Defaults: one batch (about 100 samples in the paper), ``min_per_output=1``.
+
+    Cost: ``3 f_D`` once per batch, then ``3 f_S`` per sample, as for static masks.
+
+    Source: Lee et al. 2019, "SNIP: single-shot network pruning based on connection sensitivity",
+    https://arxiv.org/abs/1810.02340.
+    """
+
+    def scores(self, probe: Probe, masks: Sequence[Tensor]) -> list[Tensor]:
+        """Return ``|w * dL/dw|`` at the masked weights."""
+        gradients = probe.gradients(masks)
+        return [
+            (weight.masked_fill(~mask, 0) * gradient).abs()
+            for weight, mask, gradient in zip(probe.weights, masks, gradients, strict=True)
+        ]
+
+
+@METHODS.register("iterative_snip")
+@dataclass(frozen=True, kw_only=True)
+class IterativeSnip(Snip):
+    """Iterative SNIP: SNIP in rounds, each on the network that the one before has left.
+
+    Formula: in round t of T, the ``D^(t/T)`` of the weights with the highest ``|w * dL/dw|`` stay,
+    where the gradient is that of the network masked in round t - 1. What is pruned stays pruned.
+
+    Defaults: ``rounds=10``, exponential schedule, one batch, ``min_per_output=1``.
+
+    Cost: ``3 f_D`` per batch and round at most, then ``3 f_S`` per sample.
+
+    Source: de Jorge et al. 2021, "Progressive skeletonization: trimming more fat from a network at
+    initialization", section 4, https://arxiv.org/abs/2006.09081.
+
+    Attributes:
+        rounds: How often the network is scored and pruned.
+        schedule: ``"exponential"`` or ``"linear"``, the course of the density over the rounds.
+    """
+
+    rounds: int = 10
+    schedule: str = "exponential"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Rounds(self.rounds, self.schedule)
+
+    @property
+    def densities(self) -> Rounds:
+        """The rounds."""
+        return Rounds(self.rounds, self.schedule)

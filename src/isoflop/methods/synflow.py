@@ -1,0 +1,97 @@
+"""Synaptic flow."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from isoflop.errors import InputError
+from isoflop.fakes import plain_output
+from isoflop.sparsity.method import METHODS
+from isoflop.sparsity.probe import Probe
+from isoflop.sparsity.prune_at_init import PruneAtInit, Rounds
+from isoflop.sparsity.start import Start
+from isoflop.surgery import normalize_inputs
+
+
+@METHODS.register("synflow")
+@dataclass(frozen=True, kw_only=True)
+class SynFlow(PruneAtInit):
+    """SynFlow: before training and without data, keep the weights that most flow passes through.
+
+    Formula: all parameters are replaced by their absolute values and the input by ones. R is the
+    sum of all outputs and the score of a weight ``w * dR/dw``. In round t of T, the ``D^(t/T)`` of
+    the weights with the highest scores stay. In a linear network the scores of every layer have the
+    same sum, so that no layer can be emptied before the others.
+
+    The scores are computed in float64, because R overflows in deep networks, in evaluation mode,
+    and for ``example_inputs`` of which only the shapes matter; its integer inputs stay as they are.
+
+    Defaults: ``rounds=100``, exponential schedule, ``min_per_output=1``.
+
+    Cost: ``3 f_D`` per round for one sample, then ``3 f_S`` per sample.
+
+    Source: Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving
+    synaptic flow", algorithm 1, https://arxiv.org/abs/2006.05467.
+
+    Attributes:
+        rounds: How often the network is scored and pruned.
+        schedule: ``"exponential"`` or ``"linear"``, the course of the density over the rounds.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("example_inputs",)
+
+    rounds: int = 100
+    schedule: str = "exponential"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Rounds(self.rounds, self.schedule)
+
+    @property
+    def densities(self) -> Rounds:
+        """The rounds."""
+        return Rounds(self.rounds, self.schedule)
+
+    def probe(self, start: Start) -> Probe:
+        """Return a copy with absolute weights, and the sum of its outputs for an input of ones."""
+        args, kwargs = normalize_inputs(start.model, start.example_inputs)
+        device = next(start.model.parameters()).device
+
+        def ones(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor.to(device)
+            return torch.ones(tensor.shape, dtype=torch.float64, device=device)
+
+        args, kwargs = tree_map_only(Tensor, ones, (args, kwargs))
+
+        def objectives(model: nn.Module) -> Iterator[Tensor]:
+            try:
+                output = plain_output(model(*args, **kwargs))
+            except Exception as error:
+                raise InputError(
+                    f"The model cannot be run on example_inputs in float64: {type(error).__name__}: "
+                    f"{error}. Pass the shape of one sample, such as (1, 3, 32, 32)."
+                ) from error
+            tensors = (t for t in tree_leaves(output) if isinstance(t, Tensor))
+            yield torch.stack([t.sum() for t in tensors if t.is_floating_point()]).sum()
+
+        probe = Probe(
+            start.model, start.layout.names, objectives, start.generator, dtype=torch.float64
+        )
+        probe.model.eval()
+        with torch.no_grad():
+            for tensor in [*probe.model.parameters(), *probe.weights]:
+                tensor.abs_()
+        return probe
+
+    def scores(self, probe: Probe, masks: Sequence[Tensor]) -> list[Tensor]:
+        """Return ``w * dR/dw`` at the masked absolute weights."""
+        gradients = probe.gradients(masks)
+        return [
+            weight.masked_fill(~mask, 0) * gradient
+            for weight, mask, gradient in zip(probe.weights, masks, gradients, strict=True)
+        ]

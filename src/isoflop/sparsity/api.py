@@ -1,0 +1,143 @@
+"""`sparsify`: from a model, an optimizer and a method to a sparsifier."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from isoflop.masks import set_mask
+from isoflop.plan import Plan
+from isoflop.sparsity import arguments
+from isoflop.sparsity.allocation import Allocation
+from isoflop.sparsity.course import plan_course
+from isoflop.sparsity.layout import Layout, whole_prices
+from isoflop.sparsity.method import METHODS, Method
+from isoflop.sparsity.patterns import PATTERNS, Pattern
+from isoflop.sparsity.sparsifier import Sparsifier
+from isoflop.sparsity.start import Batches, Loss, Start
+from isoflop.sparsity.targets import from_plan, from_sparsity, plain_plan
+from isoflop.surgery import ExampleInputs
+
+
+def sparsify(
+    model: nn.Module,
+    optimizer: Optimizer,
+    method: Method | str,
+    *,
+    plan: Plan | None = None,
+    sparsity: float | None = None,
+    allocation: Allocation | str | None = None,
+    pattern: Pattern | str = "unstructured",
+    total_steps: int,
+    dense_ends: bool = True,
+    example_inputs: ExampleInputs | None = None,
+    exclude: Sequence[str] = (),
+    calibration: Batches | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+) -> Sparsifier:
+    """Mask the weights of `model` and keep them masked through every step of `optimizer`.
+
+    The training loop stays as it is. Hooks on the optimizer mask gradients before each step, and
+    weights and optimizer state after it; they change the masks when the method says so.
+
+    Args:
+        model: The model; its weights are masked in place. Wrap it in
+            `DistributedDataParallel` or `torch.compile` afterwards.
+        optimizer: The optimizer that trains it.
+        method: A method such as ``RigL(alpha=0.3)``, or a registered name such as ``"rigl"``.
+        plan: The plan that `isoflop.transform` returned with the model; says which weights are
+            masked and how many non-zeros each keeps. Methods that rank the weights of all layers
+            together spread them anew, at the plan's FLOPs; methods that prune during training
+            meet the plan's FLOPs on average over all steps.
+        sparsity: Without a plan: the fraction of the maskable weights that is zero, in [0, 1); in
+            the end, for methods that prune during training.
+        allocation: How sparsity is spread over the layers; a registered name or a function. By
+            default that of the plan, or uniform. Another one than the plan's is solved anew for
+            the plan's FLOPs.
+        pattern: Which weights may be non-zero together; a registered name or a pattern.
+        total_steps: Optimizer steps of the whole training run, which the method's schedule spans.
+        dense_ends: Without a plan: leave the first and the last layer dense.
+        example_inputs: Without a plan: inputs by which the first and the last layer are found in
+            the flow of the data (by default the order of definition tells), and FLOPs are counted.
+            SynFlow runs the model on ones of their shapes.
+        exclude: Without a plan: globs over module paths, such as ``"blocks.*.proj"``, that stay
+            dense with everything inside them.
+        calibration: For methods that score weights by data: batches ``(inputs, targets)`` of the
+            training data, such as a data loader; the method uses the first few.
+        loss: For the same methods: maps outputs and targets to a scalar, such as
+            `F.cross_entropy`.
+        seed: Seed of all randomness of the sparsifier, which the global generators do not touch.
+
+    Returns:
+        The sparsifier. Keep it to save its state; training works without.
+
+    Raises:
+        IsoflopError: An argument is wrong. Nothing has been changed then.
+    """
+    method = arguments.find_instance(METHODS, Method, method)
+    pattern = arguments.find_instance(PATTERNS, Pattern, pattern)
+    arguments.check_total_steps(total_steps)
+    arguments.check_integer("seed", seed, "what the sparsifier's generator starts from")
+    arguments.check_optimizer(optimizer)
+    arguments.check_unmasked(model)
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    arguments.check_budget(method, plan, sparsity, exclude)
+    arguments.check_needs(method, calibration=calibration, loss=loss, example_inputs=example_inputs)
+
+    budget = plan
+    if budget is not None:
+        budget.check(model)
+        budget = arguments.with_allocation(budget, allocation)
+    spread = arguments.find_allocation(arguments.default_allocation(allocation, budget))
+    targets = []
+    if method.masks_weights and budget is not None:
+        targets = from_plan(model, budget)
+    elif method.masks_weights:
+        assert sparsity is not None
+        targets = from_sparsity(
+            model,
+            sparsity,
+            spread,
+            dense_ends=dense_ends,
+            example_inputs=example_inputs,
+            exclude=exclude,
+        )
+    arguments.check_trained(targets, optimizer)
+    prices = [1] * len(targets)
+    if budget is not None and targets:
+        prices = whole_prices([layer.macs_per_weight for layer in budget.sparse_layers])
+    elif budget is None and example_inputs is not None:
+        budget = plain_plan(model, example_inputs, targets)
+    layout = Layout(tuple(targets), tuple(prices), pattern)
+    counts = layout.feasible([target.nnz for target in targets])
+    course = None
+    if method.ramp is not None:
+        course = plan_course(
+            method.ramp, layout, counts, spread, total_steps, on_average=plan is not None
+        )
+        counts = course.initial
+
+    generator = torch.Generator().manual_seed(seed)
+    start = Start(
+        model=model,
+        layout=layout,
+        counts=counts,
+        generator=generator,
+        calibration=calibration,
+        loss=loss,
+        example_inputs=example_inputs,
+    )
+    masks = method.initial_masks(start) if targets else []
+    counts = [int(mask.sum()) for mask in masks]
+    storage = method.storage(targets, optimizer)
+    for target, mask in zip(targets, masks, strict=True):
+        weight = target.weight
+        # `empty_like` takes over device and memory layout of the weight.
+        mask = torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(mask)
+        storage.adopt(target.name, weight, mask)
+        set_mask(target.module, target.parameter, mask)
+    return Sparsifier(
+        layout, counts, optimizer, storage, method, generator, total_steps, budget, course
+    )

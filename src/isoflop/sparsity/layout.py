@@ -1,0 +1,167 @@
+"""The masked weights as a budget sees them: sizes, prices, and who gets how many."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from isoflop.budget import nearest_counts
+from isoflop.errors import BudgetError, LayerCollapseWarning
+from isoflop.sparsity.patterns import Pattern
+from isoflop.sparsity.targets import Target
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The masked weights, what one weight of each costs, and which masks they may have.
+
+    Attributes:
+        targets: The masked weights.
+        prices: What a weight of each costs: its MACs, or a multiple of
+            them, when there is a FLOP budget, else 1.
+        pattern: The pattern of all masks.
+    """
+
+    targets: tuple[Target, ...]
+    prices: tuple[int, ...]
+    pattern: Pattern
+
+    @property
+    def names(self) -> list[str]:
+        """Parameter names."""
+        return [target.name for target in self.targets]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the weights."""
+        return [tuple(target.weight.shape) for target in self.targets]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of weights, zeros included."""
+        return [math.prod(shape) for shape in self.shapes]
+
+    def cost(self, counts: Sequence[int]) -> int:
+        """Return what these numbers of weights cost together."""
+        return sum(n * price for n, price in zip(counts, self.prices, strict=True))
+
+    def feasible(self, counts: Sequence[int]) -> list[int]:
+        """Return the counts nearest to these that masks of the pattern can have."""
+        return [self.pattern.count(s, n) for s, n in zip(self.shapes, counts, strict=True)]
+
+    def nearest(
+        self,
+        ideal: Sequence[float],
+        cost: int,
+        *,
+        limits: Sequence[int],
+        floors: Sequence[int] | None = None,
+    ) -> list[int]:
+        """Return feasible counts near `ideal` that together cost as nearly `cost` as can be."""
+        counts = nearest_counts(self.prices, limits, ideal, cost, floors)
+        return self.feasible(counts)
+
+    def ranked(
+        self,
+        scores: Sequence[Tensor],
+        cost: int,
+        *,
+        min_per_output: int,
+        limits: Sequence[int] | None = None,
+        by_weight: bool = False,
+    ) -> tuple[list[int], list[Tensor]]:
+        """Spend `cost` on the highest scores of the whole network.
+
+        The weights of all layers are ranked together (of equal scores, first those of the earlier
+        layer, then those of lower index), and taken in this order while the cost lasts. What is
+        left, less than the price of one weight, is spent in the layers of the lowest price.
+
+        Args:
+            scores: What each weight is worth.
+            cost: What all weights together may cost.
+            min_per_output: How many weights each output keeps, whatever the scores of others.
+            limits: The most weights that each layer can have; its size by default.
+            by_weight: Let every weight cost 1, rather than its price.
+
+        Returns:
+            Feasible counts, and the scores in which the weights that each output keeps are
+            infinite: the pattern chooses by these.
+
+        Raises:
+            BudgetError: The cost does not suffice for `min_per_output`, or, if that is 0, some
+                layer would keep no weight at all.
+        """
+        limits = self.sizes if limits is None else limits
+        prices = [1] * len(self.prices) if by_weight else list(self.prices)
+        free = _counts(scores, prices, cost)
+        empty = [name for name, n in zip(self.names, free, strict=True) if n == 0]
+        if empty and min_per_output == 0:
+            raise BudgetError(
+                f"The scores leave no weight in {_some(empty)}: the layer collapses. Use a lower "
+                "sparsity, or min_per_output=1, which keeps the best weight of every output."
+            )
+        if empty:
+            warnings.warn(
+                f"The scores alone would leave no weight in {_some(empty)}. There, "
+                f"{min_per_output} of each output stay nevertheless (min_per_output).",
+                LayerCollapseWarning,
+                stacklevel=2,
+            )
+        kept = [
+            _protect(target, score, min_per_output)
+            for target, score in zip(self.targets, scores, strict=True)
+        ]
+        floors = [max(1, int(score.isposinf().sum())) for score in kept]
+        least = sum(n * price for n, price in zip(floors, prices, strict=True))
+        if least > cost:
+            raise BudgetError(
+                f"{min_per_output} weight of each output alone costs {least:,}, more than the "
+                f"budget of {cost:,}. Use a lower sparsity, or min_per_output=0."
+            )
+        counts = _counts(kept, prices, cost)
+        counts = nearest_counts(prices, limits, counts, cost, floors)
+        return self.feasible(counts), kept
+
+    def select(self, scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+        """Return the masks of the `counts` highest scores of each layer."""
+        return [self.pattern.top(s, n) for s, n in zip(scores, counts, strict=True)]
+
+
+def whole_prices(prices: Sequence[int | Fraction]) -> list[int]:
+    """Return prices in a unit in which all are integers; costs are in the same unit then."""
+    unit = math.lcm(*(price.denominator for price in prices))
+    return [int(price * unit) for price in prices]
+
+
+def _counts(scores: Sequence[Tensor], prices: Sequence[int], cost: int) -> list[int]:
+    """Return how many of the highest scores each layer has, when as many as `cost` buys stay."""
+    flat = torch.cat([score.flatten() for score in scores])
+    order = flat.argsort(descending=True, stable=True)
+    sizes = torch.tensor([score.numel() for score in scores], device=flat.device)
+    owners = torch.arange(len(scores), device=flat.device).repeat_interleave(sizes)[order]
+    spent = torch.tensor(prices, device=flat.device)[owners].cumsum(0)
+    bought = owners[: int((spent <= cost).sum())]
+    return [int((bought == i).sum()) for i in range(len(scores))]
+
+
+def _protect(target: Target, scores: Tensor, count: int) -> Tensor:
+    """Return `scores` with the `count` highest of each output set to infinity."""
+    if count == 0:
+        return scores
+    indices = target.by_output(
+        torch.arange(scores.numel(), device=scores.device).view(scores.shape)
+    )
+    flat = scores.flatten()
+    best = flat[indices].argsort(dim=1, descending=True, stable=True)[:, :count]
+    kept = flat.index_fill(0, indices.gather(1, best).flatten(), torch.inf)
+    # What is excluded for good cannot be kept.
+    return kept.masked_fill(flat.isneginf(), -torch.inf).view(scores.shape)
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - 5
+    return ", ".join(map(repr, names[:5])) + (f" and {rest} more" if rest > 0 else "")

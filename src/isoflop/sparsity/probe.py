@@ -1,0 +1,127 @@
+"""Gradients of a model at masked weights, without touching the model."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from isoflop.errors import InputError
+from isoflop.surgery import copy_with_tensors
+
+Objectives = Callable[[nn.Module], Iterable[Tensor]]
+"""Runs a model and yields scalars, one per batch."""
+
+_SCALES = ("weight", "gamma")
+
+
+class Probe:
+    """A copy of a model, in which weights can be masked and differentiated at will.
+
+    Scales that are zero throughout (the last norm of a residual branch, often) are one in the copy:
+    behind such a scale every gradient is exactly zero, so that the scores of whole branches would
+    be nothing but ties. Dropout is switched off. Otherwise the copy is in training mode: norms use
+    the statistics of the batch. Random numbers that the forward pass may draw are seeded, and the
+    global generators are left as they were.
+
+    Args:
+        model: The model; neither it nor its buffers and gradients are changed.
+        names: Names of the weights to differentiate with respect to.
+        objectives: What to differentiate.
+        generator: Where the seed comes from.
+        dtype: Type of all floating-point numbers in the copy; None for that of the model.
+
+    Attributes:
+        model: The copy.
+        weights: Its weights before any was masked, in the order of `names`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        objectives: Objectives,
+        generator: torch.Generator,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model = copy_with_tensors(model, lambda _m, _p, _n, t: t.detach().clone())
+        if dtype is not None:
+            self.model.to(dtype)
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()
+            for name in _SCALES:
+                scale = module._parameters.get(name)
+                if scale is not None and scale.ndim <= 1 and not scale.any():
+                    nn.init.ones_(scale)
+        self._parameters = [self.model.get_parameter(name) for name in names]
+        for parameter in self._parameters:
+            parameter.requires_grad_(True)
+        self._objectives = objectives
+        self._seed = int(torch.randint(2**62, (), generator=generator))
+        self.weights = [parameter.detach().clone() for parameter in self._parameters]
+
+    def gradients(self, masks: Sequence[Tensor]) -> list[Tensor]:
+        """Return the mean gradient at the weights times `masks`, at all positions."""
+        with self._masked(masks) as objectives:
+            return self._mean(self._gradients(objective) for objective in objectives)
+
+    def hessian_gradient_products(self, masks: Sequence[Tensor]) -> list[Tensor]:
+        """Return ``H g``, of the mean Hessian and the mean gradient."""
+        gradients = self.gradients(masks)
+
+        def product(objective: Tensor) -> Sequence[Tensor]:
+            first = self._gradients(objective, create_graph=True)
+            inner = sum(
+                (a * b).sum() for a, b in zip(first, gradients, strict=True) if a.requires_grad
+            )
+            return self._gradients(inner) if isinstance(inner, Tensor) else [*map(_zeros, first)]
+
+        with self._masked(masks) as objectives:
+            return self._mean(product(objective) for objective in objectives)
+
+    def _gradients(self, objective: Tensor, *, create_graph: bool = False) -> Sequence[Tensor]:
+        if not isinstance(objective, Tensor) or objective.numel() != 1:
+            raise InputError(
+                "The loss must return a tensor with one number, as F.cross_entropy does; this one "
+                f"returned {type(objective).__name__}."
+            )
+        return torch.autograd.grad(
+            objective,
+            self._parameters,
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+
+    @contextlib.contextmanager
+    def _masked(self, masks: Sequence[Tensor]) -> Iterator[Iterator[Tensor]]:
+        """Mask the weights of the copy and give the objectives, by the same random numbers."""
+        for parameter, weight, mask in zip(self._parameters, self.weights, masks, strict=True):
+            with torch.no_grad():
+                parameter.copy_(weight.masked_fill(~mask.to(weight.device), 0))
+        devices = {p.device for p in self._parameters if p.device.type == "cuda"}
+        with torch.enable_grad(), torch.random.fork_rng(list(devices)):
+            torch.manual_seed(self._seed)
+            yield iter(self._objectives(self.model))
+
+    def _mean(self, batches: Iterator[Sequence[Tensor]]) -> list[Tensor]:
+        """Return the mean over batches, and over the workers of a distributed run."""
+        total = [_zeros(weight) for weight in self.weights]
+        count = 0
+        for gradients in batches:
+            count += 1
+            for sum_, gradient in zip(total, gradients, strict=True):
+                sum_ += gradient.detach()
+        if dist.is_available() and dist.is_initialized():
+            # Every worker has scored batches of its own; all must come to the same masks.
+            for sum_ in total:
+                dist.all_reduce(sum_)
+            count *= dist.get_world_size()
+        return [sum_ / count for sum_ in total]
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor, requires_grad=False)

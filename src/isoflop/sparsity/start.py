@@ -1,0 +1,45 @@
+"""What a method is given to choose the initial masks."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoflop.sparsity.layout import Layout
+from isoflop.surgery import ExampleInputs
+
+Batches = Iterable[tuple[Any, Any]]
+"""Pairs of inputs, as `model(inputs)` takes them, and targets, as the loss takes them."""
+
+Loss = Callable[[Any, Any], Tensor]
+"""Maps outputs and targets to a scalar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A model before it is masked. Methods read it; none changes it.
+
+    Attributes:
+        model: The model.
+        layout: The weights to be masked.
+        counts: How many non-zeros each of them gets, if the method has no wish of its own.
+        generator: CPU generator for every random choice.
+        calibration: The labelled batches that were passed to `sparsify`, or None.
+        loss: The loss that was passed, or None.
+        example_inputs: The example inputs that were passed, or None.
+    """
+
+    model: nn.Module
+    layout: Layout
+    counts: Sequence[int]
+    generator: torch.Generator
+    calibration: Batches | None = None
+    loss: Loss | None = None
+    example_inputs: ExampleInputs | None = None
+
+    def random(self, counts: Sequence[int]) -> list[Tensor]:
+        """Return random masks of these counts."""
+        pattern, shapes = self.layout.pattern, self.layout.shapes
+        return [pattern.random(s, n, self.generator) for s, n in zip(shapes, counts, strict=True)]
