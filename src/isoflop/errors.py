@@ -50,3 +50,7 @@ class NoEffectWarning(UserWarning):
 
 class LayerCollapseWarning(UserWarning):
     """Scores that would leave a layer without a single weight; the layer was kept alive."""
+
+
+class PatternGapWarning(UserWarning):
+    """A pattern that cannot make the exact numbers of non-zeros that a FLOP budget needs."""

@@ -135,3 +135,23 @@ def test_schedulers_made_before_or_after(before):
         scheduler.step()
     assert sparsifier.step == STEPS - 1
     assert_sparse(model, sparsifier)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        pytest.param(nn.utils.weight_norm, marks=pytest.mark.filterwarnings("ignore")),
+    ],
+)
+def test_reparametrised_weights_are_refused(change):
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+    change(model[1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(isoflop.IsoflopError, match=r"'1'.*computed.*remove"):
+        isoflop.sparsify(model, optimizer, "rigl", sparsity=0.5, total_steps=10)
+    # Where it stays dense it does no harm.
+    isoflop.sparsify(
+        model, optimizer, "rigl", sparsity=0.5, total_steps=10, exclude=["1"], dense_ends=False
+    )

@@ -13,7 +13,7 @@ from isoflop.sparsity.allocation import Allocation
 from isoflop.sparsity.course import plan_course
 from isoflop.sparsity.layout import Layout, whole_prices
 from isoflop.sparsity.method import METHODS, Method
-from isoflop.sparsity.patterns import PATTERNS, Pattern
+from isoflop.sparsity.patterns import Pattern
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches, Loss, Start
 from isoflop.sparsity.targets import from_plan, from_sparsity, plain_plan
@@ -56,7 +56,9 @@ def sparsify(
         allocation: How sparsity is spread over the layers; a registered name or a function. By
             default that of the plan, or uniform. Another one than the plan's is solved anew for
             the plan's FLOPs.
-        pattern: Which weights may be non-zero together; a registered name or a pattern.
+        pattern: Which weights may be non-zero together; a pattern, a registered name, or a text
+            such as ``"2:4"``, ``"4:8-T"`` or ``"4x1"`` (see `isoflop.sparsity.parse_pattern`). N:M
+            patterns fix the number of non-zeros themselves, which must be near the one asked for.
         total_steps: Optimizer steps of the whole training run, which the method's schedule spans.
         dense_ends: Without a plan: leave the first and the last layer dense.
         example_inputs: Without a plan: inputs by which the first and the last layer are found in
@@ -77,7 +79,7 @@ def sparsify(
         IsoflopError: An argument is wrong. Nothing has been changed then.
     """
     method = arguments.find_instance(METHODS, Method, method)
-    pattern = arguments.find_instance(PATTERNS, Pattern, pattern)
+    pattern = arguments.find_pattern(pattern)
     arguments.check_total_steps(total_steps)
     arguments.check_integer("seed", seed, "what the sparsifier's generator starts from")
     arguments.check_optimizer(optimizer)
@@ -112,6 +114,7 @@ def sparsify(
         budget = plain_plan(model, example_inputs, targets)
     layout = Layout(tuple(targets), tuple(prices), pattern)
     counts = layout.feasible([target.nnz for target in targets])
+    arguments.check_pattern(layout, counts, plan)
     course = None
     if method.ramp is not None:
         course = plan_course(

@@ -1,21 +1,27 @@
 """Checks of the arguments of `sparsify`, made before anything is changed."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from torch import nn
 from torch.optim import Optimizer, SparseAdam
 
-from isoflop.budget import reallocate
-from isoflop.errors import IsoflopError, OptimizerError, PlanError
+from isoflop.budget import TOLERANCE, reallocate
+from isoflop.errors import BudgetError, IsoflopError, OptimizerError, PatternGapWarning, PlanError
 from isoflop.masks import named_masks
 from isoflop.plan import Plan
 from isoflop.registry import Registry
 from isoflop.sparsity.allocation import ALLOCATIONS, Allocation
+from isoflop.sparsity.layout import Layout
 from isoflop.sparsity.method import Method
+from isoflop.sparsity.patterns import PATTERNS, Pattern, parse_pattern
 from isoflop.sparsity.targets import Target
 
 T = TypeVar("T")
+
+_PATTERN_TOLERANCE = 0.25
+"""Largest part of the non-zeros asked for by which those of a pattern may differ."""
 
 
 def find_instance(registry: Registry[type[T]], base: type[T], value: object) -> T:
@@ -30,6 +36,34 @@ def find_instance(registry: Registry[type[T]], base: type[T], value: object) -> 
         f"The {registry.noun} must be a name ({known}) or an instance of {base.__name__}, not "
         f"{value!r}.{hint}"
     )
+
+
+def find_pattern(value: Pattern | str) -> Pattern:
+    """Return `value`, or the pattern that a text such as ``"2:4"`` stands for."""
+    return (
+        parse_pattern(value) if isinstance(value, str) else find_instance(PATTERNS, Pattern, value)
+    )
+
+
+def check_pattern(layout: Layout, counts: Sequence[int], plan: Plan | None) -> None:
+    """Raise if the pattern keeps far more or fewer weights than asked for; warn of a FLOP gap."""
+    wanted = layout.cost([target.nnz for target in layout.targets])
+    got = layout.cost(counts)
+    if abs(got - wanted) > _PATTERN_TOLERANCE * wanted:
+        size = layout.cost(layout.sizes)
+        raise BudgetError(
+            f"The pattern {layout.pattern} keeps {got / size:.1%} of the weights (by cost) where "
+            f"{wanted / size:.1%} are asked for. Use a sparsity of about {1 - got / size:.2f}, or "
+            "another pattern."
+        )
+    gap = (got - wanted) / plan.dense_macs if plan is not None else 0.0
+    if abs(gap) > TOLERANCE:
+        warnings.warn(
+            f"The pattern {layout.pattern} cannot make the numbers of non-zeros of the plan: the "
+            f"model costs {gap:+.2%} of the dense model's MACs more than planned.",
+            PatternGapWarning,
+            stacklevel=3,
+        )
 
 
 def find_allocation(value: Allocation | str) -> Allocation:

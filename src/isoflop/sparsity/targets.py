@@ -22,7 +22,7 @@ MASKABLE = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
-"""The modules whose `weight` is masked unless a plan says otherwise."""
+"""The modules whose `weight` is masked unless a plan says otherwise; and Hugging Face's Conv1D."""
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -99,8 +99,16 @@ def from_sparsity(
     exclude: Sequence[str],
 ) -> list[Target]:
     """Return the weights of all linear and convolution layers, at `sparsity` overall."""
-    candidates = _maskable_weights(model)
-    excluded = match_paths([path for path, _ in candidates], exclude)
+    candidates, computed = _maskable_weights(model), _computed_weights(model)
+    excluded = match_paths([*(path for path, _ in candidates), *computed], exclude)
+    for path in computed:
+        if path not in excluded:
+            raise IsoflopError(
+                f"The weight of {path!r} is computed from other parameters (weight norm, spectral "
+                "norm or another parametrisation), so zeros in it would not stay. Call "
+                "`torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')` first, or "
+                f"exclude {path!r}."
+            )
     ends: set[str] = set()
     if dense_ends and example_inputs is not None:
         ends = set().union(*network_ends(model, example_inputs))
@@ -133,10 +141,9 @@ def plain_plan(model: nn.Module, example_inputs: ExampleInputs, targets: Sequenc
     # A tied weight is known to the trace by its first name.
     nnz = {id(target.weight): target for target in targets}
     layers = []
-    for name, macs in table.by_parameter().items():
+    macs = table.by_parameter()
+    for name, price in table.prices({name: p.numel() for name, p in parameters.items()}).items():
         parameter = parameters[name]
-        if macs == 0 or macs % parameter.numel():
-            continue  # only a part of the parameter multiplies: counted with the other MACs
         target = nnz.get(id(parameter))
         shape = tuple(parameter.shape)
         layers.append(
@@ -147,8 +154,8 @@ def plain_plan(model: nn.Module, example_inputs: ExampleInputs, targets: Sequenc
                 dense_shape=shape,
                 shape=shape,
                 nnz=parameter.numel() if target is None else target.nnz,
-                macs_per_weight=macs // parameter.numel(),
-                source_macs=macs,
+                macs_per_weight=price,
+                source_macs=macs[name],
             )
         )
     return Plan(
@@ -156,7 +163,7 @@ def plain_plan(model: nn.Module, example_inputs: ExampleInputs, targets: Sequenc
         config={},
         scope="model",
         dense_macs=table.dense_macs,
-        other_macs=table.dense_macs - sum(x.numel * x.macs_per_weight for x in layers),
+        other_macs=table.dense_macs - sum(layer.unmasked_macs for layer in layers),
         layers=tuple(layers),
     )
 
@@ -166,19 +173,31 @@ def _maskable_weights(model: nn.Module) -> list[tuple[str, nn.Module]]:
     seen: set[int] = set()
     found = []
     for path, module in model.named_modules():
-        # A parametrized weight (weight norm, say) is computed, hence no parameter: leave it alone.
         weight = module._parameters.get("weight")
         if weight is None or id(weight) in seen:
             continue
         # Whoever owns a weight first decides: a head tied to an embedding stays dense with it.
         seen.add(id(weight))
-        if isinstance(module, MASKABLE):
+        if _is_maskable(module):
             if isinstance(weight, nn.UninitializedParameter):
                 raise IsoflopError(
                     f"The layer {path!r} is lazy and has no shape yet. Run the model once first."
                 )
             found.append((path, module))
     return found
+
+
+def _computed_weights(model: nn.Module) -> list[str]:
+    """Return the paths of layers whose weight is no parameter but computed from others."""
+    return [
+        path
+        for path, module in model.named_modules()
+        if _is_maskable(module) and "weight" not in module._parameters
+    ]
+
+
+def _is_maskable(module: nn.Module) -> bool:
+    return isinstance(module, MASKABLE) or is_flipped(module)
 
 
 def _tied_to(model: nn.Module, paths: Iterable[str]) -> set[int]:
