@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from isoflop.errors import IsoflopError
 from isoflop.sparsity.method import METHODS, Method
+from isoflop.sparsity.sharding import whole
 from isoflop.sparsity.start import Start
 from isoflop.sparsity.storage import TrainedWeights
 from isoflop.sparsity.targets import Target
@@ -62,7 +63,7 @@ class SrSte(Method):
 
     def initial_masks(self, start: Start) -> list[Tensor]:
         """Return the masks of the largest weights."""
-        scores = [target.weight.detach().abs() for target in start.layout.targets]
+        scores = [whole(target.weight.detach()).abs() for target in start.layout.targets]
         return start.layout.select(scores, start.counts)
 
     def storage(self, targets: Sequence[Target], optimizer: Optimizer) -> TrainedWeights:

@@ -14,6 +14,7 @@ from isoflop.sparsity.course import plan_course
 from isoflop.sparsity.layout import Layout, whole_prices
 from isoflop.sparsity.method import METHODS, Method
 from isoflop.sparsity.patterns import Pattern
+from isoflop.sparsity.sharding import put
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches, Loss, Start
 from isoflop.sparsity.targets import from_plan, from_sparsity, plain_plan
@@ -114,7 +115,7 @@ def sparsify(
         budget = plain_plan(model, example_inputs, targets)
     layout = Layout(tuple(targets), tuple(prices), pattern)
     counts = layout.feasible([target.nnz for target in targets])
-    arguments.check_pattern(layout, counts, plan)
+    arguments.check_pattern(method, layout, counts, plan)
     course = None
     if method.ramp is not None:
         course = plan_course(
@@ -138,7 +139,9 @@ def sparsify(
     for target, mask in zip(targets, masks, strict=True):
         weight = target.weight
         # `empty_like` takes over device and memory layout of the weight.
-        mask = torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(mask)
+        own = torch.empty_like(weight, dtype=torch.bool, requires_grad=False)
+        put(own, mask)
+        mask = own
         storage.adopt(target.name, weight, mask)
         set_mask(target.module, target.parameter, mask)
     return Sparsifier(

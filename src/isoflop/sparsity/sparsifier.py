@@ -16,6 +16,7 @@ from isoflop.sparsity import accounting, arguments
 from isoflop.sparsity.course import Course
 from isoflop.sparsity.layout import Layout
 from isoflop.sparsity.method import Method
+from isoflop.sparsity.sharding import whole
 from isoflop.sparsity.storage import MaskedWeights
 from isoflop.sparsity.targets import Target
 from isoflop.sparsity.update import Update
@@ -348,7 +349,7 @@ class Sparsifier:
         self.step += 1
         observed = [g for g in (gradients or {}).values() if g is not None]
         # Overflowed gradients say nothing about where to grow.
-        finite = all(bool(gradient.isfinite().all()) for gradient in observed)
+        finite = all(bool(whole(gradient.isfinite().all())) for gradient in observed)
         if finite and gradients is not None:
             self._remember(gradients)
         due = self._update_due(self.step)

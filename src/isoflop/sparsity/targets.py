@@ -11,6 +11,7 @@ from isoflop.flops import network_ends, trace
 from isoflop.masks import get_mask
 from isoflop.plan import LayerPlan, Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
+from isoflop.sparsity.sharding import is_sharded, put, whole
 from isoflop.surgery import ExampleInputs, is_flipped, match_paths
 
 MASKABLE = (
@@ -59,7 +60,20 @@ class Target:
                 f"The mask of {self.name!r} is gone while a sparsifier still uses it. Call "
                 "`sparsifier.remove()` before taking masks away."
             )
+        if is_sharded(self.weight) != is_sharded(mask):
+            raise IsoflopError(
+                f"The weight {self.name!r} was sharded after its mask was made. Call `fully_shard` "
+                "first, then make the optimizer, then call `sparsify`."
+            )
         return mask
+
+    def values(self) -> tuple[Tensor, Tensor]:
+        """Return weight and mask, all of them if they are spread over several workers."""
+        return whole(self.weight.detach()), whole(self.mask)
+
+    def choose(self, mask: Tensor) -> None:
+        """Change the mask in place, to one that every worker has whole."""
+        put(self.mask, mask)
 
     def by_output(self, tensor: Tensor) -> Tensor:
         """View a tensor of the weight's shape as one row per output of the layer."""

@@ -11,6 +11,8 @@ from isoflop.budget import nearest_counts
 from isoflop.sparsity.course import Course
 from isoflop.sparsity.drop_grow import DropGrow
 from isoflop.sparsity.layout import Layout
+from isoflop.sparsity.sharding import whole
+from isoflop.sparsity.targets import Target
 
 
 class Update:
@@ -56,7 +58,7 @@ class Update:
         course = self._course
         if course is None or not course.ramp.due(self.step, self.total_steps):
             return
-        layers = [(t.weight, t.mask) for t in self._layout.targets]
+        layers = [target.values() for target in self._layout.targets]
         scores = [_scores(w.abs()).masked_fill(~mask, -torch.inf) for w, mask in layers]
         before = list(self.counts)
         if course.ramp.per_layer:
@@ -66,14 +68,15 @@ class Update:
                 scores, course.cost(self.step), min_per_output=1, limits=before
             )
         for i, (_, mask) in enumerate(layers):
-            mask.copy_(self._layout.pattern.top(scores[i], self.counts[i], allowed=mask.clone()))
-            self.pruned[self._layout.targets[i].name] = before[i] - self.counts[i]
+            target = self._layout.targets[i]
+            target.choose(self._layout.pattern.top(scores[i], self.counts[i], allowed=mask.clone()))
+            self.pruned[target.name] = before[i] - self.counts[i]
 
     def follow(self) -> None:
         """Choose the weights of largest magnitude anew, masked ones included."""
         for target, count in zip(self._layout.targets, self.counts, strict=True):
-            scores = _scores(target.weight.detach().abs())
-            target.mask.copy_(self._layout.pattern.top(scores, count))
+            scores = _scores(target.values()[0].abs())
+            target.choose(self._layout.pattern.top(scores, count))
 
     def rewire(self, method: DropGrow) -> None:
         """Drop and grow in every layer that was trained in the last step.
@@ -88,15 +91,15 @@ class Update:
         drops, shares = [], []
         for i in indices:
             target = self._layout.targets[i]
-            count = method.drop_count(target.weight, target.mask, self.counts[i], self.fraction)
-            drops.append(count)
-            shares.append(method.grow_share(target.mask, self._memory.get(target.name)))
+            weight, mask = target.values()
+            drops.append(method.drop_count(weight, mask, self.counts[i], self.fraction))
+            shares.append(method.grow_share(mask, self._remembered(target)))
         grows = self._grows(indices, drops, shares)
         new: dict[str, Tensor] = {}
         for i, drop, grow in zip(indices, drops, grows, strict=True):
             target = self._layout.targets[i]
-            weight, mask = target.weight, target.mask
-            memory = self._memory.get(target.name)
+            weight, mask = target.values()
+            memory = self._remembered(target)
             rewired = self._layout.pattern.rewire(
                 mask,
                 _scores(method.drop_scores(weight, mask)),
@@ -105,11 +108,15 @@ class Update:
                 grow,
             )
             new[target.name] = (rewired & ~mask).sum()
-            mask.copy_(rewired)
+            target.choose(rewired)
             kept = self.counts[i] - drop + grow
             self.counts[i] = self._layout.pattern.count(tuple(weight.shape), kept)
         # Read only now, so that the device is waited for once.
         self.new = {name: int(count) for name, count in new.items()}
+
+    def _remembered(self, target: Target) -> Tensor | None:
+        memory = self._memory.get(target.name)
+        return None if memory is None else whole(memory)
 
     def _grows(
         self, indices: Sequence[int], drops: Sequence[int], shares: Sequence[float | None]

@@ -1,0 +1,37 @@
+"""Weights that are spread over several devices (FSDP2): gathered to be ranked, masks spread again.
+
+Every worker gathers the same weights and gradients and draws the same random numbers, so all choose
+the same masks; each keeps its own part.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def whole(tensor: Any) -> Tensor:
+    """Return all of a tensor, on every worker, if it is spread over several; else the tensor."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def put(target: Any, value: Tensor) -> None:
+    """Copy `value`, which every worker has whole, into `target`, spread or not."""
+    if is_sharded(target):
+        from torch.distributed.tensor import distribute_tensor
+
+        # No worker's value takes precedence: all have the same, and nothing is sent.
+        value = distribute_tensor(
+            value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
+        )
+    target.copy_(value)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether a tensor is spread over several workers."""
+    if not dist.is_available() or type(tensor) in (Tensor, torch.nn.Parameter):
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
