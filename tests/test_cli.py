@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import isoflop
 from isoflop.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,34 @@ def test_train_and_resume(capsys, tmp_path):
     assert run_json(capsys, *args, "--resume") == summary
     main([*args, "--resume"])
     assert "accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", isoflop.methods())
+def test_every_method_is_listed_and_trains(capsys, tmp_path, name):
+    assert name in run_json(capsys, "list")["methods"]
+    args = ["train", "digits", "--transform", "wide", "--sparsity", "0.5", "--method", name]
+    args += ["--epochs", "1", "--base-width", "4", "--update-every", "4"]
+    options = ["--option", "rounds=5"] if name in ("synflow", "force", "iterative_snip") else []
+    summary = run_json(capsys, *args, *options, "--out", str(tmp_path / "run"))
+    assert summary["method"] == name
+    if name != "dense":
+        # The cheapest weight of this small network costs 4 MACs of 49,568.
+        assert abs(summary["average_macs"] - summary["dense_macs"]) <= 2
+
+
+def test_options_of_methods(capsys, tmp_path):
+    args = ["train", "digits", "--sparsity", "0.5", "--method", "granet", "--epochs", "1"]
+    args += ["--base-width", "4", "--update-every", "3", "--alpha", "0.3"]
+    options = ["--option", "ramp_end=0.4", "per_layer=True", "schedule=linear"]
+    run_json(capsys, *args, *options, "--out", str(tmp_path / "run"))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["method_config"]
+    assert (config["ramp_end"], config["per_layer"], config["schedule"]) == (0.4, True, "linear")
+    assert (config["alpha"], config["update_every"], config["end_fraction"]) == (0.3, 3, 1.0)
+    out = ["--out", str(tmp_path / "other")]
+    assert "takes no ramp; it takes alpha" in fails(capsys, *args, "--option", "ramp=1", *out)
+    assert "name=value" in fails(capsys, *args, "--option", "ramp_end", *out)
+    assert "ramp_end must lie in" in fails(capsys, *args, "--option", "ramp_end=x", *out)
+    assert not (tmp_path / "other").exists()
 
 
 def test_default_method_follows_the_options(capsys, tmp_path):

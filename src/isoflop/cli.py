@@ -108,6 +108,8 @@ class Train:
     """Whether the whole model meets the FLOP budget, or each layer its own."""
     method: str | None = None
     """Training method; by default `rigl` with a transform or a sparsity, else `dense`."""
+    option: tuple[str, ...] = ()
+    """Options of the method, such as `ramp_end=0.3 initial_density=0.8`; see docs/methods.md."""
     allocation: str = "uniform"
     """How the sparsity is spread over the layers."""
     seed: int = 0
@@ -138,6 +140,7 @@ class Train:
     def run(self) -> None:
         """Train and print the summary."""
         from isoflop.training import build_transform, get_recipe, train
+        from isoflop.training.configs import build_method, method_options, parse_options
 
         recipe = get_recipe(self.recipe).replace(
             epochs=self.epochs,
@@ -155,11 +158,17 @@ class Train:
         elif self.width is not None:
             raise IsoflopError("--width needs a --transform that has a width, such as low_rank.")
         sparse = self.transform is not None or self.sparsity is not None
+        name = self.method or ("rigl" if sparse else "dense")
+        # A value that is given counts even if it equals the recipe's default.
+        given = {key: getattr(self, key) for key in ("alpha", "update_every", "end_fraction")}
+        taken = method_options(name)
+        options = {k: v for k, v in given.items() if v is not None and k in taken}
+        options |= parse_options(self.option)
         summary = train(
             recipe,
             self.out,
             transform=config,
-            method=self.method or ("rigl" if sparse else "dense"),
+            method=build_method(name, recipe, **options),
             sparsity=sparsity,
             allocation=self.allocation,
             scope=self.scope,
@@ -176,6 +185,7 @@ class Train:
             f"MACs {summary['macs']:,}, dense {summary['dense_macs']:,} "
             f"(gap {summary['relative_gap']:+.2e})\n"
             f"weights {summary['nnz']:,} of {summary['numel']:,}\n"
+            f"MACs of a step {summary['average_macs']:,.0f} on average\n"
             f"training FLOPs {summary['training_flops']:.4g} in {summary['seconds']:.1f} s\n"
             f"run directory {self.out}"
         )

@@ -30,7 +30,7 @@ def make(method, **options):
 
 
 def test_gmp_prunes_each_layer_to_the_ramp():
-    method = Gmp(end=1.0, update_every=2)
+    method = Gmp(ramp_end=1.0, update_every=2)
     model, optimizer, sparsifier = make(method)
     assert sparsifier.density() == 1
     for after in ([0.52031] * 2, [0.7875] * 2, [0.88594] * 2, [0.9] * 2):
@@ -45,7 +45,7 @@ def test_gmp_prunes_each_layer_to_the_ramp():
 
 
 def test_gmp_prunes_the_smallest_weights():
-    method = Gmp(end=1.0, update_every=1)
+    method = Gmp(ramp_end=1.0, update_every=1)
     model, optimizer, sparsifier = make(method, sparsity=0.5, total_steps=2)
     optimizer.param_groups[0]["lr"] = 0.0
     weights = {name: model.get_parameter(name).detach().abs() for name in sparsifier.masks}
@@ -99,7 +99,7 @@ def test_regeneration_anneals_over_the_whole_training():
     "method",
     [
         Gmp(update_every=5),
-        Gmp(update_every=3, begin=0.1, end=0.3),
+        Gmp(update_every=3, ramp_begin=0.1, ramp_end=0.3),
         GraNet(update_every=4),
         GraNet(update_every=4, per_layer=True, initial_density=0.6),
         GraNet(update_every=7, ramp_end=0.4),
@@ -134,7 +134,7 @@ def test_budgets_that_no_ramp_meets_are_refused_before_anything_changes():
     with pytest.raises(BudgetError, match="nothing to prune"):
         refused()
     assert list(model.state_dict()) == before
-    sparsify(model, optimizer, Gmp(end=0.2, update_every=10), plan=plan, total_steps=1000)
+    sparsify(model, optimizer, Gmp(ramp_end=0.2, update_every=10), plan=plan, total_steps=1000)
 
 
 def refused():
@@ -145,8 +145,8 @@ def refused():
     "wrong",
     [
         lambda: Gmp(initial_density=0.0),
-        lambda: Gmp(begin=-0.1),
-        lambda: Gmp(end=1.5),
+        lambda: Gmp(ramp_begin=-0.1),
+        lambda: Gmp(ramp_end=1.5),
         lambda: Gmp(update_every=0),
         lambda: GraNet(alpha_end=2.0),
         lambda: GraNet(initial_density=0),

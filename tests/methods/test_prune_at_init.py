@@ -1,12 +1,16 @@
 """SNIP, iterative SNIP, FORCE, GraSP and SynFlow, by the numbers worked out by hand."""
 
 import copy
+import dataclasses
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.zoo import ZOO
 from torch import nn
 
+import isoflop
 from isoflop.errors import (
     BudgetError,
     InputError,
@@ -208,7 +212,7 @@ def batches():
     return [(torch.randn(10, 3, 6, 6, generator=generator), torch.arange(10) % 5) for _ in range(3)]
 
 
-def prune(model, method, **options):
+def prune(model, method, **options: Any):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     options = {
         "sparsity": 0.8,
@@ -350,6 +354,50 @@ def test_overflowing_scores_are_refused():
         )
 
 
+@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.filterwarnings("ignore::isoflop.errors.LayerCollapseWarning")
+def test_the_flops_of_a_plan_are_met_to_a_millionth(name):
+    make, shape = ZOO["cifar_resnet"]
+    model, plan = isoflop.transform(make(), isoflop.SparseWide(0.75), example_inputs=shape)
+    generator = torch.Generator().manual_seed(3)
+    data = [(torch.randn(16, *shape[1:], generator=generator), torch.arange(16) % 4)]
+    options = {"sparsity": None, "plan": plan, "calibration": data, "example_inputs": shape}
+    cls = METHODS.get(name)
+    options_of = {field.name for field in dataclasses.fields(cls)}
+    method = cls(**({"rounds": 5} if "rounds" in options_of else {}))
+    sparsifier = prune(model, method, **options | {"dense_ends": True})
+    solved = sparsifier.plan
+    assert solved is not None
+    assert abs(solved.relative_gap) <= 1e-6
+    assert solved.macs == isoflop.profile(model, shape).macs
+    assert {x.parameter: x.nnz for x in solved.sparse_layers} == sparsifier.nnz
+    assert sparsifier.nnz != {x.parameter: x.nnz for x in plan.sparse_layers}
+    assert solved.allocation == name
+
+
+def test_rounds_are_repeated_until_they_agree_with_the_density_of_the_budget():
+    make, shape = ZOO["cifar_resnet"]
+    model, plan = isoflop.transform(make(), isoflop.SparseWide(0.75), example_inputs=shape)
+    data = [(torch.randn(16, *shape[1:]), torch.arange(16) % 4)]
+    calls = []
+
+    class Recorded(Force):
+        def scores(self, probe, masks):
+            calls.append(sum(int(mask.sum()) for mask in masks))
+            return super().scores(probe, masks)
+
+    options = {"sparsity": None, "plan": plan, "calibration": data, "dense_ends": True}
+    sparsifier = prune(model, Recorded(rounds=3), **options)
+    total = sum(mask.numel() for mask in sparsifier.masks.values())
+    assert calls[0] == total
+    assert len(calls) % 2 == 1  # the first scores are those of the dense network, always
+    assert len(calls) > 3
+    # The last run assumed the density that it came to.
+    density = sum(sparsifier.nnz.values()) / total
+    kept_in_rounds = [round(density ** (t / 3) * total) for t in (1, 2)]
+    assert calls[-2:] == pytest.approx(kept_in_rounds, rel=0.05)
+
+
 def test_one_shot_methods_score_once_and_force_again_for_each_density():
     calls = []
 
@@ -360,3 +408,6 @@ def test_one_shot_methods_score_once_and_force_again_for_each_density():
 
     prune(small_net(), Counted(rounds=3))
     assert len(calls) == 3  # without a plan, the density is known from the beginning
+    calls.clear()
+    prune(small_net(), Counted(rounds=1))
+    assert len(calls) == 1

@@ -6,10 +6,18 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from isoflop.methods import RigL, Set
+from isoflop.methods import GraNet, Grasp, RigL, Set, Snfs, Snip, SrSte
 from isoflop.sparsity.api import sparsify
 
-METHODS = {"rigl": RigL(update_every=2), "set": Set(update_every=2)}
+METHODS = {
+    "rigl": RigL(update_every=2),
+    "set": Set(update_every=2),
+    "snfs": Snfs(update_every=2),
+    "granet": GraNet(update_every=2, initial_density=0.8),
+    "sr_ste": SrSte(),
+    "snip": Snip(),
+    "grasp": Grasp(temperature=1),
+}
 
 
 def train(name, rank, world_size):
@@ -17,8 +25,17 @@ def train(name, rank, world_size):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    samples = torch.randn(8, 6, dtype=torch.double, generator=torch.Generator().manual_seed(2))
     sparsifier = sparsify(
-        model, optimizer, METHODS[name], sparsity=0.5, dense_ends=False, total_steps=10
+        model,
+        optimizer,
+        METHODS[name],
+        sparsity=0.5,
+        dense_ends=False,
+        total_steps=10,
+        # Each worker scores its own samples.
+        calibration=[(samples.chunk(world_size)[rank], None)],
+        loss=lambda outputs, _: outputs.square().mean(),
     )
     wrapped = nn.parallel.DistributedDataParallel(model) if world_size > 1 else model
     generator = torch.Generator().manual_seed(1)
@@ -45,7 +62,7 @@ def test_workers_choose_the_masks_of_one(tmp_path, size):
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     for i, name in enumerate(METHODS):
         alone, history = train(name, 0, 1)
-        assert len(history) == 3
+        assert len(history) == {"rigl": 3, "set": 3, "snfs": 4, "granet": 4}.get(name, 0)
         for rank in ranks:
             state, other = rank[i]
             assert other == history

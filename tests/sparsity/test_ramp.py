@@ -61,7 +61,9 @@ def test_the_final_cost_meets_the_mean(r, steps, initial):
 
 
 def test_impossible_ramps_are_refused():
-    with pytest.raises(BudgetError, match=r"ends? earlier|initial_density below 0\.8"):
+    with pytest.raises(
+        BudgetError, match=r"initial_density below 0\.797, or a ramp_end below 0\.5"
+    ):
         ramp(end=0.5).final_cost(1000, 100, 1000)
     with pytest.raises(BudgetError, match="larger initial_density"):
         ramp(initial_density=0.1).final_cost(1000, 2000, 1000)

@@ -81,7 +81,7 @@ def plan_course(
     # In the end every layer has its share of what the budget gives it.
     ideal = [n * final / budget for n in counts]
     least = layout.feasible([1] * len(counts))
-    if final < layout.cost(least) or (initial == least and final < initial_cost):
+    if least == layout.feasible(layout.sizes) or final < layout.cost(least):
         raise BudgetError(
             "The masks of this pattern cannot become as sparse as the ramp wants. Use "
             "pattern='unstructured', a lower sparsity, or an earlier end of the ramp."

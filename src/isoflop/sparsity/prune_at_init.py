@@ -1,6 +1,7 @@
 """Base of the methods that choose masks before training, by scores of the untrained network."""
 
 import itertools
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from isoflop.sparsity.method import Method, check_count
 from isoflop.sparsity.probe import Probe
 from isoflop.sparsity.start import Loss, Start
 
-PROBES = 6
+PROBES = 8
 """Most runs of an iterative schedule, each with the density that the one before came to."""
 
 
@@ -32,7 +33,8 @@ class PruneAtInit(Method, ABC):
     In several rounds, the masks of round t keep ``d_t = D^(t/T)`` of the weights (or, linearly,
     ``1 - (1 - D) t / T``), and the next scores are those of the masked network. D is the density
     that the budget allows in the end, which is known only then: the rounds are run again with the
-    density that they came to, until the two agree to 1 %. The budget itself is met every time.
+    density at which both should agree (by secants), until they do to 1 %, eight times at most.
+    The budget itself is met every time.
 
     Scoring happens on a copy of the model, in which scales that are zero throughout are one (see
     `isoflop.sparsity.probe`): the model, its buffers, its gradients and the global random numbers
@@ -74,6 +76,8 @@ class PruneAtInit(Method, ABC):
         everything = [torch.ones_like(w, dtype=torch.bool) for w in probe.weights]
         first = self._checked(layout.names, self.scores(probe, everything))
         masks = everything
+        # Of each run, the logarithms of the density it assumed, and of how far off that was.
+        probed: list[tuple[float, float]] = []
         for _ in range(PROBES):
             scores, masks = first, everything
             for t in range(1, rounds.number + 1):
@@ -93,7 +97,8 @@ class PruneAtInit(Method, ABC):
             reached = sum(int(mask.sum()) for mask in masks) / total
             if rounds.number == 1 or abs(reached - density) <= 0.01 * density:
                 break
-            density = reached
+            probed.append((math.log(density), math.log(reached / density)))
+            density = min(1.0, max(1 / total, math.exp(_next_probe(probed))))
         return masks
 
     def _checked(
@@ -116,6 +121,17 @@ class PruneAtInit(Method, ABC):
                 stacklevel=2,
             )
         return scores
+
+
+def _next_probe(probed: Sequence[tuple[float, float]]) -> float:
+    """Return where the error of the next run may vanish, by the secant through the last two."""
+    at, error = probed[-1]
+    if len(probed) > 1:
+        before, error_before = probed[-2]
+        slope = (error - error_before) / (at - before) if at != before else 0.0
+        if slope < 0:
+            return at - error / slope
+    return at + error
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The sparsifier: keeps a model sparse while any training loop trains it."""
 
 import copy
+import dataclasses
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -103,7 +104,8 @@ class Sparsifier:
     def plan(self) -> Plan | None:
         """The plan with the present numbers of non-zeros.
 
-        That is the plan passed to `sparsify`, with the allocation in use; or, without one, the plan
+        That is the plan passed to `sparsify`, with the allocation in use (the name of the method,
+        where it is the method that spreads the weights); or, without one, the plan
         of the model as it is, whose budget is the unmasked model, if `example_inputs` were given.
         """
         plan = self._plan
@@ -111,7 +113,8 @@ class Sparsifier:
             return plan
         if {x.parameter: x.nnz for x in plan.sparse_layers} == self.nnz:
             return plan
-        return with_counts(plan, self.nnz)
+        plan = with_counts(plan, self.nnz)
+        return dataclasses.replace(plan, allocation=self.method.name)
 
     def density(self) -> float:
         """Return the fraction of active weights among all weights that have a mask."""

@@ -1,6 +1,8 @@
 """Transforms and methods from their registered names."""
 
+import ast
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import isoflop.methods  # noqa: F401  (registers the methods)
@@ -32,14 +34,50 @@ def build_transform(name: str, **options: Any) -> Transform:
     return kind(**options)
 
 
-def build_method(name: str, recipe: Recipe) -> Method:
+def method_options(name: str) -> list[str]:
+    """Return the names of the options of the training method called `name`."""
+    kind: Any = METHODS.get(name)
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def build_method(name: str, recipe: Recipe, **options: Any) -> Method:
     """Return the training method called `name`, with the recipe's values where it takes them.
+
+    The recipe's defaults are those of RigL in the paper. Another method keeps its own, unless the
+    recipe has been given other values.
+
+    Args:
+        name: Registered name of the method.
+        recipe: The recipe.
+        options: Options of the method, which come before those of the recipe.
 
     Raises:
         UnknownNameError: No method has that name.
+        IsoflopError: It does not take an option.
     """
     kind: Any = METHODS.get(name)
-    values = {"alpha": recipe.alpha, "update_every": recipe.update_every}
-    values["end_fraction"] = recipe.end_fraction
-    fields = {field.name for field in dataclasses.fields(kind)}
-    return kind(**{key: value for key, value in values.items() if key in fields})
+    fields = method_options(name)
+    for key in options:
+        if key not in fields:
+            takes = f"it takes {', '.join(fields)}" if fields else "it takes no options"
+            raise IsoflopError(f"The method {name!r} takes no {key}; {takes}.")
+    values = {}
+    for field in dataclasses.fields(Recipe):
+        value = getattr(recipe, field.name)
+        if field.name in ("alpha", "update_every", "end_fraction") and value != field.default:
+            values[field.name] = value
+    return kind(**{key: value for key, value in values.items() if key in fields} | options)
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Return options such as ``ramp_end=0.3`` as a dictionary; what is no number stays text."""
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise IsoflopError(f"{text!r} is no option. Write name=value, such as ramp_end=0.3.")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return options
