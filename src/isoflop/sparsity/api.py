@@ -115,7 +115,7 @@ def sparsify(
         budget = plain_plan(model, example_inputs, targets)
     layout = Layout(tuple(targets), tuple(prices), pattern)
     counts = layout.feasible([target.nnz for target in targets])
-    arguments.check_pattern(method, layout, counts, plan)
+    arguments.check_pattern(layout, counts, plan)
     course = None
     if method.ramp is not None:
         course = plan_course(

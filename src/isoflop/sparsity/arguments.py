@@ -47,11 +47,6 @@ def find_pattern(value: Pattern | str) -> Pattern:
 
 def check_pattern(method: Method, layout: Layout, counts: Sequence[int], plan: Plan | None) -> None:
     """Raise if the pattern keeps far more or fewer weights than asked for; warn of a FLOP gap."""
-    if method.ramp is not None and layout.feasible(layout.sizes) != layout.sizes:
-        raise IsoflopError(
-            f"The method {method.name!r} prunes during training, but the pattern {layout.pattern} "
-            "fixes the number of non-zeros. Use RigL, SET or SR-STE, or another pattern."
-        )
     wanted = layout.cost([target.nnz for target in layout.targets])
     got = layout.cost(counts)
     if abs(got - wanted) > _PATTERN_TOLERANCE * wanted:
