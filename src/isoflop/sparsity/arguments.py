@@ -45,7 +45,7 @@ def find_pattern(value: Pattern | str) -> Pattern:
     )
 
 
-def check_pattern(method: Method, layout: Layout, counts: Sequence[int], plan: Plan | None) -> None:
+def check_pattern(layout: Layout, counts: Sequence[int], plan: Plan | None) -> None:
     """Raise if the pattern keeps far more or fewer weights than asked for; warn of a FLOP gap."""
     wanted = layout.cost([target.nnz for target in layout.targets])
     got = layout.cost(counts)
