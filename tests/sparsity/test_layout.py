@@ -112,7 +112,7 @@ def test_patterns_that_cannot_become_sparser_refuse_a_ramp():
             model,
             optimizer,
             Gmp(update_every=1),
-            sparsity=0.75,
+            sparsity=0.5,
             dense_ends=False,
             pattern=Rows(half=True),
             total_steps=10,
