@@ -112,6 +112,8 @@ class Train:
     """Options of the method, such as `ramp_end=0.3 initial_density=0.8`; see docs/methods.md."""
     allocation: str = "uniform"
     """How the sparsity is spread over the layers."""
+    pattern: str = "unstructured"
+    """Which weights may be non-zero together, such as `2:4`, `4:8-T` or `4x1`."""
     seed: int = 0
     """Seed of initialisation, masks, order and augmentation."""
     data: Path | None = None
@@ -171,6 +173,7 @@ class Train:
             method=build_method(name, recipe, **options),
             sparsity=sparsity,
             allocation=self.allocation,
+            pattern=self.pattern,
             scope=self.scope,
             seed=self.seed,
             data=self.data,

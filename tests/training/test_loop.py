@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 
 import isoflop
 from isoflop.errors import DataError, IsoflopError, RunDirectoryError, UnknownNameError
+from isoflop.sparsity import METHODS, parse_pattern
 from isoflop.training import RunDirectory, get_recipe, train
 from isoflop.training.checkpoint import load_checkpoint
 
@@ -140,24 +142,47 @@ def test_resume_gives_the_same_bits(sparse_run, tmp_path, stop):
     assert not (out / ".tmp-half").exists()
 
 
-def test_kill_and_resume_gives_the_same_bits(sparse_run, tmp_path):
+DYNAMIC = [name for name in isoflop.methods() if METHODS.get(name)().update_due(1000, 4000)]
+
+
+@pytest.mark.parametrize("method", DYNAMIC)
+def test_kill_and_resume_gives_the_same_bits(sparse_run, tmp_path, method):
     recipe, path, _ = sparse_run
+    if method != "rigl":
+        path = tmp_path / "whole"
+        train(recipe, path, transform=WIDE, method=method, quiet=True)
     out = tmp_path / "run"
     code = (
         "import isoflop\nfrom isoflop.training import *\nimport torch\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "recipe = get_recipe('digits').replace(base_width=4, epochs=3, update_every=8)\n"
-        f"train(recipe, {str(out)!r}, transform=isoflop.SparseWide(sparsity=0.75), method='rigl',"
-        " quiet=True)\n"
+        f"train(recipe, {str(out)!r}, transform=isoflop.SparseWide(sparsity=0.75),"
+        f" method={method!r}, quiet=True)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 60
-    while not list(out.glob("checkpoint-*")) and time.monotonic() < deadline:
+    while not list(out.glob("checkpoint-*")) and process.poll() is None:
         time.sleep(0.01)
+    # Anywhere in the epochs that follow, saving included.
+    time.sleep(random.Random(method).uniform(0.0, 1.0))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    train(recipe, out, transform=WIDE, method="rigl", quiet=True, resume=True)
+    train(recipe, out, transform=WIDE, method=method, quiet=True, resume=True)
     assert_same(path, out)
+
+
+@pytest.mark.parametrize(("pattern", "density"), [("2:4", 0.5), ("4x1", 0.25), ("2:8-T", 0.25)])
+@pytest.mark.filterwarnings("ignore::isoflop.errors.PatternGapWarning")
+def test_patterns_by_text(tiny_recipe, tmp_path, pattern, density):
+    recipe = tiny_recipe.replace(epochs=1, update_every=4, base_width=8)
+    options = {"sparsity": 1 - density, "pattern": pattern, "quiet": True}
+    summary = train(recipe, tmp_path, method="rigl", **options)
+    assert summary["pattern"] == pattern
+    assert summary["density"] == pytest.approx(density, rel=0.2)
+    state = load_checkpoint(tmp_path)
+    assert state is not None
+    masks = [value for name, value in state["model"].items() if name.endswith("_mask")]
+    assert masks
+    assert all(parse_pattern(pattern).check(mask) for mask in masks)
 
 
 def test_resume_of_a_complete_run_returns_its_summary(sparse_run):
@@ -278,6 +303,7 @@ def test_method_instance_keeps_its_own_values(tiny_recipe, tmp_path):
         ({"method": "rigl", "sparsity": 0.5, "transform": WIDE}, IsoflopError, "belongs to"),
         ({"method": "rigl", "sparsity": 1.0}, IsoflopError, "sparsity"),
         ({"method": "rigl", "sparsity": 0.5, "allocation": "x"}, UnknownNameError, "erk"),
+        ({"method": "rigl", "sparsity": 0.5, "pattern": "2;4"}, UnknownNameError, "2:4"),
         ({"method": "rigl", "transform": WIDE, "scope": "x"}, IsoflopError, "scope"),
         ({"seed": -1}, IsoflopError, "seed"),
         ({"stop_after_epochs": 0}, IsoflopError, "stop_after_epochs"),

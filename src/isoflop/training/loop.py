@@ -57,6 +57,10 @@ class Progress:
     seconds: float = 0.0
 
 
+_OPTIONS = ("transform", "sparsity", "method", "allocation", "pattern", "seed")
+"""What a summary repeats of the configuration."""
+
+
 def train(
     recipe: Recipe,
     out: str | Path,
@@ -65,6 +69,7 @@ def train(
     method: str | Method = "dense",
     sparsity: float | None = None,
     allocation: str = "uniform",
+    pattern: str = "unstructured",
     scope: Literal["model", "layers"] = "model",
     seed: int = 0,
     data: str | Path | None = None,
@@ -84,6 +89,7 @@ def train(
             the upper bound; without one it trains the plain dense model.
         sparsity: Sparsity of plain sparse training, that is, without a transform.
         allocation: How plain sparse training spreads its sparsity over the layers.
+        pattern: Which weights may be non-zero together, such as ``"2:4"``.
         scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget.
         seed: Seed of initialisation, masks, order and augmentation.
         data: Folder of the data set, for those that need one.
@@ -109,6 +115,7 @@ def train(
         method=build_method(method, recipe) if isinstance(method, str) else method,
         sparsity=sparsity,
         allocation=allocation,
+        pattern=pattern,
         scope=scope,
         seed=seed,
         data=None if data is None else str(data),
@@ -320,7 +327,7 @@ def _summary(
     nnz, numel = costs.weights()
     sparsifier = setup.sparsifier
     return {
-        **{key: config[key] for key in ("transform", "sparsity", "method", "allocation", "seed")},
+        **{key: config[key] for key in _OPTIONS},
         "recipe": job.recipe.name,
         "epochs": progress.epoch,
         "steps": progress.step,

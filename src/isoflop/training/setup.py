@@ -17,6 +17,7 @@ from isoflop.models.extras import require
 from isoflop.plan import Plan
 from isoflop.sparsity.api import sparsify
 from isoflop.sparsity.method import METHODS, Method
+from isoflop.sparsity.patterns import parse_pattern
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches
 from isoflop.training.recipes import Recipe
@@ -33,6 +34,7 @@ class Job:
     method: Method
     sparsity: float | None
     allocation: str
+    pattern: str
     scope: Literal["model", "layers"]
     seed: int
     data: str | None
@@ -55,6 +57,7 @@ class Job:
                 f"The method {self.method.name!r} needs a sparsity: give --sparsity 0.9, or a "
                 "transform with its own, such as --transform wide --sparsity 0.75."
             )
+        parse_pattern(self.pattern)
         if self.seed < 0:
             raise IsoflopError(f"The seed must not be negative, not {self.seed}.")
 
@@ -70,6 +73,7 @@ class Job:
             "method_config": self.method.config,
             "sparsity": self.sparsity if transform is None else transform.sparsity,
             "allocation": self.allocation,
+            "pattern": self.pattern,
             "seed": self.seed,
             "data": self.data,
         }
@@ -107,7 +111,8 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
     model = build_model(
         recipe.model,
         recipe.num_classes,
-        in_channels=recipe.input_shape[0],
+        # None leaves the default, which models of libraries may not let one choose.
+        in_channels=None if recipe.input_shape[0] == 3 else recipe.input_shape[0],
         base_width=recipe.base_width,
     )
     plan: Plan | None = None
@@ -133,6 +138,7 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
         plan=plan,
         sparsity=job.sparsity,
         allocation=job.allocation,
+        pattern=job.pattern,
         total_steps=steps,
         example_inputs=shape,
         calibration=calibration,
