@@ -384,6 +384,25 @@ def test_skipped_steps_do_not_count(name):
 
 
 @methods
+@pytest.mark.parametrize("kind", ["sgd-1", "adamw-2"])
+def test_scaled_gradients_train_the_same(name, kind):
+    """A scale of 4 is exact; a fused optimizer is handed scaled gradients and unscales them."""
+    plain, scaled = Run(name, kind), Run(name, kind)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1000)
+    for step in range(TOTAL_STEPS):
+        plain.train([step])
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(8, 3, 4, 4, generator=generator)
+        y = torch.randint(4, (8,), generator=generator)
+        scaled.optimizer.zero_grad()
+        scaler.scale(F.cross_entropy(scaled.model(x), y)).backward()
+        scaler.step(scaled.optimizer)
+        scaler.update()
+    assert_same(plain.sparsifier.state_dict(), scaled.sparsifier.state_dict())
+    assert_same(plain.model.state_dict(), scaled.model.state_dict())
+
+
+@methods
 def test_copies_of_the_model_keep_their_masks(name):
     run = Run(name)
     run.train(range(3))

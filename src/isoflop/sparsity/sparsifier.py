@@ -73,6 +73,12 @@ class Sparsifier:
         self._generator = generator
         self._plan = plan
         self._course = course
+        # MACs of a forward pass without masks, of what is not masked, and of each masked weight.
+        self._unmasked_macs = plan.unmasked_macs if plan else 0
+        sparse = plan.sparse_layers if plan else ()
+        self._fixed_macs = plan.macs - sum(layer.macs for layer in sparse) if plan else 0
+        prices = {layer.parameter: layer.macs_per_weight for layer in sparse}
+        self._macs_per_weight = [prices.get(name, 0) for name in layout.names]
         self._training_macs = 0
         self._summed_macs = 0
         # What the method remembers of gradients, by name.
@@ -163,15 +169,13 @@ class Sparsifier:
         macs, unmasked = self._forward_macs()
         changes = [(0, macs)]
         if self._course is not None:
-            fixed = macs - self._masked_macs(self._counts)
-            assert self._plan is not None
             course = self._course
             limits = list(course.initial)
-            changes = [(0, fixed + self._masked_macs(limits))]
+            changes = [(0, self._fixed_macs + self._masked_macs(limits))]
             for step in range(1, self.total_steps):
                 if course.ramp.due(step, self.total_steps):
                     limits = course.counts(step, limits)
-                    changes.append((step, fixed + self._masked_macs(limits)))
+                    changes.append((step, self._fixed_macs + self._masked_macs(limits)))
         return accounting.training_macs(self.method, self.total_steps, unmasked, changes)
 
     def remove(self) -> None:
@@ -247,19 +251,11 @@ class Sparsifier:
                 "`sparsify`, such as example_inputs=(1, 3, 32, 32)."
             )
         if not self.method.masks_weights:
-            return plan.unmasked_macs, plan.unmasked_macs
-        return self._fixed_macs() + self._masked_macs(self._counts), plan.unmasked_macs
-
-    def _fixed_macs(self) -> int:
-        assert self._plan is not None
-        return self._plan.macs - sum(layer.macs for layer in self._plan.sparse_layers)
+            return self._unmasked_macs, self._unmasked_macs
+        return self._fixed_macs + self._masked_macs(self._counts), self._unmasked_macs
 
     def _masked_macs(self, counts: Sequence[int]) -> int:
-        assert self._plan is not None
-        prices = {x.parameter: x.macs_per_weight for x in self._plan.sparse_layers}
-        return sum(
-            int(n * prices.get(name, 0)) for name, n in zip(self._layout.names, counts, strict=True)
-        )
+        return sum(int(n * macs) for n, macs in zip(counts, self._macs_per_weight, strict=True))
 
     def _update_due(self, step: int) -> bool:
         return self.method.update_due(step, self.total_steps)
