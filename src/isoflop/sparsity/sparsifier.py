@@ -348,7 +348,7 @@ class Sparsifier:
         self.step += 1
         observed = [g for g in (gradients or {}).values() if g is not None]
         # Overflowed gradients say nothing about where to grow.
-        finite = all(bool(whole(gradient.isfinite().all())) for gradient in observed)
+        finite = _all_finite(observed)
         if finite and gradients is not None:
             self._remember(gradients)
         due = self._update_due(self.step)
@@ -386,3 +386,9 @@ class Sparsifier:
             finite=finite,
             generator=self._generator,
         )
+
+
+def _all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Return whether all are finite, and wait for the device once, not for every tensor."""
+    flags = [whole(tensor.isfinite().all()) for tensor in tensors]
+    return not flags or bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all())
