@@ -77,6 +77,20 @@ def test_a_compiled_step_trains_the_same():
     assert_close(Run().train(loss=loss), Run().train())
 
 
+@pytest.mark.filterwarnings("ignore")  # of the breaks that the updates of masks make
+def test_a_compiled_optimizer_step_trains_the_same():
+    torch.compiler.reset()
+    run = Run()
+    step = torch.compile(lambda: run.optimizer.step(), backend="aot_eager")
+    for index in range(STEPS):
+        x, y = run.batch(index)
+        run.optimizer.zero_grad()
+        F.cross_entropy(run.model(x), y).backward()
+        step()
+    assert_close(run, Run().train())
+    assert_sparse(run.model, run.sparsifier)
+
+
 @pytest.mark.parametrize("ema", [True, False])
 def test_averaged_weights_are_sparse_once_masked(ema):
     run = Run()
