@@ -54,6 +54,13 @@ def test_positions_may_start_later():
     )
 
 
+def test_a_filter_that_all_channels_share_is_shared_by_more():
+    old = torch.rand(1, 1, 3, 3).expand(4, 1, 3, 3)
+    new = resized(old, (7, 1, 3, 3))
+    torch.testing.assert_close(new, old[:1].expand(7, 1, 3, 3))
+    assert resized(torch.rand(4, 1, 3, 3), (7, 1, 3, 3)) is None
+
+
 def test_a_constant_stays_one():
     new = resized(torch.full((2, 3), -1.5), (2, 5))
     torch.testing.assert_close(new, torch.full((2, 5), -1.5))

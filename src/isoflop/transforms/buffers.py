@@ -15,7 +15,8 @@ def resized(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
 
     A constant stays one. Frequencies, such as those of rotary position embeddings, run over the
     same range in more steps: between those that there are, they are interpolated geometrically. A
-    table of sines and cosines of positions is made anew from its frequencies.
+    table of sines and cosines of positions is made anew from its frequencies. What is the same for
+    every channel, such as the filter of a blur, is so for more channels.
 
     Args:
         old: The content in the dense model.
@@ -29,6 +30,9 @@ def resized(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
         return torch.full(shape, value, dtype=old.dtype)
     if old.is_meta or not old.dtype.is_floating_point:
         return None
+    repeated = _repeated(old, shape)
+    if repeated is not None:
+        return repeated
     values = old.detach().double().cpu().numpy()
     new = None
     if old.ndim == 1:
@@ -36,6 +40,19 @@ def resized(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     elif old.ndim == 2 and old.shape[0] == shape[0]:
         new = _wider_sinusoids(values, shape[1])
     return None if new is None else torch.from_numpy(new).to(old.dtype).reshape(shape)
+
+
+def _repeated(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Return `old` with more of the slices of which all are equal, or None if they are not."""
+    if old.ndim < 2 or old.ndim != len(shape):
+        return None
+    for dim, (before, after) in enumerate(zip(old.shape, shape, strict=True)):
+        if before != after:
+            first = old.narrow(dim, 0, 1)
+            if not bool((old == first).all()):
+                return None
+            old = first.expand(*(after if d == dim else -1 for d in range(old.ndim)))
+    return old.clone()
 
 
 def constant(tensor: Tensor | None) -> float | None:
