@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isoflop.sparsity.drop_grow import DropGrow
+from isoflop.methods.rigl import RigL
 from isoflop.sparsity.method import METHODS, check_fraction
 
 
 @METHODS.register("snfs")
 @dataclass(frozen=True, kw_only=True)
-class Snfs(DropGrow):
+class Snfs(RigL):
     """SNFS: drop the weights of smallest magnitude, grow where the momentum of gradients is largest.
 
     Formula: M is the average of the dense gradients, ``M = momentum * M + (1 - momentum) * dL/dw``
@@ -65,18 +65,6 @@ class Snfs(DropGrow):
         if memory is None:
             memory = torch.zeros_like(dense_grad)
         return memory.lerp(dense_grad, 1 - self.momentum)
-
-    def grow_scores(
-        self,
-        weight: Tensor,
-        mask: Tensor,
-        memory: Tensor | None,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Return ``|M|`` at all positions."""
-        del weight, mask, generator
-        assert memory is not None
-        return memory.abs()
 
     def grow_share(self, mask: Tensor, memory: Tensor | None) -> float | None:
         """Return the mean ``|M|`` of the active weights."""

@@ -141,9 +141,8 @@ def sparsify(
         # `empty_like` takes over device and memory layout of the weight.
         own = torch.empty_like(weight, dtype=torch.bool, requires_grad=False)
         put(own, mask)
-        mask = own
-        storage.adopt(target.name, weight, mask)
-        set_mask(target.module, target.parameter, mask)
+        storage.adopt(target.name, weight, own)
+        set_mask(target.module, target.parameter, own)
     return Sparsifier(
         layout, counts, optimizer, storage, method, generator, total_steps, budget, course
     )

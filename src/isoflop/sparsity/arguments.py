@@ -56,7 +56,10 @@ def check_pattern(layout: Layout, counts: Sequence[int], plan: Plan | None) -> N
             f"{wanted / size:.1%} are asked for. Use a sparsity of about {1 - got / size:.2f}, or "
             "another pattern."
         )
-    gap = (got - wanted) / plan.dense_macs if plan is not None else 0.0
+    if plan is None or not wanted:
+        return
+    # Costs may be in a multiple of MACs, so only their ratio counts.
+    gap = (got / wanted - 1) * sum(x.macs for x in plan.sparse_layers) / plan.dense_macs
     if abs(gap) > TOLERANCE:
         warnings.warn(
             f"The pattern {layout.pattern} cannot make the numbers of non-zeros of the plan: the "

@@ -97,9 +97,9 @@ class SymbolicTrace:
                 # Some parts run in training only, such as auxiliary heads.
                 with contextlib.suppress(InputError):
                     self._pin(run_on_fakes(fake.train(), args, kwargs, self._running))
-        for size in self._idle():
-            pinned = Expression.constant(size.value)
-            self.space.equations.equate(size, pinned, "a parameter that no pass uses")
+                for size in self._idle():
+                    pinned = Expression.constant(size.value)
+                    self.space.equations.equate(size, pinned, "a parameter that no pass uses")
 
     def _pin(self, output: Any) -> None:
         """Keep the sizes of what the model returns."""
