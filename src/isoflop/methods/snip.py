@@ -7,7 +7,7 @@ from torch import Tensor
 
 from isoflop.sparsity.method import METHODS
 from isoflop.sparsity.probe import Probe
-from isoflop.sparsity.prune_at_init import CalibratedPruning, Rounds
+from isoflop.sparsity.prune_at_init import CalibratedPruning, InRounds
 
 
 @METHODS.register("snip")
@@ -41,7 +41,7 @@ class Snip(CalibratedPruning):
 
 @METHODS.register("iterative_snip")
 @dataclass(frozen=True, kw_only=True)
-class IterativeSnip(Snip):
+class IterativeSnip(InRounds, Snip):
     """Iterative SNIP: SNIP in rounds, each on the network that the one before has left.
 
     Formula: in round t of T, the ``D^(t/T)`` of the weights with the highest ``|w * dL/dw|`` stay,
@@ -60,13 +60,3 @@ class IterativeSnip(Snip):
     """
 
     rounds: int = 10
-    schedule: str = "exponential"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        Rounds(self.rounds, self.schedule)
-
-    @property
-    def densities(self) -> Rounds:
-        """The rounds."""
-        return Rounds(self.rounds, self.schedule)

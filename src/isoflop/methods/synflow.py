@@ -12,14 +12,14 @@ from isoflop.errors import InputError
 from isoflop.fakes import plain_output
 from isoflop.sparsity.method import METHODS
 from isoflop.sparsity.probe import Probe
-from isoflop.sparsity.prune_at_init import PruneAtInit, Rounds
+from isoflop.sparsity.prune_at_init import InRounds
 from isoflop.sparsity.start import Start
 from isoflop.surgery import normalize_inputs
 
 
 @METHODS.register("synflow")
 @dataclass(frozen=True, kw_only=True)
-class SynFlow(PruneAtInit):
+class SynFlow(InRounds):
     """SynFlow: before training and without data, keep the weights that most flow passes through.
 
     Formula: all parameters are replaced by their absolute values and the input by ones. R is the
@@ -45,16 +45,6 @@ class SynFlow(PruneAtInit):
     needs: ClassVar[tuple[str, ...]] = ("example_inputs",)
 
     rounds: int = 100
-    schedule: str = "exponential"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        Rounds(self.rounds, self.schedule)
-
-    @property
-    def densities(self) -> Rounds:
-        """The rounds."""
-        return Rounds(self.rounds, self.schedule)
 
     def probe(self, start: Start) -> Probe:
         """Return a copy with absolute weights, and the sum of its outputs for an input of ones."""

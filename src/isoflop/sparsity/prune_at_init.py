@@ -156,6 +156,28 @@ class Rounds:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InRounds(PruneAtInit, ABC):
+    """Base of the methods that score the network again and again as it is pruned.
+
+    Attributes:
+        rounds: How often the network is scored and pruned.
+        schedule: ``"exponential"`` or ``"linear"``, the course of the density over the rounds.
+    """
+
+    rounds: int = 10
+    schedule: str = "exponential"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Rounds(self.rounds, self.schedule)
+
+    @property
+    def densities(self) -> Rounds:
+        """The rounds."""
+        return Rounds(self.rounds, self.schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibratedPruning(PruneAtInit, ABC):
     """Base of the methods that score by the loss on a few labelled batches.
 
