@@ -376,6 +376,7 @@ def test_the_flops_of_a_plan_are_met_to_a_millionth(name):
 
 
 def test_rounds_are_repeated_until_they_agree_with_the_density_of_the_budget():
+    torch.manual_seed(0)
     make, shape = ZOO["cifar_resnet"]
     model, plan = isoflop.transform(make(), isoflop.SparseWide(0.75), example_inputs=shape)
     data = [(torch.randn(16, *shape[1:]), torch.arange(16) % 4)]
