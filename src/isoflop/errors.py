@@ -44,6 +44,10 @@ class RunDirectoryError(IsoflopError):
     """A run directory that is in use, or that cannot be resumed."""
 
 
+class KernelError(IsoflopError):
+    """Sparse kernels that are missing, or data that they cannot work on."""
+
+
 class NoEffectWarning(UserWarning):
     """Something was asked for that leaves the model as it was."""
 
