@@ -1,5 +1,16 @@
 """Sparse kernels for CPUs: linear and convolution layers that store and compute non-zeros only."""
 
+from isoflop.kernels.functional import sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index, default_blocks
+from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
 
-__all__ = ["SparseIndex", "build_index", "default_blocks"]
+__all__ = [
+    "SparseConv2d",
+    "SparseIndex",
+    "SparseLayer",
+    "SparseLinear",
+    "build_index",
+    "default_blocks",
+    "sparse_conv2d",
+    "sparse_linear",
+]

@@ -1,0 +1,65 @@
+// The interface between the kernels and whoever calls them: plain structs and pointers.
+//
+// All sizes and strides are in elements of float. Callers check everything; kernels trust them.
+#pragma once
+
+#include <cstdint>
+
+namespace isoflop {
+
+// Where the non-zeros of a weight are. See src/isoflop/kernels/index.py for the order of entries.
+struct Index {
+  int64_t entries;           // nnz / rows
+  int rows;                  // output channels that share an entry: 1 or 4
+  int block_in, block_out;   // channels of a tile
+  const uint16_t* offsets;   // [entries]
+  const int32_t* starts;     // [groups * blocks_in * out / groups / rows + 1]
+  const uint32_t* t_entries; // [entries]
+  const int32_t* t_starts;   // [groups * blocks_out * in / groups + 1]
+};
+
+// A convolution over n images; a linear layer over n rows is one with h = w = kh = kw = 1.
+struct Geometry {
+  int64_t n;
+  int64_t groups, in, out;  // all channels, not those of a group
+  int64_t h, w, oh, ow;
+  int64_t kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+};
+
+// Activations, (n, c, h, w) with any non-negative strides. Fast if n or c has stride 1, or, for
+// few images, w.
+struct View {
+  float* data;
+  int64_t n, c, h, w;
+};
+
+enum class Activation { none, relu, gelu, silu };
+
+// What happens to an output before it is stored: activation(sum + bias + residual).
+struct Epilogue {
+  const float* bias;  // [out], or null
+  View residual;      // data may be null
+  Activation activation;
+};
+
+struct Kernels {
+  const char* name;
+  bool (*supported)();
+  // y = activation(conv(x) + bias + residual). Overwrites y.
+  void (*forward)(const Geometry&, const Index&, const float* values, const View& x, const View& y,
+                  const Epilogue&, int threads);
+  // dx = gradient of the input. Overwrites dx.
+  void (*input_gradient)(const Geometry&, const Index&, const float* values, const View& dy,
+                         const View& dx, int threads);
+  // dvalues[nnz] = gradient of the values. Overwrites dvalues.
+  void (*weight_gradient)(const Geometry&, const Index&, const View& x, const View& dy,
+                          float* dvalues, int threads);
+};
+
+// One per instruction set that was compiled; each in a file of its own, with its own flags.
+extern const Kernels portable;
+extern const Kernels avx2;
+extern const Kernels avx512;
+extern const Kernels neon;
+
+}  // namespace isoflop
