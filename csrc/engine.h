@@ -1,0 +1,374 @@
+// The kernels, for vectors of LANES floats. See kernels.h for what they compute.
+//
+// The lanes of a vector are images (or rows, for a linear layer). A task is a tile of pixels of the
+// output, for one group of LANES images. The part of the input that it needs is packed, one block of
+// channels after the other, into a buffer that stays in the first level of the cache while the
+// non-zeros of all outputs use it; the sums of all outputs stay in the second level. A stream lists
+// the non-zeros in this order, each with its value and the distance of its first vector from the
+// start of the packed block, so that the inner loops are the same for every geometry.
+#pragma once
+
+#include <omp.h>
+
+#include <new>
+
+#include "inner.h"
+#include "problem.h"
+
+namespace {
+
+constexpr int64_t packed_bytes = 26 << 10;         // of the input, in the first level of the cache
+constexpr int64_t sums_bytes = 640 << 10;          // of the outputs, in the second
+constexpr int64_t gradient_bytes = int64_t{4} << 20;  // of the output's gradient, in the third
+
+inline int64_t maximum_taps(const Geometry& g) { return g.kh * g.kw; }
+
+// The tile that should take the least time, in FMAs per useful one.
+template <class Has>
+inline const Shape* choose_shape(const Problem& p, double density, int taps, int block, Has has) {
+  const Shape* best = nullptr;
+  double least = 0;
+  int used = 0;
+  for (int k = 0; k < taps; k++) used += p.tap[k].plane >= 0;
+  for (const Shape& shape : shapes) {
+    if (!has(shape)) continue;
+    Tile t = make_tile(p, shape.h, shape.w);
+    double channels = static_cast<double>(packed_bytes) / (4.0 * t.channel + 1);
+    channels = minimum<double>(maximum<double>(channels, block), static_cast<double>(p.channels));
+    double entries = maximum(density * used * channels, 0.1);
+    double computed = static_cast<double>(t.tasks) * t.vectors();
+    double useful = static_cast<double>(p.out_h * p.out_w * t.image_groups);
+    double packing = 4.0 * t.channel / LANES / (density * used * p.rows * t.vectors() + 0.1);
+    double over = maximum(4.0 * t.channel * minimum<int64_t>(block, p.channels) / packed_bytes, 1.0);
+    double cost = computed / useful * (1 + 2 / entries + 0.5 / t.vectors() + packing) * over;
+    if (!best || cost < least) {
+      best = &shape;
+      least = cost;
+    }
+  }
+  return best;
+}
+
+struct Plan {
+  Tile tile;
+  int taps;
+  int64_t merge;       // blocks of the index in a pass
+  int64_t chunk;       // row groups whose sums are held at a time
+  int64_t chunks;      // of a group
+  int64_t packed;      // floats of the packed input
+};
+
+inline Plan make_plan(const Problem& p, const Tile& tile, int taps, int64_t block, Stream& s,
+                      Grouping grouping, int64_t limit, int threads) {
+  Plan plan{};
+  plan.tile = tile;
+  plan.taps = taps;
+  plan.merge = maximum<int64_t>(1, packed_bytes / maximum<int64_t>(1, 4 * tile.channel * block));
+  int64_t blocks = ceil_div(p.channels, block);
+  plan.merge = minimum(plan.merge, blocks);
+  s.grouping = grouping;
+  s.channels = plan.merge * block;
+  s.passes = ceil_div(blocks, plan.merge);
+  s.row_groups = ceil_div(p.rows, rows_of(grouping));
+  plan.packed = s.channels * tile.channel;
+  int64_t bytes = int64_t{4} * LANES * tile.vectors() * rows_of(grouping);
+  plan.chunk = minimum(maximum<int64_t>(1, limit / bytes), s.row_groups);
+  // Enough tasks for all threads.
+  int64_t wanted = ceil_div(int64_t{4} * threads, maximum<int64_t>(1, tile.tasks * p.groups));
+  plan.chunk = minimum(plan.chunk, maximum<int64_t>(ceil_div(s.row_groups, wanted), 32));
+  plan.chunks = ceil_div(s.row_groups, plan.chunk);
+  return plan;
+}
+
+inline Vec activate(Vec v, Activation a) {
+  switch (a) {
+    case Activation::relu:
+      return v < 0.0f ? Vec{} : v;
+    case Activation::gelu:
+      return v * 0.5f * (1.0f + error_function(v * 0.70710678f));
+    case Activation::silu:
+      return v / (1.0f + exponential(-v));
+    default:
+      return v;
+  }
+}
+
+// Stores the sums of `rows` outputs from channel `channel` on.
+inline void store_rows(const Problem& p, const Tile& t, const Place& at, int64_t channel,
+                       int64_t rows, const float* sums, const Epilogue& epilogue) {
+  Spot spots[most_vectors], others[most_vectors];
+  output_spots(p, t, at, p.out, spots);
+  const View& r = epilogue.residual;
+  if (r.data) output_spots(p, t, at, r, others);
+  const int count = t.vectors();
+  const int64_t step = count * LANES;
+  for (int k = 0; k < count; k++) {
+    if (spots[k].lanes == 0) continue;
+    const bool full = spots[k].lanes == LANES;
+    float* to = p.out.data + spots[k].offset + channel * p.out.c;
+    const float* add = r.data ? r.data + others[k].offset + channel * r.c : nullptr;
+    const float* from = sums + k * LANES;
+    auto finish = [&](int64_t row) {
+      Vec v = load(from + row * step);
+      if (epilogue.bias) v += broadcast(epilogue.bias[channel + row]);
+      if (add) {
+        if (full && r.n == 1) {
+          v += load(add + row * r.c);
+        } else {
+          for (int i = 0; i < spots[k].lanes; i++) v[i] += add[row * r.c + i * r.n];
+        }
+      }
+      return epilogue.activation == Activation::none ? v : activate(v, epilogue.activation);
+    };
+    int64_t row = 0;
+    if (full && p.out.n == 1) {
+      for (; row < rows; row++) store(to + row * p.out.c, finish(row));
+      continue;
+    }
+    if (full && p.out.c == 1) {
+      for (; row + LANES <= rows; row += LANES) {
+        Vec v[LANES];
+        for (int i = 0; i < LANES; i++) v[i] = finish(row + i);
+        transpose(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) store(to + i * p.out.n + row, v[i]);
+      }
+    }
+    for (; row < rows; row++) {
+      Vec v = finish(row);
+      for (int i = 0; i < spots[k].lanes; i++) to[row * p.out.c + i * p.out.n] = v[i];
+    }
+  }
+}
+
+// Memory of the calling thread, kept from call to call.
+struct Memory {
+  Buffer starts, distance, values, table, threads, planes, taps, gradients;
+};
+
+inline Memory& memory() {
+  static thread_local Memory memory;
+  return memory;
+}
+
+template <class T>
+inline T* reserve(Buffer& buffer, int64_t count) {
+  T* data = buffer.reserve<T>(maximum<int64_t>(count, 1));
+  if (!data) throw std::bad_alloc();
+  return data;
+}
+
+template <class Source>
+void list(const Problem& p, const Plan& plan, const Source& source, Stream& s, int threads) {
+  Memory& m = memory();
+  int32_t* table = reserve<int32_t>(m.table, s.channels * plan.taps);
+  fill_distances(p, plan.tile, plan.taps, s.channels, table);
+  int64_t most = 4 * s.channels * plan.taps;
+  int32_t* scratch = nullptr;
+  if (s.grouping == Grouping::pair) scratch = reserve<int32_t>(m.threads, most * threads);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+  for (int64_t k = 0; k < p.groups * s.passes; k++)
+    list_pass(source, s, table, plan.taps, p.rows, k / s.passes, k % s.passes, plan.merge,
+              scratch ? scratch + most * omp_get_thread_num() : nullptr);
+}
+
+// out = sum of values * in, then the epilogue. Every output is computed by one thread, in one order.
+template <class Source>
+void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int taps,
+              const Epilogue& epilogue, int threads) {
+  if (p.n == 0 || p.out_h <= 0 || p.out_w <= 0) return;
+  Memory& m = memory();
+  double density = static_cast<double>(nnz) /
+                   (static_cast<double>(p.groups) * p.rows * p.channels * taps);
+  Grouping grouping = Grouping::single;
+  double vectors = static_cast<double>(p.out_h) * p.out_w * ceil_div(p.n, LANES);
+  if (rows == 4)
+    grouping = Grouping::block;
+  else if (density > 0.15 && p.rows > 1 && vectors >= 512)
+    grouping = Grouping::pair;
+  const Shape* shape = choose_shape(p, density, taps, source.block(), [&](const Shape& s) {
+    return rows_loop(s, grouping) != nullptr;
+  });
+  Stream s{};
+  Plan plan = make_plan(p, make_tile(p, shape->h, shape->w), taps, source.block(), s, grouping,
+                        sums_bytes, threads);
+  const Tile& t = plan.tile;
+  s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
+  s.distance = reserve<int32_t>(m.distance, nnz);
+  s.values = reserve<float>(m.values, nnz);
+  list(p, plan, source, s, threads);
+
+  const int group_rows = rows_of(grouping);
+  const int64_t sums_length = plan.chunk * group_rows * t.vectors() * LANES;
+  const int64_t packed = ceil_div(plan.packed, 1024) * 1024;
+  const int64_t own = packed + ceil_div(sums_length, 1024) * 1024;
+  float* buffers = reserve<float>(m.threads, own * threads);
+  const Rows loop = rows_loop(*shape, grouping);
+  const int64_t tasks = t.tasks * p.groups * plan.chunks;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+  for (int64_t task = 0; task < tasks; task++) {
+    float* patch = buffers + own * omp_get_thread_num();
+    float* sums = patch + packed;
+    const int64_t chunk = task % plan.chunks, group = task / plan.chunks % p.groups;
+    const Place at = place(t, task / plan.chunks / p.groups);
+    const int64_t begin = chunk * plan.chunk;
+    const int64_t end = minimum(begin + plan.chunk, s.row_groups);
+    for (int64_t pass = 0; pass < s.passes; pass++) {
+      const int64_t first = pass * s.channels;
+      pack(p, t, at, group * p.channels + first, minimum(s.channels, p.channels - first), patch);
+      loop(s, s.starts_of(group, pass), begin, end, patch, t.stride, sums, pass == 0);
+    }
+    const int64_t row = begin * group_rows;
+    store_rows(p, t, at, group * p.rows + row, minimum(end * group_rows, p.rows) - row, sums,
+               epilogue);
+  }
+}
+
+void forward(const Geometry& geometry, const Index& index, const float* values, const View& x,
+             const View& y, const Epilogue& epilogue, int threads) {
+  View in = x, out = y;
+  Geometry g = geometry;
+  if (!epilogue.residual.data) g = with_pixels_as_images(geometry, in, out);
+  Memory& m = memory();
+  const int taps = static_cast<int>(g.kh * g.kw);
+  Problem p = forward_problem(g, in, out, reserve<Plane>(m.planes, taps),
+                              reserve<Tap>(m.taps, taps));
+  multiply(p, ByRow(index, values, p.rows, p.channels), index.entries * index.rows, index.rows,
+           taps, epilogue, threads);
+}
+
+void input_gradient(const Geometry& geometry, const Index& index, const float* values,
+                    const View& dy, const View& dx, int threads) {
+  View in = dy, out = dx;
+  Geometry g = with_pixels_as_images(geometry, in, out);
+  Memory& m = memory();
+  const int taps = static_cast<int>(g.kh * g.kw);
+  Plane* planes = reserve<Plane>(m.planes, taps);
+  Tap* tap = reserve<Tap>(m.taps, taps);
+  for (int64_t phase_h = 0; phase_h < minimum(g.stride_h, g.h); phase_h++)
+    for (int64_t phase_w = 0; phase_w < minimum(g.stride_w, g.w); phase_w++) {
+      Problem p = backward_problem(g, in, out, phase_h, phase_w, planes, tap);
+      multiply(p, ByColumn(index, values, taps, p.channels, p.rows), index.entries * index.rows, 1,
+               taps, Epilogue{}, threads);
+    }
+}
+
+void weight_gradient(const Geometry& geometry, const Index& index, const View& x, const View& dy,
+                     float* dvalues, int threads) {
+  View in = x, out = dy;
+  Geometry g = with_pixels_as_images(geometry, in, out);
+  Memory& m = memory();
+  const int taps = static_cast<int>(g.kh * g.kw);
+  const int64_t nnz = index.entries * index.rows;
+  Problem p = forward_problem(g, in, out, reserve<Plane>(m.planes, taps),
+                              reserve<Tap>(m.taps, taps));
+  std::memset(dvalues, 0, nnz * sizeof(float));
+  if (p.n == 0 || p.out_h <= 0 || p.out_w <= 0 || nnz == 0) return;
+
+  const Grouping grouping = index.rows == 4 ? Grouping::block : Grouping::single;
+  double density = static_cast<double>(nnz) /
+                   (static_cast<double>(p.groups) * p.rows * p.channels * taps);
+  const Shape* shape = choose_shape(p, density, taps, index.block_in, [&](const Shape& s) {
+    return products_loop(s, grouping) != nullptr;
+  });
+  ByRow source(index, nullptr, p.rows, p.channels);
+  Stream s{};
+  Plan plan = make_plan(p, make_tile(p, shape->h, shape->w), taps, index.block_in, s, grouping,
+                        gradient_bytes, 1);
+  // One block of the index in a pass, so that the entries keep its order.
+  plan.merge = 1;
+  s.channels = index.block_in;
+  s.passes = source.blocks;
+  plan.packed = s.channels * plan.tile.channel;
+  const Tile& t = plan.tile;
+  s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
+  s.distance = reserve<int32_t>(m.distance, nnz);
+  list(p, plan, source, s, threads);
+
+  // Tiles of which the gradient of the output is held together, so that the sums of one pass are
+  // reduced once for all.
+  const int64_t together = minimum<int64_t>(8, maximum<int64_t>(1, t.tasks / threads));
+  const int group_rows = rows_of(grouping);
+  const int64_t dy_bytes = together * t.vectors() * LANES * 4 * group_rows;
+  plan.chunk = minimum(s.row_groups, maximum<int64_t>(1, gradient_bytes / dy_bytes));
+  int64_t most = 0;
+  for (;; plan.chunk = ceil_div(plan.chunk, 2)) {
+    plan.chunks = ceil_div(s.row_groups, plan.chunk);
+    most = 0;
+    for (int64_t k = 0; k < p.groups * s.passes; k++)
+      for (int64_t c = 0; c < plan.chunks; c++) {
+        const int32_t* starts = s.starts_of(k / s.passes, k % s.passes);
+        most = maximum<int64_t>(most, starts[minimum((c + 1) * plan.chunk, s.row_groups)] -
+                                          starts[c * plan.chunk]);
+      }
+    if (most * group_rows * LANES * 4 <= (1 << 20) || plan.chunk <= 64) break;
+  }
+
+  const int64_t packed = ceil_div(plan.packed, 1024) * 1024;
+  const int64_t dy_length = plan.chunk * dy_bytes / 4;
+  // The last vectors are reduced LANES at a time.
+  const int64_t partial_length = (most * group_rows + LANES) * LANES;
+  const int64_t own =
+      packed + ceil_div(dy_length, 1024) * 1024 + ceil_div(partial_length, 1024) * 1024;
+  float* buffers = reserve<float>(m.threads, own * threads);
+  float* others = reserve<float>(m.gradients, nnz * (threads - 1));
+  const Products loop = products_loop(*shape, grouping);
+  const int64_t batches = ceil_div(t.tasks, together);
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+    float* sums = thread ? others + (thread - 1) * nnz : dvalues;
+    if (thread) std::memset(sums, 0, nnz * sizeof(float));
+    float* patch = buffers + own * thread;
+    float* gradient = patch + packed;
+    float* partial = gradient + ceil_div(dy_length, 1024) * 1024;
+    for (int64_t batch = batches * thread / team; batch < batches * (thread + 1) / team; batch++)
+      for (int64_t group = 0; group < p.groups; group++)
+        for (int64_t chunk = 0; chunk < plan.chunks; chunk++) {
+          const int64_t begin = chunk * plan.chunk;
+          const int64_t end = minimum(begin + plan.chunk, s.row_groups);
+          const int64_t rows = (end - begin) * group_rows;
+          const int64_t first_task = batch * together;
+          const int64_t count = minimum(together, t.tasks - first_task);
+          const int64_t step = rows * t.vectors() * LANES;
+          for (int64_t k = 0; k < count; k++) {
+            Spot spots[most_vectors];
+            output_spots(p, t, place(t, first_task + k), p.out, spots);
+            const float* from = p.out.data + (group * p.rows + begin * group_rows) * p.out.c;
+            for (int v = 0; v < t.vectors(); v++)
+              gather(p.out, from, spots[v], rows, gradient + k * step + v * LANES,
+                     int64_t{t.vectors()} * LANES);
+          }
+          for (int64_t pass = 0; pass < s.passes; pass++) {
+            const int32_t* starts = s.starts_of(group, pass);
+            const int64_t entries = starts[end] - starts[begin];
+            if (entries == 0) continue;
+            const int64_t first = pass * s.channels;
+            for (int64_t k = 0; k < count; k++) {
+              pack(p, t, place(t, first_task + k), group * p.channels + first,
+                   minimum(s.channels, p.channels - first), patch);
+              loop(s, starts, begin, end, patch, t.stride, gradient + k * step, partial, k == 0);
+            }
+            float* to = sums + int64_t{starts[begin]} * group_rows;
+            for (int64_t e = 0; e < entries * group_rows; e += LANES) {
+              Vec v[LANES];
+#pragma GCC unroll 16
+              for (int i = 0; i < LANES; i++) v[i] = load(partial + (e + i) * LANES);
+              Vec total = ::sums(v);
+              int64_t valid = minimum<int64_t>(LANES, entries * group_rows - e);
+              if (valid == LANES) {
+                store(to + e, load(to + e) + total);
+              } else {
+                for (int i = 0; i < valid; i++) to[e + i] += total[i];
+              }
+            }
+          }
+        }
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t e = 0; e < nnz; e++)
+      for (int64_t k = 1; k < team; k++) dvalues[e] += others[(k - 1) * nnz + e];
+  }
+}
+
+}  // namespace
