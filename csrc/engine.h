@@ -21,11 +21,11 @@ constexpr int64_t packed_bytes = 26 << 10;         // of the input, in the first
 constexpr int64_t sums_bytes = 640 << 10;          // of the outputs, in the second
 constexpr int64_t gradient_bytes = int64_t{4} << 20;  // of the output's gradient, in the third
 
-inline int64_t maximum_taps(const Geometry& g) { return g.kh * g.kw; }
-
-// The tile that should take the least time, in FMAs per useful one.
+// The tile that should take the least time, in FMAs per useful one. `per_entry` and `per_vector` are
+// what an entry and a vector of sums cost besides.
 template <class Has>
-inline const Shape* choose_shape(const Problem& p, double density, int taps, int block, Has has) {
+inline const Shape* choose_shape(const Problem& p, double density, int taps, int block,
+                                 double per_entry, double per_sum, Has has) {
   const Shape* best = nullptr;
   double least = 0;
   int used = 0;
@@ -38,9 +38,10 @@ inline const Shape* choose_shape(const Problem& p, double density, int taps, int
     double entries = maximum(density * used * channels, 0.1);
     double computed = static_cast<double>(t.tasks) * t.vectors();
     double useful = static_cast<double>(p.out_h * p.out_w * t.image_groups);
-    double packing = 4.0 * t.channel / LANES / (density * used * p.rows * t.vectors() + 0.1);
+    double packing = 2.0 * t.packed_vectors() / (density * used * p.rows * t.vectors() + 0.1);
     double over = maximum(4.0 * t.channel * minimum<int64_t>(block, p.channels) / packed_bytes, 1.0);
-    double cost = computed / useful * (1 + 2 / entries + 0.5 / t.vectors() + packing) * over;
+    double cost = 1 + per_sum / entries + per_entry / t.vectors() + packing;
+    cost *= computed / useful * over;
     if (!best || cost < least) {
       best = &shape;
       least = cost;
@@ -55,11 +56,12 @@ struct Plan {
   int64_t merge;       // blocks of the index in a pass
   int64_t chunk;       // row groups whose sums are held at a time
   int64_t chunks;      // of a group
+  int64_t together;    // tiles that use a part of the stream one after the other
   int64_t packed;      // floats of the packed input
 };
 
 inline Plan make_plan(const Problem& p, const Tile& tile, int taps, int64_t block, Stream& s,
-                      Grouping grouping, int64_t limit, int threads) {
+                      Grouping grouping, int64_t nnz, int threads) {
   Plan plan{};
   plan.tile = tile;
   plan.taps = taps;
@@ -71,10 +73,13 @@ inline Plan make_plan(const Problem& p, const Tile& tile, int taps, int64_t bloc
   s.passes = ceil_div(blocks, plan.merge);
   s.row_groups = ceil_div(p.rows, rows_of(grouping));
   plan.packed = s.channels * tile.channel;
-  int64_t bytes = int64_t{4} * LANES * tile.vectors() * rows_of(grouping);
-  plan.chunk = minimum(maximum<int64_t>(1, limit / bytes), s.row_groups);
+  // A stream that does not stay in the second level is used for several tiles at a time.
+  plan.together = nnz < 50000 ? 1 : nnz < 1000000 ? 2 : 4;
+  plan.together = maximum<int64_t>(1, minimum(plan.together, tile.tasks / threads));
+  int64_t bytes = int64_t{4} * LANES * tile.vectors() * rows_of(grouping) * plan.together;
+  plan.chunk = minimum(maximum<int64_t>(1, sums_bytes / bytes), s.row_groups);
   // Enough tasks for all threads.
-  int64_t wanted = ceil_div(int64_t{4} * threads, maximum<int64_t>(1, tile.tasks * p.groups));
+  int64_t wanted = ceil_div(int64_t{4} * threads, maximum<int64_t>(1, tile.tasks / plan.together * p.groups));
   plan.chunk = minimum(plan.chunk, maximum<int64_t>(ceil_div(s.row_groups, wanted), 32));
   plan.chunks = ceil_div(s.row_groups, plan.chunk);
   return plan;
@@ -101,49 +106,57 @@ inline void store_rows(const Problem& p, const Tile& t, const Place& at, int64_t
   const View& r = epilogue.residual;
   if (r.data) output_spots(p, t, at, r, others);
   const int count = t.vectors();
-  const int64_t step = count * LANES;
-  for (int k = 0; k < count; k++) {
-    if (spots[k].lanes == 0) continue;
-    const bool full = spots[k].lanes == LANES;
-    float* to = p.out.data + spots[k].offset + channel * p.out.c;
-    const float* add = r.data ? r.data + others[k].offset + channel * r.c : nullptr;
-    const float* from = sums + k * LANES;
-    auto finish = [&](int64_t row) {
-      Vec v = load(from + row * step);
-      if (epilogue.bias) v += broadcast(epilogue.bias[channel + row]);
-      if (add) {
-        if (full && r.n == 1) {
-          v += load(add + row * r.c);
-        } else {
-          for (int i = 0; i < spots[k].lanes; i++) v[i] += add[row * r.c + i * r.n];
+  auto finish = [&](int64_t row, int k) {
+    Vec v = load(sums + (row * count + k) * LANES);
+    const int64_t c = channel + row;
+    if (epilogue.bias) v += broadcast(epilogue.bias[c]);
+    if (r.data) {
+      const float* add = r.data + others[k].offset + c * r.c;
+      if (spots[k].lanes == LANES && r.n == 1) {
+        v += load(add);
+      } else {
+        for (int i = 0; i < spots[k].lanes; i++) v[i] += add[i * r.n];
+      }
+    }
+    return epilogue.activation == Activation::none ? v : activate(v, epilogue.activation);
+  };
+  float* const to = p.out.data + channel * p.out.c;
+  if (p.out.n == 1) {
+    for (int64_t row = 0; row < rows; row++)
+      for (int k = 0; k < count; k++) {
+        float* pixel = to + row * p.out.c + spots[k].offset;
+        if (spots[k].lanes == LANES) {
+          store(pixel, finish(row, k));
+        } else if (spots[k].lanes) {
+          Vec v = finish(row, k);
+          for (int i = 0; i < spots[k].lanes; i++) pixel[i] = v[i];
         }
       }
-      return epilogue.activation == Activation::none ? v : activate(v, epilogue.activation);
-    };
+    return;
+  }
+  for (int k = 0; k < count; k++) {
+    if (spots[k].lanes == 0) continue;
+    float* pixel = to + spots[k].offset;
     int64_t row = 0;
-    if (full && p.out.n == 1) {
-      for (; row < rows; row++) store(to + row * p.out.c, finish(row));
-      continue;
-    }
-    if (full && p.out.c == 1) {
+    if (spots[k].lanes == LANES && p.out.c == 1) {
       for (; row + LANES <= rows; row += LANES) {
         Vec v[LANES];
-        for (int i = 0; i < LANES; i++) v[i] = finish(row + i);
+        for (int i = 0; i < LANES; i++) v[i] = finish(row + i, k);
         transpose(v);
 #pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) store(to + i * p.out.n + row, v[i]);
+        for (int i = 0; i < LANES; i++) store(pixel + i * p.out.n + row, v[i]);
       }
     }
     for (; row < rows; row++) {
-      Vec v = finish(row);
-      for (int i = 0; i < spots[k].lanes; i++) to[row * p.out.c + i * p.out.n] = v[i];
+      Vec v = finish(row, k);
+      for (int i = 0; i < spots[k].lanes; i++) pixel[row * p.out.c + i * p.out.n] = v[i];
     }
   }
 }
 
 // Memory of the calling thread, kept from call to call.
 struct Memory {
-  Buffer starts, distance, values, table, threads, planes, taps, gradients;
+  Buffer starts, distance, values, table, threads, planes, taps, gradients, spots;
 };
 
 inline Memory& memory() {
@@ -186,41 +199,54 @@ void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
     grouping = Grouping::block;
   else if (density > 0.15 && p.rows > 1 && vectors >= 512)
     grouping = Grouping::pair;
-  const Shape* shape = choose_shape(p, density, taps, source.block(), [&](const Shape& s) {
+  const Shape* shape = choose_shape(p, density, taps, source.block(), 0.5, 2, [&](const Shape& s) {
     return rows_loop(s, grouping) != nullptr;
   });
   Stream s{};
   Plan plan = make_plan(p, make_tile(p, shape->h, shape->w), taps, source.block(), s, grouping,
-                        sums_bytes, threads);
+                        nnz, threads);
   const Tile& t = plan.tile;
   s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
-  s.distance = reserve<int32_t>(m.distance, nnz);
+  s.distance = reserve<uint16_t>(m.distance, nnz);
   s.values = reserve<float>(m.values, nnz);
   list(p, plan, source, s, threads);
 
   const int group_rows = rows_of(grouping);
   const int64_t sums_length = plan.chunk * group_rows * t.vectors() * LANES;
   const int64_t packed = ceil_div(plan.packed, 1024) * 1024;
-  const int64_t own = packed + ceil_div(sums_length, 1024) * 1024;
+  const int64_t spots_length = plan.together * t.packed_vectors();
+  const int64_t own = packed + ceil_div(sums_length * plan.together, 1024) * 1024;
   float* buffers = reserve<float>(m.threads, own * threads);
+  Spot* all_spots = reserve<Spot>(m.spots, spots_length * threads);
   const Rows loop = rows_loop(*shape, grouping);
-  const int64_t tasks = t.tasks * p.groups * plan.chunks;
+  const int64_t batches = ceil_div(t.tasks, plan.together);
+  const int64_t tasks = batches * p.groups * plan.chunks;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t task = 0; task < tasks; task++) {
     float* patch = buffers + own * omp_get_thread_num();
     float* sums = patch + packed;
+    Spot* spots = all_spots + spots_length * omp_get_thread_num();
     const int64_t chunk = task % plan.chunks, group = task / plan.chunks % p.groups;
-    const Place at = place(t, task / plan.chunks / p.groups);
+    const int64_t first_tile = task / plan.chunks / p.groups * plan.together;
+    const int64_t tiles = minimum(plan.together, t.tasks - first_tile);
     const int64_t begin = chunk * plan.chunk;
     const int64_t end = minimum(begin + plan.chunk, s.row_groups);
+    int64_t count = 0;
+    for (int64_t k = 0; k < tiles; k++)
+      count = input_spots(p, t, place(t, first_tile + k), spots + k * t.packed_vectors());
     for (int64_t pass = 0; pass < s.passes; pass++) {
       const int64_t first = pass * s.channels;
-      pack(p, t, at, group * p.channels + first, minimum(s.channels, p.channels - first), patch);
-      loop(s, s.starts_of(group, pass), begin, end, patch, t.stride, sums, pass == 0);
+      for (int64_t k = 0; k < tiles; k++) {
+        pack(p, t, spots + k * t.packed_vectors(), count, group * p.channels + first,
+             minimum(s.channels, p.channels - first), s.channels, patch);
+        loop(s, s.starts_of(group, pass), begin, end, patch, t.stride, sums + k * sums_length,
+             pass == 0);
+      }
     }
     const int64_t row = begin * group_rows;
-    store_rows(p, t, at, group * p.rows + row, minimum(end * group_rows, p.rows) - row, sums,
-               epilogue);
+    for (int64_t k = 0; k < tiles; k++)
+      store_rows(p, t, place(t, first_tile + k), group * p.rows + row,
+                 minimum(end * group_rows, p.rows) - row, sums + k * sums_length, epilogue);
   }
 }
 
@@ -268,13 +294,13 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   const Grouping grouping = index.rows == 4 ? Grouping::block : Grouping::single;
   double density = static_cast<double>(nnz) /
                    (static_cast<double>(p.groups) * p.rows * p.channels * taps);
-  const Shape* shape = choose_shape(p, density, taps, index.block_in, [&](const Shape& s) {
+  const Shape* shape = choose_shape(p, density, taps, index.block_in, 1.5, 0, [&](const Shape& s) {
     return products_loop(s, grouping) != nullptr;
   });
   ByRow source(index, nullptr, p.rows, p.channels);
   Stream s{};
   Plan plan = make_plan(p, make_tile(p, shape->h, shape->w), taps, index.block_in, s, grouping,
-                        gradient_bytes, 1);
+                        nnz, 1);
   // One block of the index in a pass, so that the entries keep its order.
   plan.merge = 1;
   s.channels = index.block_in;
@@ -282,12 +308,12 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   plan.packed = s.channels * plan.tile.channel;
   const Tile& t = plan.tile;
   s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
-  s.distance = reserve<int32_t>(m.distance, nnz);
+  s.distance = reserve<uint16_t>(m.distance, nnz);
   list(p, plan, source, s, threads);
 
   // Tiles of which the gradient of the output is held together, so that the sums of one pass are
   // reduced once for all.
-  const int64_t together = minimum<int64_t>(8, maximum<int64_t>(1, t.tasks / threads));
+  const int64_t together = minimum<int64_t>(16, maximum<int64_t>(1, t.tasks / threads));
   const int group_rows = rows_of(grouping);
   const int64_t dy_bytes = together * t.vectors() * LANES * 4 * group_rows;
   plan.chunk = minimum(s.row_groups, maximum<int64_t>(1, gradient_bytes / dy_bytes));
@@ -312,6 +338,7 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
       packed + ceil_div(dy_length, 1024) * 1024 + ceil_div(partial_length, 1024) * 1024;
   float* buffers = reserve<float>(m.threads, own * threads);
   float* others = reserve<float>(m.gradients, nnz * (threads - 1));
+  Spot* all_spots = reserve<Spot>(m.spots, together * t.packed_vectors() * threads);
   const Products loop = products_loop(*shape, grouping);
   const int64_t batches = ceil_div(t.tasks, together);
 #pragma omp parallel num_threads(threads)
@@ -322,6 +349,7 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
     float* patch = buffers + own * thread;
     float* gradient = patch + packed;
     float* partial = gradient + ceil_div(dy_length, 1024) * 1024;
+    Spot* spots = all_spots + thread * together * t.packed_vectors();
     for (int64_t batch = batches * thread / team; batch < batches * (thread + 1) / team; batch++)
       for (int64_t group = 0; group < p.groups; group++)
         for (int64_t chunk = 0; chunk < plan.chunks; chunk++) {
@@ -331,13 +359,14 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
           const int64_t first_task = batch * together;
           const int64_t count = minimum(together, t.tasks - first_task);
           const int64_t step = rows * t.vectors() * LANES;
+          int64_t packed_count = 0;
           for (int64_t k = 0; k < count; k++) {
-            Spot spots[most_vectors];
-            output_spots(p, t, place(t, first_task + k), p.out, spots);
-            const float* from = p.out.data + (group * p.rows + begin * group_rows) * p.out.c;
-            for (int v = 0; v < t.vectors(); v++)
-              gather(p.out, from, spots[v], rows, gradient + k * step + v * LANES,
-                     int64_t{t.vectors()} * LANES);
+            const Place at = place(t, first_task + k);
+            packed_count = input_spots(p, t, at, spots + k * t.packed_vectors());
+            Spot outputs[most_vectors];
+            output_spots(p, t, at, p.out, outputs);
+            pack_pixels(p.out, outputs, t.vectors(), group * p.rows + begin * group_rows, rows,
+                        gradient + k * step, int64_t{t.vectors()} * LANES);
           }
           for (int64_t pass = 0; pass < s.passes; pass++) {
             const int32_t* starts = s.starts_of(group, pass);
@@ -345,8 +374,8 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
             if (entries == 0) continue;
             const int64_t first = pass * s.channels;
             for (int64_t k = 0; k < count; k++) {
-              pack(p, t, place(t, first_task + k), group * p.channels + first,
-                   minimum(s.channels, p.channels - first), patch);
+              pack(p, t, spots + k * t.packed_vectors(), packed_count, group * p.channels + first,
+                   minimum(s.channels, p.channels - first), s.channels, patch);
               loop(s, starts, begin, end, patch, t.stride, gradient + k * step, partial, k == 0);
             }
             float* to = sums + int64_t{starts[begin]} * group_rows;

@@ -8,7 +8,7 @@ namespace {
 // Adds to `acc` what the entries from `e` to `end` contribute, each of one value.
 template <int H, int W>
 inline __attribute__((always_inline)) void accumulate(Vec (&acc)[H * W], const float* patch,
-                                                      int64_t stride, const int32_t* distance,
+                                                      int64_t stride, const uint16_t* distance,
                                                       int32_t e, int32_t end, const float* value) {
   for (; e < end; e++, value++) {
     const float* x = patch + distance[e];

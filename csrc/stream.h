@@ -20,7 +20,7 @@ struct Stream {
   // Of each group, pass and row group: where its segments start. A pair has the entries of both, of
   // the first, of the second, and the values.
   int32_t* starts;
-  int32_t* distance;  // of each entry, from the start of the packed input
+  uint16_t* distance;  // of each entry, in floats from the start of the packed input
   float* values;
 
   int64_t starts_length() const { return row_groups * segments_of(grouping) + 1; }
@@ -130,7 +130,7 @@ inline void list_pass(const Source& source, const Stream& s, const int32_t* tabl
     for (int64_t r = 0; r < s.row_groups; r++) {
       *starts++ = static_cast<int32_t>(e);
       row(r, [&](int32_t key, const float* value) {
-        s.distance[e++] = table[key];
+        s.distance[e++] = static_cast<uint16_t>(table[key]);
         if (value)
           for (int k = 0; k < width; k++) s.values[v++] = value[k];
       });
@@ -159,7 +159,7 @@ inline void list_pass(const Source& source, const Stream& s, const int32_t* tabl
     while (i < count[0] || j < count[1]) {
       int32_t a = i < count[0] ? keys[0][i] : INT32_MAX, b = j < count[1] ? keys[1][j] : INT32_MAX;
       if (a == b) {
-        s.distance[e++] = table[a];
+        s.distance[e++] = static_cast<uint16_t>(table[a]);
         s.values[v++] = held[0][i++];
         s.values[v++] = held[1][j++];
       } else if (a < b) {
@@ -173,7 +173,7 @@ inline void list_pass(const Source& source, const Stream& s, const int32_t* tabl
     for (int k = 0; k < 2; k++) {
       starts[1 + k] = static_cast<int32_t>(e);
       for (int64_t m = 0; m < rest[k]; m++) {
-        s.distance[e++] = table[keys[k][m]];
+        s.distance[e++] = static_cast<uint16_t>(table[keys[k][m]]);
         s.values[v++] = held[k][m];
       }
     }

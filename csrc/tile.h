@@ -41,6 +41,9 @@ struct Problem {
   int planes;
   Plane* plane;
   Tap* tap;  // [kh * kw]
+
+  // End of the group that a channel belongs to.
+  int64_t channels_end(int64_t channel) const { return (channel / channels + 1) * channels; }
 };
 
 // --- Tiles ------------------------------------------------------------------------------------
@@ -55,6 +58,7 @@ struct Tile {
   int64_t tasks, tiles_h, tiles_w, image_groups;
 
   int vectors() const { return h * w; }
+  int64_t packed_vectors() const { return channel / LANES; }
 };
 
 inline int64_t plane_size(const Problem& p, const Tile& t, int plane) {
@@ -179,30 +183,60 @@ inline void gather(const View& view, const float* from, Spot s, int64_t channels
   }
 }
 
-// Packs `channels` channels from `channel` on of what a task reads.
-inline void pack(const Problem& p, const Tile& t, const Place& at, int64_t channel,
-                 int64_t channels, float* patch) {
-  const float* from = p.in.data + channel * p.in.c;
-  if (t.pointwise) {
-    Spot spots[most_vectors];
-    pointwise_spots(p, t, at, p.in, p.plane[0].step_h, p.plane[0].step_w, spots);
-    for (int k = 0; k < t.vectors(); k++)
-      gather(p.in, from, spots[k], channels, patch + k * LANES, t.channel);
+// Packs `channels` channels from `channel` on of `count` vectors of pixels, side by side.
+inline void pack_pixels(const View& view, const Spot* spots, int64_t count, int64_t channel,
+                        int64_t channels, float* to, int64_t stride) {
+  const float* from = view.data + channel * view.c;
+  if (view.n != 1) {
+    for (int64_t k = 0; k < count; k++)
+      gather(view, from, spots[k], channels, to + k * LANES, stride);
     return;
   }
-  float* to = patch;
+  // Channel by channel: those of one pixel lie far apart.
+  for (int64_t c = 0; c < channels; c++, from += view.c, to += stride)
+    for (int64_t k = 0; k < count; k++) {
+      const Spot s = spots[k];
+      if (s.lanes == LANES) {
+        store(to + k * LANES, load(from + s.offset));
+      } else {
+        for (int i = 0; i < LANES; i++) to[k * LANES + i] = i < s.lanes ? from[s.offset + i] : 0;
+      }
+    }
+}
+
+// The vectors of pixels that a task reads, in the order in which they are packed.
+inline int64_t input_spots(const Problem& p, const Tile& t, const Place& at, Spot* spots) {
+  if (t.pointwise) {
+    pointwise_spots(p, t, at, p.in, p.plane[0].step_h, p.plane[0].step_w, spots);
+    return t.vectors();
+  }
+  int64_t count = 0;
   for (int k = 0; k < p.planes; k++) {
     const Plane& a = p.plane[k];
     for (int64_t i = 0; i < t.h + a.most_h; i++) {
       int64_t h = (at.i + i) * a.step_h + a.origin_h;
-      for (int64_t j = 0; j < t.w + a.most_w; j++) {
+      for (int64_t j = 0; j < t.stride / LANES; j++) {
         int64_t w = (at.j + j) * a.step_w + a.origin_w;
-        bool inside = h >= 0 && h < p.in_h && w >= 0 && w < p.in_w;
-        gather(p.in, from, inside ? spot(p, p.in, h, w, at.images) : Spot{0, 0}, channels,
-               to + i * t.stride + j * LANES, t.channel);
+        bool inside = j < t.w + a.most_w && h >= 0 && h < p.in_h && w >= 0 && w < p.in_w;
+        spots[count++] = inside ? spot(p, p.in, h, w, at.images) : Spot{0, 0};
       }
     }
-    to += plane_size(p, t, k);
+  }
+  return count;
+}
+
+// Packs `channels` channels of the pixels `spots` from `channel` on. What the next pass will read,
+// `ahead` channels on, is fetched into the second level of the cache.
+inline void pack(const Problem& p, const Tile& t, const Spot* spots, int64_t count, int64_t channel,
+                 int64_t channels, int64_t ahead, float* patch) {
+  pack_pixels(p.in, spots, count, channel, channels, patch, t.channel);
+  if (p.in.n != 1) return;
+  channel += ahead;
+  int64_t end = minimum(channel + channels, p.channels_end(channel - ahead));
+  for (; channel < end; channel++) {
+    const float* next = p.in.data + channel * p.in.c;
+    for (int64_t k = 0; k < count; k++)
+      if (spots[k].lanes) __builtin_prefetch(next + spots[k].offset, 0, 2);
   }
 }
 

@@ -60,9 +60,22 @@ inline void transpose(Vec (&rows)[LANES]) {
 
 // Sums each of LANES vectors; lane i of the result belongs to vector i.
 inline Vec sums(Vec (&rows)[LANES]) {
-  transpose(rows);
-  for (int step = LANES / 2; step; step /= 2)
-    for (int i = 0; i < step; i++) rows[i] += rows[i + step];
+#pragma GCC unroll 8
+  for (int step = LANES / 2; step; step /= 2) {
+    // The upper half of the vectors moves into the lanes that have the bit `step`.
+    IntVec own, other;
+    for (int lane = 0; lane < LANES; lane++) {
+      int vector = lane & step ? LANES : 0;
+      own[lane] = vector + lane;
+      other[lane] = vector + (lane ^ step);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES / 2; i++) {
+      if (i >= step) continue;
+      Vec a = rows[i], b = rows[i + step];
+      rows[i] = __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, other);
+    }
+  }
   return rows[0];
 }
 
