@@ -17,7 +17,7 @@
 
 namespace {
 
-constexpr int64_t packed_bytes = 26 << 10;         // of the input, in the first level of the cache
+constexpr int64_t packed_bytes = 33 << 10;         // of the input, in the first level of the cache
 constexpr int64_t sums_bytes = 640 << 10;          // of the outputs, in the second
 constexpr int64_t gradient_bytes = int64_t{4} << 20;  // of the output's gradient, in the third
 
@@ -156,7 +156,8 @@ inline void store_rows(const Problem& p, const Tile& t, const Place& at, int64_t
 
 // Memory of the calling thread, kept from call to call.
 struct Memory {
-  Buffer starts, distance, values, table, threads, planes, taps, gradients, spots;
+  Buffer starts, distance, values, table, threads, planes, taps, gradients, spots,
+      input_panels, output_panels;
 };
 
 inline Memory& memory() {
@@ -185,6 +186,27 @@ void list(const Problem& p, const Plan& plan, const Source& source, Stream& s, i
               scratch ? scratch + most * omp_get_thread_num() : nullptr);
 }
 
+// Packs all channels of all tiles of a pointwise problem, if that takes a transposition, which is
+// better done once than once for each part of the outputs. Returns null if it does not.
+inline const float* pack_panels(const Problem& p, const Tile& t, const View& view, int64_t step_h,
+                                int64_t step_w, int64_t channels, Buffer& buffer, int threads) {
+  if (!t.pointwise || view.n == 1) return nullptr;
+  const int64_t length = t.vectors() * LANES;
+  float* panels = reserve<float>(buffer, t.tasks * channels * length);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t task = 0; task < t.tasks; task++) {
+    Spot spots[most_vectors];
+    pointwise_spots(p, t, place(t, task), view, step_h, step_w, spots);
+    pack_pixels(view, spots, t.vectors(), 0, channels, panels + task * channels * length, length);
+  }
+  return panels;
+}
+
+inline const float* pack_inputs(const Problem& p, const Tile& t, int threads) {
+  return pack_panels(p, t, p.in, p.plane[0].step_h, p.plane[0].step_w, p.groups * p.channels,
+                     memory().input_panels, threads);
+}
+
 // out = sum of values * in, then the epilogue. Every output is computed by one thread, in one order.
 template <class Source>
 void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int taps,
@@ -211,6 +233,7 @@ void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
   s.values = reserve<float>(m.values, nnz);
   list(p, plan, source, s, threads);
 
+  const float* panels = pack_inputs(p, t, threads);
   const int group_rows = rows_of(grouping);
   const int64_t sums_length = plan.chunk * group_rows * t.vectors() * LANES;
   const int64_t packed = ceil_div(plan.packed, 1024) * 1024;
@@ -232,14 +255,20 @@ void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
     const int64_t begin = chunk * plan.chunk;
     const int64_t end = minimum(begin + plan.chunk, s.row_groups);
     int64_t count = 0;
-    for (int64_t k = 0; k < tiles; k++)
+    for (int64_t k = 0; k < tiles && !panels; k++)
       count = input_spots(p, t, place(t, first_tile + k), spots + k * t.packed_vectors());
     for (int64_t pass = 0; pass < s.passes; pass++) {
       const int64_t first = pass * s.channels;
       for (int64_t k = 0; k < tiles; k++) {
-        pack(p, t, spots + k * t.packed_vectors(), count, group * p.channels + first,
-             minimum(s.channels, p.channels - first), s.channels, patch);
-        loop(s, s.starts_of(group, pass), begin, end, patch, t.stride, sums + k * sums_length,
+        const float* input = patch;
+        if (panels) {
+          input = panels + ((first_tile + k) * p.groups * p.channels + group * p.channels + first) *
+                               t.channel;
+        } else {
+          pack(p, t, spots + k * t.packed_vectors(), count, group * p.channels + first,
+               minimum(s.channels, p.channels - first), s.channels, patch);
+        }
+        loop(s, s.starts_of(group, pass), begin, end, input, t.stride, sums + k * sums_length,
              pass == 0);
       }
     }
@@ -311,6 +340,9 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   s.distance = reserve<uint16_t>(m.distance, nnz);
   list(p, plan, source, s, threads);
 
+  const float* panels = pack_inputs(p, t, threads);
+  const float* dy_panels = pack_panels(p, t, p.out, 1, 1, p.groups * p.rows, m.output_panels,
+                                       threads);
   // Tiles of which the gradient of the output is held together, so that the sums of one pass are
   // reduced once for all.
   const int64_t together = minimum<int64_t>(16, maximum<int64_t>(1, t.tasks / threads));
@@ -358,15 +390,20 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
           const int64_t rows = (end - begin) * group_rows;
           const int64_t first_task = batch * together;
           const int64_t count = minimum(together, t.tasks - first_task);
-          const int64_t step = rows * t.vectors() * LANES;
+          const int64_t tile_length = t.vectors() * LANES;
+          const int64_t first_row = group * p.rows + begin * group_rows;
+          const int64_t step = (dy_panels ? p.groups * p.rows : rows) * tile_length;
+          const float* dy_tiles = gradient;
+          if (dy_panels) dy_tiles = dy_panels + first_task * step + first_row * tile_length;
           int64_t packed_count = 0;
           for (int64_t k = 0; k < count; k++) {
             const Place at = place(t, first_task + k);
-            packed_count = input_spots(p, t, at, spots + k * t.packed_vectors());
+            if (!panels) packed_count = input_spots(p, t, at, spots + k * t.packed_vectors());
+            if (dy_panels) continue;
             Spot outputs[most_vectors];
             output_spots(p, t, at, p.out, outputs);
-            pack_pixels(p.out, outputs, t.vectors(), group * p.rows + begin * group_rows, rows,
-                        gradient + k * step, int64_t{t.vectors()} * LANES);
+            pack_pixels(p.out, outputs, t.vectors(), first_row, rows, gradient + k * step,
+                        tile_length);
           }
           for (int64_t pass = 0; pass < s.passes; pass++) {
             const int32_t* starts = s.starts_of(group, pass);
@@ -374,9 +411,16 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
             if (entries == 0) continue;
             const int64_t first = pass * s.channels;
             for (int64_t k = 0; k < count; k++) {
-              pack(p, t, spots + k * t.packed_vectors(), packed_count, group * p.channels + first,
-                   minimum(s.channels, p.channels - first), s.channels, patch);
-              loop(s, starts, begin, end, patch, t.stride, gradient + k * step, partial, k == 0);
+              const float* input = patch;
+              if (panels) {
+                input = panels + ((first_task + k) * p.groups * p.channels +
+                                  group * p.channels + first) * t.channel;
+              } else {
+                pack(p, t, spots + k * t.packed_vectors(), packed_count,
+                     group * p.channels + first, minimum(s.channels, p.channels - first),
+                     s.channels, patch);
+              }
+              loop(s, starts, begin, end, input, t.stride, dy_tiles + k * step, partial, k == 0);
             }
             float* to = sums + int64_t{starts[begin]} * group_rows;
             for (int64_t e = 0; e < entries * group_rows; e += LANES) {

@@ -47,11 +47,18 @@ struct ByRow {
   int64_t begin(int64_t group, int64_t block) const {
     return index.starts[(group * blocks + block) * row_groups];
   }
-  template <class Emit>
-  void each(int64_t group, int64_t block, int64_t row, Emit emit) const {
+  // Writes `map` of the offset of each non-zero of a row in a block, and its values.
+  template <class Map, class To>
+  int64_t write(int64_t group, int64_t block, int64_t row, Map map, To* to, float* value) const {
     const int32_t* start = index.starts + (group * blocks + block) * row_groups + row;
-    for (int64_t e = start[0]; e < start[1]; e++)
-      emit(index.offsets[e], values ? values + e * index.rows : nullptr);
+    const int64_t count = start[1] - start[0];
+    const uint16_t* offsets = index.offsets + start[0];
+    for (int64_t e = 0; e < count; e++) to[e] = static_cast<To>(map(offsets[e]));
+    if (values) {
+      const float* from = values + int64_t{start[0]} * index.rows;
+      for (int64_t e = 0; e < count * index.rows; e++) value[e] = from[e];
+    }
+    return count;
   }
 };
 
@@ -76,18 +83,29 @@ struct ByColumn {
   int64_t begin(int64_t group, int64_t block) const {
     return int64_t{index.t_starts[(group * blocks + block) * columns]} * index.rows;
   }
-  template <class Emit>
-  void each(int64_t group, int64_t block, int64_t column, Emit emit) const {
+  // As of ByRow; leaves out what `map` makes negative.
+  template <class Map, class To>
+  int64_t write(int64_t group, int64_t block, int64_t column, Map map, To* to, float* value) const {
     const int32_t* start = index.t_starts + (group * blocks + block) * columns + column;
-    if (start[0] == start[1]) return;
+    if (start[0] == start[1]) return 0;
     int64_t segment = (group * blocks_in + column / index.block_in) * row_groups +
                       block * index.block_out / index.rows;
     const float* tile = values + int64_t{index.starts[segment]} * index.rows;
+    const uint32_t* words = index.t_entries;
+    const int rows = index.rows;
+    int64_t count = 0;
     for (int64_t e = start[0]; e < start[1]; e++) {
-      uint32_t word = index.t_entries[e];
-      const float* value = tile + (word & 0xffff) * index.rows;
-      for (int row = 0; row < index.rows; row++) emit((word >> 16) + row * taps, value + row);
+      const uint32_t word = words[e];
+      const float* from = tile + (word & 0xffff) * rows;
+      for (int row = 0; row < rows; row++) {
+        const int32_t mapped = map((word >> 16) + row * taps);
+        // Written in any case: a branch would often be guessed wrongly.
+        to[count] = static_cast<To>(mapped);
+        value[count] = from[row];
+        count += mapped >= 0;
+      }
     }
+    return count;
   }
 };
 
@@ -112,28 +130,19 @@ inline void list_pass(const Source& source, const Stream& s, const int32_t* tabl
   const int width = s.grouping == Grouping::block ? 4 : 1;
   int64_t first = pass * merge, last = minimum(first + merge, source.block_count());
   int64_t begin = source.begin(group, first);
-  int64_t e = begin, v = begin * width;
+  int64_t e = begin, v = begin;
   int32_t* starts = s.starts + (group * s.passes + pass) * s.starts_length();
   const int64_t offsets = int64_t{source.block()} * taps;
-
-  auto row = [&](int64_t r, auto emit) {
-    for (int64_t block = first; block < last; block++) {
-      const int32_t* distance = table + (block - first) * offsets;
-      int32_t key = static_cast<int32_t>((block - first) * offsets);
-      source.each(group, block, r, [&](uint32_t offset, const float* value) {
-        if (distance[offset] >= 0) emit(key + static_cast<int32_t>(offset), value);
-      });
-    }
-  };
 
   if (s.grouping != Grouping::pair) {
     for (int64_t r = 0; r < s.row_groups; r++) {
       *starts++ = static_cast<int32_t>(e);
-      row(r, [&](int32_t key, const float* value) {
-        s.distance[e++] = static_cast<uint16_t>(table[key]);
-        if (value)
-          for (int k = 0; k < width; k++) s.values[v++] = value[k];
-      });
+      for (int64_t block = first; block < last; block++) {
+        const int32_t* distance = table + (block - first) * offsets;
+        e += source.write(
+            group, block, r, [=](uint32_t offset) { return distance[offset]; }, s.distance + e,
+            s.values ? s.values + e * width : nullptr);
+      }
     }
     *starts = static_cast<int32_t>(e);
     return;
@@ -147,10 +156,16 @@ inline void list_pass(const Source& source, const Stream& s, const int32_t* tabl
     int64_t count[2] = {0, 0};
     for (int k = 0; k < 2; k++) {
       if (2 * r + k >= rows) continue;
-      row(2 * r + k, [&](int32_t key, const float* value) {
-        keys[k][count[k]] = key;
-        held[k][count[k]++] = *value;
-      });
+      for (int64_t block = first; block < last; block++) {
+        const int64_t key = (block - first) * offsets;
+        const int32_t* distance = table + key;
+        count[k] += source.write(
+            group, block, 2 * r + k,
+            [=](uint32_t offset) {
+              return distance[offset] < 0 ? -1 : static_cast<int32_t>(key + offset);
+            },
+            keys[k] + count[k], held[k] + count[k]);
+      }
     }
     starts[0] = static_cast<int32_t>(e);
     starts[3] = static_cast<int32_t>(v);
