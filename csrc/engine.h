@@ -17,9 +17,8 @@
 
 namespace {
 
-constexpr int64_t packed_bytes = 33 << 10;         // of the input, in the first level of the cache
-constexpr int64_t sums_bytes = 640 << 10;          // of the outputs, in the second
-constexpr int64_t gradient_bytes = int64_t{4} << 20;  // of the output's gradient, in the third
+constexpr int64_t packed_bytes = 33 << 10;  // of the input, in the first level of the cache
+constexpr int64_t sums_bytes = 640 << 10;    // of the outputs, or their gradients, in the second
 
 // The tile that should take the least time, in FMAs per useful one. `per_entry` and `per_vector` are
 // what an entry and a vector of sums cost besides.
@@ -330,6 +329,9 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   Stream s{};
   Plan plan = make_plan(p, make_tile(p, shape->h, shape->w), taps, index.block_in, s, grouping,
                         nnz, 1);
+  const int64_t row_bytes = int64_t{4} * LANES * plan.tile.vectors() * rows_of(grouping);
+  plan.chunk = minimum(s.row_groups, maximum<int64_t>(1, sums_bytes / row_bytes));
+  plan.chunks = ceil_div(s.row_groups, plan.chunk);
   // One block of the index in a pass, so that the entries keep its order.
   plan.merge = 1;
   s.channels = index.block_in;
@@ -343,36 +345,14 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   const float* panels = pack_inputs(p, t, threads);
   const float* dy_panels = pack_panels(p, t, p.out, 1, 1, p.groups * p.rows, m.output_panels,
                                        threads);
-  // Tiles of which the gradient of the output is held together, so that the sums of one pass are
-  // reduced once for all.
-  const int64_t together = minimum<int64_t>(16, maximum<int64_t>(1, t.tasks / threads));
   const int group_rows = rows_of(grouping);
-  const int64_t dy_bytes = together * t.vectors() * LANES * 4 * group_rows;
-  plan.chunk = minimum(s.row_groups, maximum<int64_t>(1, gradient_bytes / dy_bytes));
-  int64_t most = 0;
-  for (;; plan.chunk = ceil_div(plan.chunk, 2)) {
-    plan.chunks = ceil_div(s.row_groups, plan.chunk);
-    most = 0;
-    for (int64_t k = 0; k < p.groups * s.passes; k++)
-      for (int64_t c = 0; c < plan.chunks; c++) {
-        const int32_t* starts = s.starts_of(k / s.passes, k % s.passes);
-        most = maximum<int64_t>(most, starts[minimum((c + 1) * plan.chunk, s.row_groups)] -
-                                          starts[c * plan.chunk]);
-      }
-    if (most * group_rows * LANES * 4 <= (1 << 20) || plan.chunk <= 64) break;
-  }
-
+  const int64_t tile_length = t.vectors() * LANES;
   const int64_t packed = ceil_div(plan.packed, 1024) * 1024;
-  const int64_t dy_length = plan.chunk * dy_bytes / 4;
-  // The last vectors are reduced LANES at a time.
-  const int64_t partial_length = (most * group_rows + LANES) * LANES;
-  const int64_t own =
-      packed + ceil_div(dy_length, 1024) * 1024 + ceil_div(partial_length, 1024) * 1024;
+  const int64_t own = packed + plan.chunk * group_rows * tile_length;
   float* buffers = reserve<float>(m.threads, own * threads);
   float* others = reserve<float>(m.gradients, nnz * (threads - 1));
-  Spot* all_spots = reserve<Spot>(m.spots, together * t.packed_vectors() * threads);
+  Spot* all_spots = reserve<Spot>(m.spots, t.packed_vectors() * threads);
   const Products loop = products_loop(*shape, grouping);
-  const int64_t batches = ceil_div(t.tasks, together);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
@@ -380,63 +360,37 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
     if (thread) std::memset(sums, 0, nnz * sizeof(float));
     float* patch = buffers + own * thread;
     float* gradient = patch + packed;
-    float* partial = gradient + ceil_div(dy_length, 1024) * 1024;
-    Spot* spots = all_spots + thread * together * t.packed_vectors();
-    for (int64_t batch = batches * thread / team; batch < batches * (thread + 1) / team; batch++)
-      for (int64_t group = 0; group < p.groups; group++)
-        for (int64_t chunk = 0; chunk < plan.chunks; chunk++) {
-          const int64_t begin = chunk * plan.chunk;
-          const int64_t end = minimum(begin + plan.chunk, s.row_groups);
-          const int64_t rows = (end - begin) * group_rows;
-          const int64_t first_task = batch * together;
-          const int64_t count = minimum(together, t.tasks - first_task);
-          const int64_t tile_length = t.vectors() * LANES;
-          const int64_t first_row = group * p.rows + begin * group_rows;
-          const int64_t step = (dy_panels ? p.groups * p.rows : rows) * tile_length;
-          const float* dy_tiles = gradient;
-          if (dy_panels) dy_tiles = dy_panels + first_task * step + first_row * tile_length;
-          int64_t packed_count = 0;
-          for (int64_t k = 0; k < count; k++) {
-            const Place at = place(t, first_task + k);
-            if (!panels) packed_count = input_spots(p, t, at, spots + k * t.packed_vectors());
-            if (dy_panels) continue;
-            Spot outputs[most_vectors];
-            output_spots(p, t, at, p.out, outputs);
-            pack_pixels(p.out, outputs, t.vectors(), first_row, rows, gradient + k * step,
-                        tile_length);
-          }
-          for (int64_t pass = 0; pass < s.passes; pass++) {
-            const int32_t* starts = s.starts_of(group, pass);
-            const int64_t entries = starts[end] - starts[begin];
-            if (entries == 0) continue;
-            const int64_t first = pass * s.channels;
-            for (int64_t k = 0; k < count; k++) {
-              const float* input = patch;
-              if (panels) {
-                input = panels + ((first_task + k) * p.groups * p.channels +
-                                  group * p.channels + first) * t.channel;
-              } else {
-                pack(p, t, spots + k * t.packed_vectors(), packed_count,
-                     group * p.channels + first, minimum(s.channels, p.channels - first),
-                     s.channels, patch);
-              }
-              loop(s, starts, begin, end, input, t.stride, dy_tiles + k * step, partial, k == 0);
-            }
-            float* to = sums + int64_t{starts[begin]} * group_rows;
-            for (int64_t e = 0; e < entries * group_rows; e += LANES) {
-              Vec v[LANES];
-#pragma GCC unroll 16
-              for (int i = 0; i < LANES; i++) v[i] = load(partial + (e + i) * LANES);
-              Vec total = ::sums(v);
-              int64_t valid = minimum<int64_t>(LANES, entries * group_rows - e);
-              if (valid == LANES) {
-                store(to + e, load(to + e) + total);
-              } else {
-                for (int i = 0; i < valid; i++) to[e + i] += total[i];
-              }
-            }
-          }
+    Spot* spots = all_spots + thread * t.packed_vectors();
+    for (int64_t tile = t.tasks * thread / team; tile < t.tasks * (thread + 1) / team; tile++) {
+      const Place at = place(t, tile);
+      int64_t count = 0;
+      if (!panels) count = input_spots(p, t, at, spots);
+      Spot outputs[most_vectors];
+      output_spots(p, t, at, p.out, outputs);
+      for (int64_t task = 0; task < p.groups * plan.chunks; task++) {
+        const int64_t group = task / plan.chunks, begin = task % plan.chunks * plan.chunk;
+        const int64_t end = minimum(begin + plan.chunk, s.row_groups);
+        const int64_t first_row = group * p.rows + begin * group_rows;
+        const float* dy_tile = gradient;
+        if (dy_panels) {
+          dy_tile = dy_panels + (tile * p.groups * p.rows + first_row) * tile_length;
+        } else {
+          pack_pixels(p.out, outputs, t.vectors(), first_row, (end - begin) * group_rows, gradient,
+                      tile_length);
         }
+        for (int64_t pass = 0; pass < s.passes; pass++) {
+          const int64_t first = group * p.channels + pass * s.channels;
+          const float* input = patch;
+          if (panels) {
+            input = panels + (tile * p.groups * p.channels + first) * t.channel;
+          } else {
+            pack(p, t, spots, count, first, minimum(s.channels, p.channels - pass * s.channels),
+                 s.channels, patch);
+          }
+          loop(s, s.starts_of(group, pass), begin, end, input, t.stride, dy_tile, sums);
+        }
+      }
+    }
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (int64_t e = 0; e < nnz; e++)

@@ -108,15 +108,34 @@ void block_rows(const Stream& s, const int32_t* starts, int64_t begin, int64_t e
   }
 }
 
-// Adds to `partial`, one vector per non-zero, what one tile contributes to the gradient of the
-// weights. `dy` and `partial` start at the row group and the entry `begin`.
+// Non-zeros whose products wait in the first level of the cache to be summed over the lanes.
+constexpr int waiting = 64;
+
+// Adds the sums of `count` vectors to `to`.
+__attribute__((noinline)) void add_sums(const float* vectors, int64_t count, float* to) {
+  for (; count > 0; count -= LANES, vectors += LANES * LANES, to += LANES) {
+    Vec v[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) v[i] = load(vectors + i * LANES);
+    const Vec total = sums(v);
+    if (count >= LANES) {
+      store(to, load(to) + total);
+    } else {
+      for (int i = 0; i < count; i++) to[i] += total[i];
+    }
+  }
+}
+
+// Adds to `to`, the gradients of the values, what one tile contributes by the row groups from
+// `begin` to `end`; `dy` starts at the former.
 using Products = void (*)(const Stream&, const int32_t* starts, int64_t begin, int64_t end,
-                          const float* patch, int64_t stride, const float* dy, float* partial,
-                          bool first);
+                          const float* patch, int64_t stride, const float* dy, float* to);
 
 template <int G, int H, int W>
 void products(const Stream& s, const int32_t* starts, int64_t begin, int64_t end,
-              const float* patch, int64_t stride, const float* dy, float* partial, bool first) {
+              const float* patch, int64_t stride, const float* dy, float* to) {
+  alignas(64) float vectors[waiting * LANES];
+  int32_t e = starts[begin], from = e, full = e + waiting / G;
   for (int64_t r = begin; r < end; r++, dy += G * H * W * LANES) {
     Vec d[G][H * W];
     fetch<G, H * W>(d, dy, false);
@@ -124,24 +143,35 @@ void products(const Stream& s, const int32_t* starts, int64_t begin, int64_t end
     for (int g = 0; g < G; g++)
 #pragma GCC unroll 16
       for (int k = 0; k < H * W; k++) PIN(d[g][k]);
-    for (int32_t e = starts[r]; e < starts[r + 1]; e++, partial += G * LANES) {
-      const float* x = patch + s.distance[e];
-      Vec acc[G];
+    const int32_t last = starts[r + 1];
+    while (e < last) {
+      float* slot = vectors + (e - from) * (G * LANES);
+      const int32_t stop = minimum(last, full);
+      for (; e < stop; e++, slot += G * LANES) {
+        const float* x = patch + s.distance[e];
+        Vec acc[G];
 #pragma GCC unroll 4
-      for (int g = 0; g < G; g++) acc[g] = first ? Vec{} : load(partial + g * LANES);
+        for (int g = 0; g < G; g++) acc[g] = Vec{};
 #pragma GCC unroll 16
-      for (int i = 0; i < H; i++)
+        for (int i = 0; i < H; i++)
 #pragma GCC unroll 16
-        for (int j = 0; j < W; j++) {
-          Vec v = load(x + i * stride + j * LANES);
-          if (G > 1) PIN(v);
+          for (int j = 0; j < W; j++) {
+            Vec v = load(x + i * stride + j * LANES);
+            if (G > 1) PIN(v);
 #pragma GCC unroll 4
-          for (int g = 0; g < G; g++) acc[g] += d[g][i * W + j] * v;
-        }
+            for (int g = 0; g < G; g++) acc[g] += d[g][i * W + j] * v;
+          }
 #pragma GCC unroll 4
-      for (int g = 0; g < G; g++) store(partial + g * LANES, acc[g]);
+        for (int g = 0; g < G; g++) store(slot + g * LANES, acc[g]);
+      }
+      if (e == full) {
+        add_sums(vectors, waiting, to + int64_t{from} * G);
+        from = e;
+        full = e + waiting / G;
+      }
     }
   }
+  add_sums(vectors, int64_t{e - from} * G, to + int64_t{from} * G);
 }
 
 // A shape of tile for which there are inner loops; null where registers do not suffice.

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -38,43 +39,55 @@ template <class T>
 inline T maximum(T a, T b) { return a < b ? b : a; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Four ways to mix two vectors. Lanes without the bit `step` come from the first, the others from the
+// second: the same lane, or the one that differs in this bit.
+template <int step, int... lane>
+inline Vec lower(Vec a, Vec b, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(a, b, (lane & step ? LANES + (lane ^ step) : lane)...);
+}
+
+template <int step, int... lane>
+inline Vec upper(Vec a, Vec b, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(a, b, (lane & step ? LANES + lane : lane ^ step)...);
+}
+
+template <int step, int... lane>
+inline Vec same(Vec a, Vec b, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(a, b, (lane & step ? LANES + lane : lane)...);
+}
+
+template <int step, int... lane>
+inline Vec crossed(Vec a, Vec b, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(a, b, (lane & step ? LANES + (lane ^ step) : lane ^ step)...);
+}
+
+using Lanes = std::make_integer_sequence<int, LANES>;
+
 // Transposes LANES vectors of LANES floats.
-inline void transpose(Vec (&rows)[LANES]) {
-#pragma GCC unroll 8
-  for (int step = 1; step < LANES; step *= 2) {
-    IntVec low, high;
-    for (int lane = 0; lane < LANES; lane++) {
-      bool upper = lane & step;
-      low[lane] = upper ? LANES + (lane ^ step) : lane;
-      high[lane] = upper ? LANES + lane : lane ^ step;
-    }
+template <int step = 1>
+inline __attribute__((always_inline)) void transpose(Vec (&rows)[LANES]) {
+  if constexpr (step < LANES) {
 #pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) {
       if (i & step) continue;
-      Vec a = rows[i], b = rows[i + step];
-      rows[i] = __builtin_shuffle(a, b, low);
-      rows[i + step] = __builtin_shuffle(a, b, high);
+      const Vec a = rows[i], b = rows[i + step];
+      rows[i] = lower<step>(a, b, Lanes());
+      rows[i + step] = upper<step>(a, b, Lanes());
     }
+    transpose<2 * step>(rows);
   }
 }
 
 // Sums each of LANES vectors; lane i of the result belongs to vector i.
-inline Vec sums(Vec (&rows)[LANES]) {
-#pragma GCC unroll 8
-  for (int step = LANES / 2; step; step /= 2) {
+template <int step = LANES / 2>
+inline __attribute__((always_inline)) Vec sums(Vec (&rows)[LANES]) {
+  if constexpr (step > 0) {
     // The upper half of the vectors moves into the lanes that have the bit `step`.
-    IntVec own, other;
-    for (int lane = 0; lane < LANES; lane++) {
-      int vector = lane & step ? LANES : 0;
-      own[lane] = vector + lane;
-      other[lane] = vector + (lane ^ step);
-    }
 #pragma GCC unroll 16
-    for (int i = 0; i < LANES / 2; i++) {
-      if (i >= step) continue;
-      Vec a = rows[i], b = rows[i + step];
-      rows[i] = __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, other);
-    }
+    for (int i = 0; i < step; i++)
+      rows[i] = same<step>(rows[i], rows[i + step], Lanes()) +
+                crossed<step>(rows[i], rows[i + step], Lanes());
+    return sums<step / 2>(rows);
   }
   return rows[0];
 }
