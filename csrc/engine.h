@@ -8,7 +8,12 @@
 // start of the packed block, so that the inner loops are the same for every geometry.
 #pragma once
 
+#if defined(_OPENMP)
 #include <omp.h>
+#else
+inline int omp_get_thread_num() { return 0; }
+inline int omp_get_num_threads() { return 1; }
+#endif
 
 #include <new>
 
