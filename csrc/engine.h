@@ -22,7 +22,7 @@ inline int omp_get_num_threads() { return 1; }
 
 namespace {
 
-constexpr int64_t packed_bytes = 33 << 10;  // of the input, in the first level of the cache
+constexpr int64_t packed_bytes = 37 << 10;  // of the input, in the first level of the cache
 constexpr int64_t sums_bytes = 640 << 10;    // of the outputs, or their gradients, in the second
 
 // The tile that should take the least time, in FMAs per useful one. `per_entry` and `per_vector` are
@@ -327,7 +327,7 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   const Grouping grouping = index.rows == 4 ? Grouping::block : Grouping::single;
   double density = static_cast<double>(nnz) /
                    (static_cast<double>(p.groups) * p.rows * p.channels * taps);
-  const Shape* shape = choose_shape(p, density, taps, index.block_in, 1.5, 0, [&](const Shape& s) {
+  const Shape* shape = choose_shape(p, density, taps, index.block_in, 4, 0, [&](const Shape& s) {
     return products_loop(s, grouping) != nullptr;
   });
   ByRow source(index, nullptr, p.rows, p.channels);

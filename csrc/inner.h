@@ -149,9 +149,13 @@ void products(const Stream& s, const int32_t* starts, int64_t begin, int64_t end
       const int32_t stop = minimum(last, full);
       for (; e < stop; e++, slot += G * LANES) {
         const float* x = patch + s.distance[e];
-        Vec acc[G];
+        // Two sums where there are enough products: each waits for the one before.
+        constexpr int chains = G == 1 && H * W > 8 ? 2 : 1;
+        Vec acc[G][chains];
 #pragma GCC unroll 4
-        for (int g = 0; g < G; g++) acc[g] = Vec{};
+        for (int g = 0; g < G; g++)
+#pragma GCC unroll 2
+          for (int c = 0; c < chains; c++) acc[g][c] = Vec{};
 #pragma GCC unroll 16
         for (int i = 0; i < H; i++)
 #pragma GCC unroll 16
@@ -159,10 +163,11 @@ void products(const Stream& s, const int32_t* starts, int64_t begin, int64_t end
             Vec v = load(x + i * stride + j * LANES);
             if (G > 1) PIN(v);
 #pragma GCC unroll 4
-            for (int g = 0; g < G; g++) acc[g] += d[g][i * W + j] * v;
+            for (int g = 0; g < G; g++) acc[g][(i * W + j) % chains] += d[g][i * W + j] * v;
           }
 #pragma GCC unroll 4
-        for (int g = 0; g < G; g++) store(slot + g * LANES, acc[g]);
+        for (int g = 0; g < G; g++)
+          store(slot + g * LANES, chains == 2 ? acc[g][0] + acc[g][chains - 1] : acc[g][0]);
       }
       if (e == full) {
         add_sums(vectors, waiting, to + int64_t{from} * G);
@@ -192,6 +197,7 @@ const Shape shapes[] = {
     {1, 8, single_rows<1, 8>, pair_rows<1, 8>, nullptr, products<1, 1, 8>, nullptr},
     {2, 4, single_rows<2, 4>, pair_rows<2, 4>, nullptr, products<1, 2, 4>, nullptr},
     {2, 7, single_rows<2, 7>, nullptr, nullptr, products<1, 2, 7>, nullptr},
+    {4, 4, nullptr, nullptr, nullptr, products<1, 4, 4>, nullptr},
 };
 #else
 // 16 registers.
