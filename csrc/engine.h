@@ -17,6 +17,7 @@ inline int omp_get_num_threads() { return 1; }
 
 #include <new>
 
+#include "flat.h"
 #include "inner.h"
 #include "problem.h"
 
@@ -27,29 +28,39 @@ constexpr int64_t sums_bytes = 640 << 10;    // of the outputs, or their gradien
 
 // The tile that should take the least time, in FMAs per useful one. `per_entry` and `per_vector` are
 // what an entry and a vector of sums cost besides.
+struct Choice {
+  const Shape* shape;
+  Tile tile;
+};
+
 template <class Has>
-inline const Shape* choose_shape(const Problem& p, double density, int taps, int block,
-                                 double per_entry, double per_sum, Has has) {
-  const Shape* best = nullptr;
+inline Choice choose_tile(const Problem& p, double density, int taps, int block, double per_entry,
+                          double per_sum, Has has) {
+  Choice best{};
   double least = 0;
   int used = 0;
   for (int k = 0; k < taps; k++) used += p.tap[k].plane >= 0;
-  for (const Shape& shape : shapes) {
-    if (!has(shape)) continue;
-    Tile t = make_tile(p, shape.h, shape.w);
+  auto consider = [&](const Shape& shape, bool flat) {
+    Tile t = make_tile(p, shape.h, shape.w, flat);
     double channels = static_cast<double>(packed_bytes) / (4.0 * t.channel + 1);
     channels = minimum<double>(maximum<double>(channels, block), static_cast<double>(p.channels));
     double entries = maximum(density * used * channels, 0.1);
-    double computed = static_cast<double>(t.tasks) * t.vectors();
-    double useful = static_cast<double>(p.out_h * p.out_w * t.image_groups);
-    double packing = 2.0 * t.packed_vectors() / (density * used * p.rows * t.vectors() + 0.1);
+    double computed = static_cast<double>(t.tasks) * t.vectors() * LANES;
+    double useful = static_cast<double>(p.n) * p.out_h * p.out_w;
+    double packing =
+        2.0 * t.channel / LANES / (density * used * p.rows * t.vectors() + 0.1);
     double over = maximum(4.0 * t.channel * minimum<int64_t>(block, p.channels) / packed_bytes, 1.0);
     double cost = 1 + per_sum / entries + per_entry / t.vectors() + packing;
     cost *= computed / useful * over;
-    if (!best || cost < least) {
-      best = &shape;
+    if (!best.shape || cost < least) {
+      best = {&shape, t};
       least = cost;
     }
+  };
+  for (const Shape& shape : shapes) {
+    if (!has(shape)) continue;
+    consider(shape, false);
+    if (shape.h == 1 && p.n % LANES && p.out_h * p.out_w > 1) consider(shape, true);
   }
   return best;
 }
@@ -102,14 +113,34 @@ inline Vec activate(Vec v, Activation a) {
   }
 }
 
+inline void store_flat(const Problem& p, const Tile& t, const Place& at, int64_t channel,
+                       int64_t rows, const float* sums, const Epilogue& epilogue) {
+  int64_t offsets[most_pixels], others[most_pixels];
+  flat_offsets(p, t, at, p.out, offsets);
+  const View& r = epilogue.residual;
+  if (r.data) flat_offsets(p, t, at, r, others);
+  for (int k = 0; k < t.w; k++) {
+    const int64_t *pixels = offsets + k * LANES, *added = others + k * LANES;
+    const bool contiguous = together(pixels), added_contiguous = r.data && together(added);
+    for (int64_t row = 0; row < rows; row++) {
+      const int64_t c = channel + row;
+      Vec v = load(sums + (row * t.w + k) * LANES);
+      if (epilogue.bias) v += broadcast(epilogue.bias[c]);
+      if (r.data) v += load_pixels(r.data + c * r.c, added, added_contiguous);
+      store_pixels(p.out.data + c * p.out.c, pixels, contiguous, activate(v, epilogue.activation));
+    }
+  }
+}
+
 // Stores the sums of `rows` outputs from channel `channel` on.
 inline void store_rows(const Problem& p, const Tile& t, const Place& at, int64_t channel,
                        int64_t rows, const float* sums, const Epilogue& epilogue) {
+  const int count = t.vectors();
+  if (t.flat) return store_flat(p, t, at, channel, rows, sums, epilogue);
   Spot spots[most_vectors], others[most_vectors];
   output_spots(p, t, at, p.out, spots);
   const View& r = epilogue.residual;
   if (r.data) output_spots(p, t, at, r, others);
-  const int count = t.vectors();
   auto finish = [&](int64_t row, int k) {
     Vec v = load(sums + (row * count + k) * LANES);
     const int64_t c = channel + row;
@@ -220,16 +251,16 @@ void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
   double density = static_cast<double>(nnz) /
                    (static_cast<double>(p.groups) * p.rows * p.channels * taps);
   Grouping grouping = Grouping::single;
-  double vectors = static_cast<double>(p.out_h) * p.out_w * ceil_div(p.n, LANES);
+  const double vectors = static_cast<double>(p.out_h) * p.out_w * p.n / LANES;
   if (rows == 4)
     grouping = Grouping::block;
   else if (density > 0.15 && p.rows > 1 && vectors >= 512)
     grouping = Grouping::pair;
-  const Shape* shape = choose_shape(p, density, taps, source.block(), 0.5, 2, [&](const Shape& s) {
+  const Choice choice = choose_tile(p, density, taps, source.block(), 0.5, 2, [&](const Shape& s) {
     return rows_loop(s, grouping) != nullptr;
   });
   Stream s{};
-  Plan plan = make_plan(p, make_tile(p, shape->h, shape->w), taps, source.block(), s, grouping,
+  Plan plan = make_plan(p, choice.tile, taps, source.block(), s, grouping,
                         nnz, threads);
   const Tile& t = plan.tile;
   s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
@@ -245,7 +276,7 @@ void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
   const int64_t own = packed + ceil_div(sums_length * plan.together, 1024) * 1024;
   float* buffers = reserve<float>(m.threads, own * threads);
   Spot* all_spots = reserve<Spot>(m.spots, spots_length * threads);
-  const Rows loop = rows_loop(*shape, grouping);
+  const Rows loop = rows_loop(*choice.shape, grouping);
   const int64_t batches = ceil_div(t.tasks, plan.together);
   const int64_t tasks = batches * p.groups * plan.chunks;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
@@ -259,7 +290,7 @@ void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
     const int64_t begin = chunk * plan.chunk;
     const int64_t end = minimum(begin + plan.chunk, s.row_groups);
     int64_t count = 0;
-    for (int64_t k = 0; k < tiles && !panels; k++)
+    for (int64_t k = 0; k < tiles && !panels && !t.flat; k++)
       count = input_spots(p, t, place(t, first_tile + k), spots + k * t.packed_vectors());
     for (int64_t pass = 0; pass < s.passes; pass++) {
       const int64_t first = pass * s.channels;
@@ -268,6 +299,9 @@ void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
         if (panels) {
           input = panels + ((first_tile + k) * p.groups * p.channels + group * p.channels + first) *
                                t.channel;
+        } else if (t.flat) {
+          pack_flat(p, t, place(t, first_tile + k), group * p.channels + first,
+                    minimum(s.channels, p.channels - first), patch);
         } else {
           pack(p, t, spots + k * t.packed_vectors(), count, group * p.channels + first,
                minimum(s.channels, p.channels - first), s.channels, patch);
@@ -327,12 +361,12 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   const Grouping grouping = index.rows == 4 ? Grouping::block : Grouping::single;
   double density = static_cast<double>(nnz) /
                    (static_cast<double>(p.groups) * p.rows * p.channels * taps);
-  const Shape* shape = choose_shape(p, density, taps, index.block_in, 4, 0, [&](const Shape& s) {
+  const Choice choice = choose_tile(p, density, taps, index.block_in, 4, 0, [&](const Shape& s) {
     return products_loop(s, grouping) != nullptr;
   });
   ByRow source(index, nullptr, p.rows, p.channels);
   Stream s{};
-  Plan plan = make_plan(p, make_tile(p, shape->h, shape->w), taps, index.block_in, s, grouping,
+  Plan plan = make_plan(p, choice.tile, taps, index.block_in, s, grouping,
                         nnz, 1);
   const int64_t row_bytes = int64_t{4} * LANES * plan.tile.vectors() * rows_of(grouping);
   plan.chunk = minimum(s.row_groups, maximum<int64_t>(1, sums_bytes / row_bytes));
@@ -357,7 +391,7 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   float* buffers = reserve<float>(m.threads, own * threads);
   float* others = reserve<float>(m.gradients, nnz * (threads - 1));
   Spot* all_spots = reserve<Spot>(m.spots, t.packed_vectors() * threads);
-  const Products loop = products_loop(*shape, grouping);
+  const Products loop = products_loop(*choice.shape, grouping);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
@@ -369,9 +403,9 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
     for (int64_t tile = t.tasks * thread / team; tile < t.tasks * (thread + 1) / team; tile++) {
       const Place at = place(t, tile);
       int64_t count = 0;
-      if (!panels) count = input_spots(p, t, at, spots);
+      if (!panels && !t.flat) count = input_spots(p, t, at, spots);
       Spot outputs[most_vectors];
-      output_spots(p, t, at, p.out, outputs);
+      if (!t.flat) output_spots(p, t, at, p.out, outputs);
       for (int64_t task = 0; task < p.groups * plan.chunks; task++) {
         const int64_t group = task / plan.chunks, begin = task % plan.chunks * plan.chunk;
         const int64_t end = minimum(begin + plan.chunk, s.row_groups);
@@ -379,6 +413,8 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
         const float* dy_tile = gradient;
         if (dy_panels) {
           dy_tile = dy_panels + (tile * p.groups * p.rows + first_row) * tile_length;
+        } else if (t.flat) {
+          pack_flat_pixels(p, t, at, p.out, first_row, (end - begin) * group_rows, gradient);
         } else {
           pack_pixels(p.out, outputs, t.vectors(), first_row, (end - begin) * group_rows, gradient,
                       tile_length);
@@ -388,6 +424,8 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
           const float* input = patch;
           if (panels) {
             input = panels + (tile * p.groups * p.channels + first) * t.channel;
+          } else if (t.flat) {
+            pack_flat(p, t, at, first, minimum(s.channels, p.channels - pass * s.channels), patch);
           } else {
             pack(p, t, spots, count, first, minimum(s.channels, p.channels - pass * s.channels),
                  s.channels, patch);

@@ -116,7 +116,7 @@ inline void fill_distances(const Problem& p, const Tile& t, int taps, int64_t ch
     const Tap& tap = p.tap[k];
     int64_t start = 0;
     for (int plane = 0; plane < tap.plane; plane++) start += plane_size(p, t, plane);
-    start += tap.shift_h * t.stride + tap.shift_w * LANES;
+    start += tap.shift_h * t.stride + tap.shift_w * t.unit;
     for (int64_t c = 0; c < channels; c++)
       table[c * taps + k] = tap.plane < 0 ? -1 : static_cast<int32_t>(c * t.channel + start);
   }

@@ -53,16 +53,22 @@ constexpr int most_vectors = 16;
 struct Tile {
   int h, w;        // vectors
   bool pointwise;  // the vectors are any pixels of any images, one after the other
-  int64_t stride;      // floats between two rows of the packed input
-  int64_t channel;     // floats of a packed channel
+  // For few images: the lanes are neighbouring pixels of one image, row after row. Each row is as
+  // long as that of the packed input, so that a tap is the same distance away for all.
+  bool flat;
+  int64_t stride;   // floats between two rows of the packed input
+  int64_t unit;     // floats between two pixels of it
+  int64_t channel;  // floats of a packed channel
   int64_t tasks, tiles_h, tiles_w, image_groups;
 
   int vectors() const { return h * w; }
-  int64_t packed_vectors() const { return channel / LANES; }
+  int64_t packed_vectors() const { return ceil_div(channel, LANES); }
 };
 
 inline int64_t plane_size(const Problem& p, const Tile& t, int plane) {
-  return (t.h + p.plane[plane].most_h) * t.stride;
+  const Plane& a = p.plane[plane];
+  if (t.flat) return t.w * LANES + a.most_h * t.stride + a.most_w;
+  return (t.h + a.most_h) * t.stride;
 }
 
 inline bool is_pointwise(const Problem& p) {
@@ -72,17 +78,22 @@ inline bool is_pointwise(const Problem& p) {
          (p.out_h - 1) * a.step_h < p.in_h && (p.out_w - 1) * a.step_w < p.in_w;
 }
 
-inline Tile make_tile(const Problem& p, int h, int w) {
+inline Tile make_tile(const Problem& p, int h, int w, bool flat) {
   Tile t{};
   t.h = h;
   t.w = w;
+  t.flat = flat;
   t.image_groups = ceil_div(p.n, LANES);
-  t.pointwise = is_pointwise(p);
+  t.pointwise = !flat && is_pointwise(p);
   int64_t most_w = 0;
   for (int k = 0; k < p.planes; k++) most_w = maximum(most_w, p.plane[k].most_w);
-  t.stride = (w + most_w) * LANES;
+  t.unit = flat ? 1 : LANES;
+  t.stride = flat ? p.out_w + most_w : (w + most_w) * LANES;
   for (int k = 0; k < p.planes; k++) t.channel += plane_size(p, t, k);
-  if (t.pointwise) {
+  if (flat) {
+    t.tiles_w = ceil_div(p.out_h * t.stride, w * LANES);
+    t.tasks = p.n * t.tiles_w;
+  } else if (t.pointwise) {
     t.tiles_h = 1;
     t.tiles_w = ceil_div(p.out_h * p.out_w * t.image_groups, t.vectors());
     t.tasks = t.tiles_w;
@@ -96,13 +107,16 @@ inline Tile make_tile(const Problem& p, int h, int w) {
 
 // Where the vectors of a task lie.
 struct Place {
-  int64_t first;            // pointwise: number of the first vector
-  int64_t i, j, images;     // else: first pixel, first image
+  int64_t first;         // pointwise: number of the first vector; flat: of the first pixel
+  int64_t i, j, images;  // first pixel, first image
 };
 
 inline Place place(const Tile& t, int64_t task) {
   Place at{};
-  if (t.pointwise) {
+  if (t.flat) {
+    at.images = task / t.tiles_w;
+    at.first = task % t.tiles_w * t.w * LANES;
+  } else if (t.pointwise) {
     at.first = task * t.vectors();
   } else {
     // Neighbouring groups of images lie side by side in memory.
