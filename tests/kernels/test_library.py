@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch.utils.dlpack import to_dlpack
 
 from isoflop import kernels
 from isoflop.errors import KernelError
@@ -117,7 +116,7 @@ def call(name, arguments):
     def capsules(value):
         if isinstance(value, list):
             return [capsules(item) for item in value]
-        return to_dlpack(value) if isinstance(value, torch.Tensor) else value
+        return torch.to_dlpack(value) if isinstance(value, torch.Tensor) else value
 
     getattr(library.native(), name)(**{k: capsules(v) for k, v in arguments.items()})
 
