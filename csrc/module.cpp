@@ -127,6 +127,7 @@ struct Activations {
 
   // Whether no two elements share a place: each stride steps over all that the smaller ones reach.
   bool distinct() const {
+    if (empty()) return true;
     std::array<Pair, 4> axes = {Pair{view.n, sizes[0]}, Pair{view.c, sizes[1]},
                                 Pair{view.h, sizes[2]}, Pair{view.w, sizes[3]}};
     std::sort(axes.begin(), axes.end());

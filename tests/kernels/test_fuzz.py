@@ -99,6 +99,16 @@ def drawn(layer):
     return x, index, values, bias, generator
 
 
+def convolve(layer, x, weight, bias):
+    """Return the convolution in float64."""
+    bias = None if bias is None else bias.double()
+    return F.conv2d(x, weight, bias, groups=layer["groups"], **layer["geometry"])
+
+
+def absolute(bias):
+    return None if bias is None else bias.abs()
+
+
 def within_rounding(found, expected, magnitude, terms):
     """Assert that sums of `terms` products are off by their rounding at most."""
     bound = (terms + 16) * EPSILON * magnitude.abs()
@@ -109,18 +119,13 @@ def check_forward_and_gradients(layer):
     x, index, values, bias, generator = drawn(layer)
     x.requires_grad_()
     values.requires_grad_()
-    geometry, groups = layer["geometry"], layer["groups"]
-
-    def convolve(x, weight, bias):
-        return F.conv2d(x, weight, bias, groups=groups, **geometry)
-
+    geometry = layer["geometry"]
     y = kernels.sparse_conv2d(x, values, index, bias, **geometry)
     n, _, height, width = y.shape
     assert y.permute(1, 2, 3, 0).is_contiguous()
     weight = index.to_dense(values).detach().double().requires_grad_()
     exact = x.detach().double().requires_grad_()
-    offset = None if bias is None else bias.double()
-    expected = convolve(exact, weight, offset)
+    expected = convolve(layer, exact, weight, bias)
     dy = laid_out(torch.randn(y.shape, generator=generator), layer["layouts"][1])
     found = torch.autograd.grad(y, (x, values), dy, retain_graph=True)
     again = torch.autograd.grad(y, (x, values), dy)
@@ -128,9 +133,9 @@ def check_forward_and_gradients(layer):
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
     assert torch.equal(y, kernels.sparse_conv2d(x, values, index, bias, **geometry))
 
-    sizes = [t.detach().abs().requires_grad_() for t in (exact, weight)]
-    magnitude = convolve(*sizes, None if offset is None else offset.abs())
-    d_magnitude = torch.autograd.grad(magnitude, sizes, dy.double().abs())
+    x_size, weight_size = (t.detach().abs().requires_grad_() for t in (exact, weight))
+    magnitude = convolve(layer, x_size, weight_size, absolute(bias))
+    d_magnitude = torch.autograd.grad(magnitude, (x_size, weight_size), dy.double().abs())
     products = math.prod(layer["shape"][1:])
     within_rounding(y, expected, magnitude, products)
     within_rounding(found[0], wanted[0], d_magnitude[0], products * layer["shape"][0])
@@ -173,21 +178,11 @@ def test_epilogues(isa, threads, layer, activation):
         x, values, index, bias, **layer["geometry"], residual=residual, activation=activation
     )
     weight = index.to_dense(values)
-    total = [
-        F.conv2d(
-            *(t.double().abs() if magnitude else t.double() for t in (x, weight)),
-            None if bias is None else bias.double().abs() if magnitude else bias.double(),
-            groups=layer["groups"],
-            **layer["geometry"],
-        )
-        + (residual.double().abs() if magnitude else residual.double())
-        for magnitude in (False, True)
-    ]
-    expected = total[0]
-    if activation != "none":
-        expected = getattr(F, activation)(expected)
+    sums = convolve(layer, x.double(), weight.double(), bias) + residual
+    size = convolve(layer, x.double().abs(), weight.double().abs(), absolute(bias)) + residual.abs()
+    expected = sums if activation == "none" else getattr(F, activation)(sums)
     # None of the activations is steeper than 1.13.
-    within_rounding(found, expected, 1.13 * total[1], math.prod(layer["shape"][1:]))
+    within_rounding(found, expected, 1.13 * size, math.prod(layer["shape"][1:]))
 
 
 @CHECKS
@@ -211,9 +206,9 @@ def test_linear_layers(isa, threads, layer, kind):
     dy = torch.randn(y.shape, generator=generator)
     found = torch.autograd.grad(y, (x, values), dy)
     wanted = torch.autograd.grad(expected, (exact, weight), dy.double())
-    sizes = [t.detach().abs().requires_grad_() for t in (exact, weight)]
-    magnitude = F.linear(*sizes, None if bias is None else bias.double().abs())
-    d_magnitude = torch.autograd.grad(magnitude, sizes, dy.double().abs())
+    x_size, weight_size = (t.detach().abs().requires_grad_() for t in (exact, weight))
+    magnitude = F.linear(x_size, weight_size, None if bias is None else bias.double().abs())
+    d_magnitude = torch.autograd.grad(magnitude, (x_size, weight_size), dy.double().abs())
     within_rounding(y, expected, magnitude, x.shape[-1])
     within_rounding(found[0], wanted[0], d_magnitude[0], len(weight))
     positions = index.positions()

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.library import custom_op
-from torch.utils.dlpack import to_dlpack
 
 from isoflop.errors import KernelError
 from isoflop.kernels import library
@@ -370,7 +369,9 @@ def _readable(x: Tensor) -> Tensor:
     if 0 not in x.stride() and x.data_ptr() % 4 == 0:
         return x
     if x.ndim == 4:
-        return x.permute(1, 2, 3, 0).clone(memory_format=torch.contiguous_format).permute(3, 0, 1, 2)
+        return (
+            x.permute(1, 2, 3, 0).clone(memory_format=torch.contiguous_format).permute(3, 0, 1, 2)
+        )
     return x.clone(memory_format=torch.contiguous_format)
 
 
@@ -389,12 +390,12 @@ def _call(
         second = second.contiguous()
     try:
         getattr(library.native(), name)(
-            to_dlpack(first),
-            to_dlpack(second),
-            tuple(map(to_dlpack, index)),
+            torch.to_dlpack(first),
+            torch.to_dlpack(second),
+            tuple(map(torch.to_dlpack, index)),
             *layer,
-            to_dlpack(output),
-            *(None if tensor is None else to_dlpack(tensor) for tensor in epilogue),
+            torch.to_dlpack(output),
+            *(None if tensor is None else torch.to_dlpack(tensor) for tensor in epilogue),
             threads=torch.get_num_threads(),
             **options,
         )
