@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from isoflop.errors import KernelError
 from isoflop.kernels.functional import sparse_conv2d, sparse_linear
@@ -331,15 +332,9 @@ class SparseConv2d(SparseLayer):
     def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
         """Return the gradient of the weight, zeros included."""
         dtype = self.values.dtype
-        return torch.nn.grad.conv2d_weight(
-            x.to(dtype),
-            self._shape,
-            dy.to(dtype),
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+        # PyTorch annotates these as integers, but takes pairs.
+        geometry: Any = (self.stride, self.padding, self.dilation)
+        return conv2d_weight(x.to(dtype), self._shape, dy.to(dtype), *geometry, self.groups)
 
     def to_dense(self) -> nn.Conv2d:
         """Return the dense layer with the same weight, zeros included."""

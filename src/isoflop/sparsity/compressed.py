@@ -1,5 +1,6 @@
 """Weights of which the non-zeros alone are stored, with gradients and optimizer state as short."""
 
+import math
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -67,22 +68,20 @@ class Excerpt:
     """Of a dense gradient, all that an update can ask for.
 
     Attributes:
-        active: (nnz,). The gradient of the non-zeros.
-        positions: Flat positions of the candidates for growth in the dense weight.
-        candidates: The gradient there.
+        positions: Flat positions of the non-zeros, and of the candidates for growth.
+        gradient: The gradient there.
         finite: Whether the dense gradient was finite; if not, the rest is empty.
     """
 
-    active: Tensor
     positions: Tensor
-    candidates: Tensor
+    gradient: Tensor
     finite: bool
 
-    def dense(self, layer: SparseLayer) -> Tensor:
+    def dense(self, shape: tuple[int, ...]) -> Tensor:
         """Return the gradient in the shape of the weight, zero at all other positions."""
-        flat = layer.scatter(self.active).flatten()
-        flat[self.positions.long()] = self.candidates
-        return flat.view(layer.dense_shape)
+        flat = self.gradient.new_zeros(math.prod(shape))
+        flat[self.positions.long()] = self.gradient
+        return flat.view(shape)
 
 
 class Observation:
@@ -138,7 +137,7 @@ class ExcerptedGradients(Gradients):
         layer = self._layers[name]
         if observation.excerpt is None:  # the layer was not used; its gradient is left from before
             return torch.zeros(layer.dense_shape, dtype=layer.values.dtype)
-        return observation.excerpt.dense(layer)
+        return observation.excerpt.dense(layer.dense_shape)
 
 
 class CompressedWeights(Storage):
@@ -166,8 +165,6 @@ class CompressedWeights(Storage):
 
     name: ClassVar[str] = "compressed"
 
-    targets: tuple[CompressedTarget, ...]
-
     def __init__(
         self,
         model: nn.Module,
@@ -175,7 +172,7 @@ class CompressedWeights(Storage):
         optimizer: Optimizer,
         pattern: Pattern,
     ) -> None:
-        self.targets = ()
+        self._targets: tuple[CompressedTarget, ...] = ()
         self._model = model
         self._dense = tuple(dense)
         self._optimizer = optimizer
@@ -187,6 +184,11 @@ class CompressedWeights(Storage):
         self._first = True
         self._handles: list[RemovableHandle] = []
 
+    @property
+    def targets(self) -> tuple[CompressedTarget, ...]:
+        """The weights, once they are compressed."""
+        return self._targets
+
     def begin(self, masks: Sequence[Tensor]) -> None:
         """Replace the layers, and their weights in the optimizer."""
         new = {}
@@ -196,7 +198,7 @@ class CompressedWeights(Storage):
         for target in self._dense:
             layer = new[target.module]
             replace_parameter(self._optimizer, target.weight, layer.values, layer.gather)
-        self.targets = tuple(
+        self._targets = tuple(
             CompressedTarget(t.name, t.nnz, new[t.module], self._optimizer) for t in self._dense
         )
         self._dense = ()
@@ -242,6 +244,9 @@ class CompressedWeights(Storage):
                 observed[target.name] = observation
         return ExcerptedGradients(trained, observed)
 
+    def show(self) -> None:
+        """Do nothing: what the optimizer trains is in place."""
+
     def hide(self, choose_masks: Callable[[], None] | None) -> None:
         """Let `choose_masks` change the masks; what is stored needs no masking."""
         if choose_masks is not None:
@@ -254,6 +259,15 @@ class CompressedWeights(Storage):
         self._handles.clear()
         for target in self.targets:
             target.layer.observer = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the gradients held between a backward pass and the optimizer's step."""
+        held = [t for o in self._observations for t in (o.under_way, o.held)]
+        for observation in self._observations:
+            if observation.excerpt is not None:
+                held += [observation.excerpt.positions, observation.excerpt.gradient]
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
 
     def _rows(self, module: nn.Module) -> int:
         """Return how many outputs share an entry of the index."""
@@ -309,16 +323,14 @@ class CompressedWeights(Storage):
             dense /= dist.get_world_size()
         if not bool(dense.isfinite().all()):
             nothing = dense.new_zeros(0)
-            return Excerpt(nothing, nothing, nothing, finite=False)
-        growth = self._observations[i].growth
-        chosen = self._pattern.candidates(layer.mask(), dense.abs(), growth)
-        positions = chosen.flatten().nonzero().flatten()
-        return Excerpt(
-            active=layer.gather(dense),
-            positions=positions.to(torch.int32 if dense.numel() < 2**31 else torch.int64),
-            candidates=dense.flatten()[positions],
-            finite=True,
-        )
+            return Excerpt(nothing, nothing, finite=False)
+        mask = layer.mask()
+        candidates = self._pattern.candidates(mask, dense.abs(), self._observations[i].growth)
+        positions = (mask | candidates).flatten().nonzero().flatten()
+        gradient = dense.flatten()[positions]
+        if dense.numel() < 2**31:
+            positions = positions.to(torch.int32)
+        return Excerpt(positions, gradient, finite=True)
 
 
 def _weakly(method: Callable[..., None], storage: CompressedWeights, i: int) -> Callable[..., None]:

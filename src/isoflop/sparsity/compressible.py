@@ -57,7 +57,9 @@ def check_compressible(
                 f"The weight {target.name!r} cannot be compressed: {problem}. Use storage='masked', or "
                 "leave the layer dense by exclude (with a plan, an argument of `isoflop.transform`)."
             )
-    kind = next((c.__name__ for c in type(optimizer).mro() if c.__name__ in _REFUSED_OPTIMIZERS), "")
+    kind = next(
+        (c.__name__ for c in type(optimizer).mro() if c.__name__ in _REFUSED_OPTIMIZERS), ""
+    )
     if kind:
         raise OptimizerError(
             f"{kind} does not work on compressed weights, which are one row of non-zeros. Use another "

@@ -44,13 +44,16 @@ class MaskedWeights(Storage):
 
     name: ClassVar[str] = "masked"
 
-    targets: tuple[MaskedTarget, ...]
-
     def __init__(self, targets: Sequence[MaskedTarget], optimizer: Optimizer) -> None:
-        self.targets = tuple(targets)
+        self._targets = tuple(targets)
         self._optimizer = optimizer
         self._observed = False
         self._handles: list[RemovableHandle] = []
+
+    @property
+    def targets(self) -> tuple[MaskedTarget, ...]:
+        """The weights."""
+        return self._targets
 
     def begin(self, masks: Sequence[Tensor]) -> None:
         """Set the masks; zero weights and the optimizer's state off them."""
@@ -79,6 +82,9 @@ class MaskedWeights(Storage):
             grad = target.weight.grad
             if grad is not None:
                 _zero_where(~target.mask, [grad])
+
+    def show(self) -> None:
+        """Do nothing: what the optimizer trains is in place."""
 
     def remove(self) -> None:
         """Leave the gradients alone from now on."""
@@ -129,9 +135,7 @@ class MaskedWeights(Storage):
             put(own, mask)
             self._adopt(target.name, weight, own)
             set_mask(target.module, target.parameter, own)
-            self._handles.append(
-                weight.register_post_accumulate_grad_hook(self._grad_hook(target))
-            )
+            self._handles.append(weight.register_post_accumulate_grad_hook(self._grad_hook(target)))
 
     def _adopt(self, name: str, weight: Tensor, mask: Tensor) -> None:
         """Remember what is needed of a weight that `mask` is about to zero. Nothing is."""

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from isoflop.errors import IsoflopError
 from isoflop.registry import Registry
-from isoflop.sparsity.ramp import Ramp
 from isoflop.sparsity.masked import MaskedWeights
+from isoflop.sparsity.ramp import Ramp
 from isoflop.sparsity.targets import MaskedTarget
 
 if TYPE_CHECKING:

@@ -30,8 +30,9 @@ class Sparsifier:
     Each step of the optimizer goes through three phases. Before it, the gradients of masked
     weights are zeroed, after being copied if the method needs them. After it, weights and optimizer
     state are masked, since weight decay and momentum know nothing of masks. Then, if due, the masks
-    are updated. (In compressed storage there is nothing to mask.) In distributed training every worker sees the same reduced gradients and draws the
-    same random numbers, so all choose the same masks without exchanging them.
+    are updated. In compressed storage there is nothing to mask. In distributed training every worker
+    sees the same reduced gradients and draws the same random numbers, so all choose the same masks
+    without exchanging them.
 
     A step that a gradient scaler leaves out is not counted, whether the scaler does not call the
     optimizer, or the optimizer (a fused one) skips the step inside.
@@ -115,10 +116,31 @@ class Sparsifier:
         plan = with_counts(plan, self.nnz)
         return dataclasses.replace(plan, allocation=self.method.name)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of all weights of each masked weight, zeros included, by parameter name."""
+        return dict(zip(self._layout.names, self._layout.sizes, strict=True))
+
     def density(self) -> float:
         """Return the fraction of active weights among all weights that have a mask."""
         numel = sum(self._layout.sizes)
         return sum(self._counts) / numel if numel else 1.0
+
+    def forward_macs(self) -> tuple[int, int]:
+        """Return the MACs of a forward pass at present, with zeros skipped and with none skipped.
+
+        Raises:
+            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+        """
+        plan = self._plan
+        if plan is None:
+            raise IsoflopError(
+                "MACs can be counted only for inputs of a known shape. Pass example_inputs to "
+                "`sparsify`, such as example_inputs=(1, 3, 32, 32)."
+            )
+        if not self.method.masks_weights:
+            return self._unmasked_macs, self._unmasked_macs
+        return self._fixed_macs + self._masked_macs(self._counts), self._unmasked_macs
 
     def step_macs(self) -> int:
         """Return the MACs that the next training step costs, for inputs such as the example's.
@@ -126,7 +148,7 @@ class Sparsifier:
         Raises:
             IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
         """
-        macs, unmasked = self._forward_macs()
+        macs, unmasked = self.forward_macs()
         observed = self.method.observes(self.step + 1, self.total_steps)
         return accounting.step_macs(macs, unmasked, dense_gradient=observed)
 
@@ -139,7 +161,7 @@ class Sparsifier:
         Raises:
             IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
         """
-        self._forward_macs()
+        self.forward_macs()
         return self._training_macs
 
     def average_macs(self) -> float:
@@ -150,7 +172,7 @@ class Sparsifier:
         Raises:
             IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
         """
-        macs, _ = self._forward_macs()
+        macs, _ = self.forward_macs()
         return self._summed_macs / self.step if self.step else float(macs)
 
     def forecast_macs(self) -> int:
@@ -159,7 +181,7 @@ class Sparsifier:
         Raises:
             IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
         """
-        macs, unmasked = self._forward_macs()
+        macs, unmasked = self.forward_macs()
         changes = [(0, macs)]
         if self._course is not None:
             course = self._course
@@ -238,18 +260,6 @@ class Sparsifier:
         self._summed_macs = state["summed_macs"]
         self._expect()
 
-    def _forward_macs(self) -> tuple[int, int]:
-        """Return the MACs of a forward pass, with and without masks."""
-        plan = self._plan
-        if plan is None:
-            raise IsoflopError(
-                "MACs can be counted only for inputs of a known shape. Pass example_inputs to "
-                "`sparsify`, such as example_inputs=(1, 3, 32, 32)."
-            )
-        if not self.method.masks_weights:
-            return self._unmasked_macs, self._unmasked_macs
-        return self._fixed_macs + self._masked_macs(self._counts), self._unmasked_macs
-
     def _masked_macs(self, counts: Sequence[int]) -> int:
         return sum(int(n * macs) for n, macs in zip(counts, self._macs_per_weight, strict=True))
 
@@ -310,7 +320,7 @@ class Sparsifier:
             return
         if self._plan is not None:
             self._training_macs += self.step_macs()
-            self._summed_macs += self._forward_macs()[0]
+            self._summed_macs += self.forward_macs()[0]
         self.step += 1
         # Overflowed gradients say nothing about where to grow.
         finite = gradients is None or gradients.finite()

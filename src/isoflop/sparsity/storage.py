@@ -40,8 +40,10 @@ class Storage(ABC):
     name: ClassVar[str]
     """What is passed to `sparsify` to choose this storage."""
 
-    targets: tuple[Target, ...]
-    """The weights, once `begin` has been called."""
+    @property
+    @abstractmethod
+    def targets(self) -> tuple[Target, ...]:
+        """The weights, once `begin` has been called."""
 
     @abstractmethod
     def begin(self, masks: Sequence[Tensor]) -> None:
@@ -62,7 +64,9 @@ class Storage(ABC):
 
     def ready_gradients(self, scale: Tensor | None) -> None:
         """Make of the gradients, which are multiplied by `scale`, those that the optimizer sees."""
+        del scale
 
+    @abstractmethod
     def show(self) -> None:
         """Put in place what the optimizer trains."""
 
@@ -80,3 +84,4 @@ class Storage(ABC):
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned."""
+        del state

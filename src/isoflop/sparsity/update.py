@@ -78,9 +78,7 @@ class Update:
                 active = _scores(weight.abs())[mask]
             scores = torch.full(weight.shape, -torch.inf, dtype=active.dtype, device=active.device)
             scores[mask] = active
-            target.choose(
-                self._layout.pattern.top(scores, self.counts[i], allowed=mask.clone())
-            )
+            target.choose(self._layout.pattern.top(scores, self.counts[i], allowed=mask.clone()))
             self.pruned[target.name] = before[i] - self.counts[i]
 
     def follow(self) -> None:
