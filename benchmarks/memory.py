@@ -33,9 +33,7 @@ def kept_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
     state = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
     masks_and_indices = [b for b in model.buffers() if not b.is_floating_point() and b.ndim > 0]
     return {
-        "trained": sum(
-            p.nbytes + (0 if p.grad is None else p.grad.nbytes) for p in parameters
-        )
+        "trained": sum(p.nbytes + (0 if p.grad is None else p.grad.nbytes) for p in parameters)
         + sum(t.nbytes for t in state),
         "masks or indices": sum(b.nbytes for b in masks_and_indices),
     }

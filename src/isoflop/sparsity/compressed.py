@@ -31,10 +31,12 @@ class CompressedTarget(Target):
     Attributes:
         layer: The layer.
         optimizer: The optimizer, whose state of the values changes with them.
+        chosen: By name of the weight, the flat positions that an update has chosen so far.
     """
 
     layer: SparseLayer
     optimizer: Optimizer
+    chosen: dict[str, Tensor]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,16 +45,31 @@ class CompressedTarget(Target):
 
     @property
     def mask(self) -> Tensor:
-        """The mask, made of the index."""
-        return self.layer.mask()
+        """The mask, made of the index, or that chosen by the update under way."""
+        positions = self.chosen.get(self.name)
+        if positions is None:
+            return self.layer.mask()
+        mask = torch.zeros(math.prod(self.shape), dtype=torch.bool)
+        mask[positions.long()] = True
+        return mask.view(self.shape)
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """Return weight and mask, made of values and index."""
-        return self.layer.dense_weight(), self.layer.mask()
+        return self.layer.dense_weight(), self.mask
 
     def choose(self, mask: Tensor) -> None:
-        """Change the mask, and values, gradient and optimizer state with it."""
-        self.layer.rewire(mask, state_tensors(self.optimizer, self.layer.values))
+        """Note the new mask; an update may change it once more before `commit`.
+
+        So a weight that is pruned and grown in one update keeps its value and its state.
+        """
+        self.chosen[self.name] = _positions(mask)
+
+    def commit(self) -> None:
+        """Change values, gradient and optimizer state to the mask that was chosen, if any was."""
+        if self.name in self.chosen:
+            alike = state_tensors(self.optimizer, self.layer.values)
+            self.layer.rewire(self.mask, alike)
+            del self.chosen[self.name]
 
     def placed(self, tensor: Tensor) -> Tensor:
         """Return a copy."""
@@ -198,8 +215,10 @@ class CompressedWeights(Storage):
         for target in self._dense:
             layer = new[target.module]
             replace_parameter(self._optimizer, target.weight, layer.values, layer.gather)
+        chosen: dict[str, Tensor] = {}
         self._targets = tuple(
-            CompressedTarget(t.name, t.nnz, new[t.module], self._optimizer) for t in self._dense
+            CompressedTarget(t.name, t.nnz, new[t.module], self._optimizer, chosen)
+            for t in self._dense
         )
         self._dense = ()
         self._observations = [Observation() for _ in self.targets]
@@ -251,6 +270,8 @@ class CompressedWeights(Storage):
         """Let `choose_masks` change the masks; what is stored needs no masking."""
         if choose_masks is not None:
             choose_masks()
+            for target in self._targets:
+                target.commit()
 
     def remove(self) -> None:
         """Leave layers and optimizer as they are from now on."""
@@ -326,11 +347,14 @@ class CompressedWeights(Storage):
             return Excerpt(nothing, nothing, finite=False)
         mask = layer.mask()
         candidates = self._pattern.candidates(mask, dense.abs(), self._observations[i].growth)
-        positions = (mask | candidates).flatten().nonzero().flatten()
-        gradient = dense.flatten()[positions]
-        if dense.numel() < 2**31:
-            positions = positions.to(torch.int32)
-        return Excerpt(positions, gradient, finite=True)
+        positions = _positions(mask | candidates)
+        return Excerpt(positions, dense.flatten()[positions.long()], finite=True)
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Return the flat positions of a mask, as small integers as will do."""
+    positions = mask.flatten().nonzero().flatten()
+    return positions.to(torch.int32) if mask.numel() < 2**31 else positions
 
 
 def _weakly(method: Callable[..., None], storage: CompressedWeights, i: int) -> Callable[..., None]:
