@@ -22,6 +22,7 @@ from isoflop.errors import (
     WideningError,
 )
 from isoflop.flops import FlopTable, network_ends, profile
+from isoflop.kernels import align_masks, densify
 from isoflop.masks import apply_masks
 from isoflop.methods import (
     Dense,
@@ -108,7 +109,9 @@ __all__ = [
     "SynFlow",
     "UnknownNameError",
     "WideningError",
+    "align_masks",
     "apply_masks",
+    "densify",
     "methods",
     "network_ends",
     "patterns",

@@ -114,6 +114,8 @@ class Train:
     """How the sparsity is spread over the layers."""
     pattern: str = "unstructured"
     """Which weights may be non-zero together, such as `2:4`, `4:8-T` or `4x1`."""
+    storage: Literal["masked", "compressed"] = "masked"
+    """Whether sparse weights are dense with masks, or their non-zeros alone (CPU)."""
     seed: int = 0
     """Seed of initialisation, masks, order and augmentation."""
     data: Path | None = None
@@ -174,6 +176,7 @@ class Train:
             sparsity=sparsity,
             allocation=self.allocation,
             pattern=self.pattern,
+            storage=self.storage,
             scope=self.scope,
             seed=self.seed,
             data=self.data,

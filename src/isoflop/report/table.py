@@ -81,6 +81,8 @@ def label(config: dict[str, Any]) -> str:
     """Return a short name for the runs with this `config.json`."""
     transform, sparsity, method = config["transform"], config["sparsity"], config["method"]
     method_name = METHOD_NAMES.get(method) or str(method)
+    if config.get("storage") == "compressed":
+        method_name += ", compressed"
     if transform is None:
         return method_name if not sparsity else f"{method_name} {100 * sparsity:g} %"
     size = f"{100 * sparsity:g} %"

@@ -29,7 +29,7 @@ from isoflop.training.configs import build_method
 from isoflop.training.data import ImageData, load_dataset, steps_per_epoch
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
-from isoflop.training.setup import Costs, Job, Setup, build
+from isoflop.training.setup import Job, Setup, build, count_weights
 from isoflop.training.tracking import Display, Tracker
 from isoflop.transforms import Transform
 
@@ -57,7 +57,7 @@ class Progress:
     seconds: float = 0.0
 
 
-_OPTIONS = ("transform", "sparsity", "method", "allocation", "pattern", "seed")
+_OPTIONS = ("transform", "sparsity", "method", "allocation", "pattern", "storage", "seed")
 """What a summary repeats of the configuration."""
 
 
@@ -70,6 +70,7 @@ def train(
     sparsity: float | None = None,
     allocation: str = "uniform",
     pattern: str = "unstructured",
+    storage: Literal["masked", "compressed"] = "masked",
     scope: Literal["model", "layers"] = "model",
     seed: int = 0,
     data: str | Path | None = None,
@@ -90,6 +91,7 @@ def train(
         sparsity: Sparsity of plain sparse training, that is, without a transform.
         allocation: How plain sparse training spreads its sparsity over the layers.
         pattern: Which weights may be non-zero together, such as ``"2:4"``.
+        storage: How sparse weights are stored, ``"masked"`` or ``"compressed"``.
         scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget.
         seed: Seed of initialisation, masks, order and augmentation.
         data: Folder of the data set, for those that need one.
@@ -116,6 +118,7 @@ def train(
         sparsity=sparsity,
         allocation=allocation,
         pattern=pattern,
+        storage=storage,
         scope=scope,
         seed=seed,
         data=None if data is None else str(data),
@@ -196,7 +199,6 @@ def _run(
         sparsifier.load_state_dict(state["sparsifier"])
         set_random_state(state["random"])
         progress = Progress(**state["progress"])
-    costs = Costs(setup.model, recipe.input_shape)
     model, optimizer = accelerator.prepare(setup.model, setup.optimizer)
     if state is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
@@ -216,7 +218,7 @@ def _run(
         while progress.epoch < last_epoch:
             start = time.perf_counter()
             loss = _train_epoch(
-                job, setup, model, optimizer, accelerator, dataset, progress, costs, display
+                job, setup, model, optimizer, accelerator, dataset, progress, display
             )
             progress.accuracy = _test(model, dataset, accelerator)
             progress.best_accuracy = max(progress.best_accuracy, progress.accuracy)
@@ -250,7 +252,7 @@ def _run(
                 if sparsifier.plan is not None:
                     sparsifier.plan.save(run.plan_path)
             accelerator.wait_for_everyone()
-    summary = _summary(job, setup, progress, costs, accelerator)
+    summary = _summary(job, setup, progress, accelerator)
     if main and progress.epoch == recipe.epochs:
         write_json(run.summary_path, summary)
     return summary
@@ -264,7 +266,6 @@ def _train_epoch(
     accelerator: Any,
     dataset: ImageData,
     progress: Progress,
-    costs: Costs,
     display: Display,
 ) -> float:
     """Train for one epoch and return the mean loss."""
@@ -296,7 +297,6 @@ def _train_epoch(
         progress.training_flops += flops * count
         total += torch.stack([loss.detach() * len(labels), loss.new_tensor(len(labels))])
         display.advance(count)
-    costs.update()
     total = accelerator.reduce(total)
     mean = float(total[0] / total[1])
     if not math.isfinite(mean):
@@ -320,12 +320,11 @@ def _test(model: nn.Module, dataset: ImageData, accelerator: Any) -> float:
     return 100.0 * int(accelerator.reduce(correct)) / len(dataset.test_labels)
 
 
-def _summary(
-    job: Job, setup: Setup, progress: Progress, costs: Costs, accelerator: Any
-) -> dict[str, Any]:
+def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> dict[str, Any]:
     config = job.config()
-    nnz, numel = costs.weights()
+    nnz, numel = count_weights(setup)
     sparsifier = setup.sparsifier
+    macs, unmasked_macs = sparsifier.forward_macs()
     return {
         **{key: config[key] for key in _OPTIONS},
         "recipe": job.recipe.name,
@@ -333,10 +332,10 @@ def _summary(
         "steps": progress.step,
         "accuracy": progress.accuracy,
         "best_accuracy": progress.best_accuracy,
-        "macs": costs.macs,
+        "macs": macs,
         "dense_macs": setup.dense_macs,
-        "unmasked_macs": costs.unmasked_macs,
-        "relative_gap": (costs.macs - setup.dense_macs) / setup.dense_macs,
+        "unmasked_macs": unmasked_macs,
+        "relative_gap": (macs - setup.dense_macs) / setup.dense_macs,
         "average_macs": sparsifier.average_macs(),
         "training_flops": progress.training_flops,
         "nnz": nnz,

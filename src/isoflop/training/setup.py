@@ -11,7 +11,6 @@ from torch import nn
 
 from isoflop.errors import IsoflopError
 from isoflop.flops import profile
-from isoflop.masks import named_masks
 from isoflop.models import build_model
 from isoflop.models.extras import require
 from isoflop.plan import Plan
@@ -35,6 +34,7 @@ class Job:
     sparsity: float | None
     allocation: str
     pattern: str
+    storage: Literal["masked", "compressed"]
     scope: Literal["model", "layers"]
     seed: int
     data: str | None
@@ -74,6 +74,7 @@ class Job:
             "sparsity": self.sparsity if transform is None else transform.sparsity,
             "allocation": self.allocation,
             "pattern": self.pattern,
+            "storage": self.storage,
             "seed": self.seed,
             "data": self.data,
         }
@@ -139,6 +140,7 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
         sparsity=job.sparsity,
         allocation=job.allocation,
         pattern=job.pattern,
+        storage=job.storage,
         total_steps=steps,
         example_inputs=shape,
         calibration=calibration,
@@ -163,33 +165,13 @@ def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-class Costs:
-    """Measures the MACs and weights of a model as its masks stand.
-
-    Args:
-        model: The model.
-        input_shape: Shape of one sample.
-    """
-
-    def __init__(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
-        self._model = model
-        self._shape = (1, *input_shape)
-        self._nnz: list[int] | None = None
-        self.update()
-
-    def update(self) -> None:
-        """Count anew, if the masks hold another number of weights than at the last count."""
-        nnz = [int(mask.sum()) for _, _, _, mask in named_masks(self._model)]
-        if nnz != self._nnz:
-            table = profile(self._model, self._shape)
-            self._nnz, self.macs, self.unmasked_macs = nnz, table.macs, table.dense_macs
-
-    def weights(self) -> tuple[int, int]:
-        """Return how many weights may be non-zero and how many there are; no biases, no norms."""
-        masks = {name: mask for name, _, _, mask in named_masks(self._model)}
-        nnz = numel = 0
-        for name, parameter in self._model.named_parameters():
-            if parameter.ndim > 1:
-                numel += parameter.numel()
-                nnz += int(masks[name].sum()) if name in masks else parameter.numel()
-        return nnz, numel
+def count_weights(setup: Setup) -> tuple[int, int]:
+    """Return how many weights may be non-zero and how many there are; no biases, no norms."""
+    sparsifier = setup.sparsifier
+    sizes = sparsifier.sizes
+    dense = sum(
+        parameter.numel()
+        for name, parameter in setup.model.named_parameters()
+        if parameter.ndim > 1 and name not in sizes
+    )
+    return dense + sum(sparsifier.nnz.values()), dense + sum(sizes.values())
