@@ -1,26 +1,50 @@
 """Linear layers and convolutions whose weight is given by its non-zeros."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from isoflop.errors import KernelError
 from isoflop.kernels.index import SparseIndex
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+"""The activations that a kernel can apply to its output; GELU is the exact one."""
 
 
 def sparse_linear(
-    x: Tensor, values: Tensor, index: SparseIndex, bias: Tensor | None = None
+    x: Tensor,
+    values: Tensor,
+    index: SparseIndex,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    activation: str = "none",
 ) -> Tensor:
-    """Return ``x @ weight.T + bias`` for the weight that has `values` at the places of `index`.
+    """Return ``activation(x @ weight.T + bias + residual)``.
+
+    The weight has `values` at the places of `index` and zeros elsewhere.
 
     Args:
         x: (…, in).
         values: (nnz,), in the order of the index.
         index: Index of a weight of shape (out, in, 1, 1).
         bias: (out,).
+        residual: (…, out), added before the activation.
+        activation: A name in `ACTIVATIONS`.
 
     Returns:
         (…, out).
+
+    Raises:
+        KernelError: The activation is not known, or the residual has another shape.
     """
-    return F.linear(x, index.to_dense(values)[:, :, 0, 0], bias)
+    return dense_linear(x, values, index, bias, residual=residual, activation=activation)
 
 
 def sparse_conv2d(
@@ -32,8 +56,12 @@ def sparse_conv2d(
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
+    residual: Tensor | None = None,
+    activation: str = "none",
 ) -> Tensor:
-    """Return the convolution with the weight that has `values` at the places of `index`.
+    """Return ``activation(convolution(x) + bias + residual)``.
+
+    The weight has `values` at the places of `index` and zeros elsewhere.
 
     Args:
         x: (N, in, H, W).
@@ -43,8 +71,71 @@ def sparse_conv2d(
         stride: Stride over height and width.
         padding: Zeros on either side of height and width.
         dilation: Spacing of the taps in height and width.
+        residual: (N, out, H', W'), added before the activation.
+        activation: A name in `ACTIVATIONS`.
 
     Returns:
         (N, out, H', W').
+
+    Raises:
+        KernelError: The activation is not known, or the residual has another shape.
     """
-    return F.conv2d(x, index.to_dense(values), bias, stride, padding, dilation, index.groups)
+    return dense_conv2d(
+        x,
+        values,
+        index,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        residual=residual,
+        activation=activation,
+    )
+
+
+def dense_linear(
+    x: Tensor,
+    values: Tensor,
+    index: SparseIndex,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    activation: str = "none",
+) -> Tensor:
+    """Return what `sparse_linear` does, by PyTorch on a dense weight that lives for this call."""
+    weight = index.to_dense(values)[:, :, 0, 0]
+    return with_epilogue(F.linear(x, weight, bias), residual, activation)
+
+
+def dense_conv2d(
+    x: Tensor,
+    values: Tensor,
+    index: SparseIndex,
+    bias: Tensor | None = None,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    residual: Tensor | None = None,
+    activation: str = "none",
+) -> Tensor:
+    """Return what `sparse_conv2d` does, by PyTorch on a dense weight that lives for this call."""
+    weight = index.to_dense(values)
+    y = F.conv2d(x, weight, bias, stride, padding, dilation, index.groups)
+    return with_epilogue(y, residual, activation)
+
+
+def with_epilogue(y: Tensor, residual: Tensor | None, activation: str) -> Tensor:
+    """Return ``activation(y + residual)``."""
+    if activation not in ACTIVATIONS:
+        raise KernelError(
+            f"A kernel applies no activation {activation!r}; it knows {', '.join(ACTIVATIONS)}."
+        )
+    if residual is not None:
+        if residual.shape != y.shape:
+            raise KernelError(
+                f"A residual of shape {tuple(residual.shape)} cannot be added to an output of shape "
+                f"{tuple(y.shape)}: expand it first."
+            )
+        y = y + residual
+    return ACTIVATIONS[activation](y)
