@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from isoflop.errors import KernelError
-from isoflop.kernels import ACTIVATIONS, SparseConv2d, SparseLinear, sparse_conv2d, sparse_linear
+from isoflop.kernels import ACTIVATIONS, SparseLinear, sparse_conv2d, sparse_linear
+from isoflop.kernels.convert import sparse_layer
+from isoflop.masks import set_mask
 
 EXPECTED = {"none": lambda x: x, "relu": torch.relu, "gelu": F.gelu, "silu": F.silu}
 
@@ -17,10 +19,10 @@ def test_epilogue(activation, backend):
     torch.manual_seed(0)
     conv, linear = nn.Conv2d(6, 8, 3, padding=1, groups=2), nn.Linear(6, 8)
     image, rows = torch.randn(2, 6, 5, 5), torch.randn(2, 3, 6)
-    for layer, x, kind in ((conv, image, SparseConv2d), (linear, rows, SparseLinear)):
-        mask = torch.rand_like(layer.weight) < 0.3
-        layer.weight.data *= mask
-        sparse = kind.from_dense(layer, mask)
+    for layer, x in ((conv, image), (linear, rows)):
+        set_mask(layer, "weight", torch.rand_like(layer.weight) < 0.3)
+        sparse = sparse_layer(layer, layer.get_buffer("weight_mask"))
+        assert sparse is not None
         sparse.activation, sparse.backend = activation, backend
         residual = torch.randn_like(layer(x))
         torch.testing.assert_close(sparse(x), EXPECTED[activation](layer(x)))

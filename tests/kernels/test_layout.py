@@ -129,7 +129,7 @@ def test_dense_convolutions(innermost):
 def test_modules_are_replaced_with_all_that_they_have():
     shared = nn.BatchNorm2d(4)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), shared, nn.ReLU(), shared, nn.MaxPool2d(2))
-    model[0].register_buffer("weight_mask", torch.ones_like(model[0].weight, dtype=torch.bool))
+    model[0].register_buffer("weight_mask", torch.ones(4, 3, 3, 3, dtype=torch.bool))
     calls = []
     shared.register_forward_hook(lambda *_: calls.append(1))
     model.eval()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoflop.surgery import replace_modules
+from isoflop.surgery import recast, replace_modules
 
 
 def is_batch_innermost(x: Tensor) -> bool:
@@ -41,7 +41,7 @@ def keep_layout(model: nn.Module) -> nn.Module:
         The model; another module only if the root itself was replaced.
     """
     new = {
-        module: _as(_KEEPING[type(module)], module)
+        module: recast(module, _KEEPING[type(module)])
         for module in model.modules()
         if type(module) in _KEEPING and not getattr(module, "return_indices", False)
     }
@@ -136,15 +136,3 @@ def _transposed(x: Tensor, innermost: bool) -> Tensor:
 
 def _needs_view(x: Tensor) -> bool:
     return is_batch_innermost(x) and not x.is_contiguous()
-
-
-def _as(kind: type[nn.Module], module: nn.Module) -> nn.Module:
-    """Return a module of `kind` that has everything that `module` has."""
-    new = kind.__new__(kind)
-    new.__dict__.update(
-        {
-            name: value.copy() if isinstance(value, (dict, set)) else value
-            for name, value in module.__dict__.items()
-        }
-    )
-    return new
