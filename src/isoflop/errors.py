@@ -52,6 +52,10 @@ class NoEffectWarning(UserWarning):
     """Something was asked for that leaves the model as it was."""
 
 
+class CacheWarning(UserWarning):
+    """A file of measured times that cannot be read or written; nothing else depends on it."""
+
+
 class LayerCollapseWarning(UserWarning):
     """Scores that would leave a layer without a single weight; the layer was kept alive."""
 

@@ -9,9 +9,10 @@ from isoflop.kernels.layout import (
     LayoutConv2d,
     from_batch_innermost,
     is_batch_innermost,
-    keep_layout,
+    layout_modules,
     to_batch_innermost,
 )
+from isoflop.surgery import replace_modules
 
 POOLS = {
     "max": nn.MaxPool2d(3, 2, 1),
@@ -19,6 +20,10 @@ POOLS = {
     "adaptive_max": nn.AdaptiveMaxPool2d(3),
     "adaptive_avg": nn.AdaptiveAvgPool2d(1),
 }
+
+
+def keep_layout(model):
+    return replace_modules(model, layout_modules(model))
 
 
 def leaf(x, innermost):

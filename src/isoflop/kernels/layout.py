@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoflop.surgery import recast, replace_modules
+from isoflop.surgery import recast
 
 
 def is_batch_innermost(x: Tensor) -> bool:
@@ -31,21 +31,17 @@ def from_batch_innermost(x: Tensor) -> Tensor:
     return _Transposed.apply(x, False) if _needs_view(x) else x
 
 
-def keep_layout(model: nn.Module) -> nn.Module:
-    """Replace the modules that would convert the layout by ones that keep it.
+def layout_modules(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Return a replacement for each module that would convert the layout.
 
-    The new modules have the parameters, buffers and hooks of the old ones, so optimizers and state
+    The replacements have the parameters, buffers and hooks of the modules, so optimizers and state
     dicts do not notice.
-
-    Returns:
-        The model; another module only if the root itself was replaced.
     """
-    new = {
+    return {
         module: recast(module, _KEEPING[type(module)])
         for module in model.modules()
         if type(module) in _KEEPING and not getattr(module, "return_indices", False)
     }
-    return replace_modules(model, new)
 
 
 class LayoutBatchNorm2d(nn.BatchNorm2d):
