@@ -44,6 +44,10 @@ class RunDirectoryError(IsoflopError):
     """A run directory that is in use, or that cannot be resumed."""
 
 
+class ModelFileError(IsoflopError):
+    """A file of a model that is missing, damaged, foreign, or of another model."""
+
+
 class KernelError(IsoflopError):
     """Sparse kernels that are missing, or data that they cannot work on."""
 

@@ -18,8 +18,8 @@ from isoflop.kernels import (
     freeze,
     timing,
 )
+from isoflop.kernels.candidates import sparse_layer
 from isoflop.kernels.contest import Backend, WithEpilogue, _cheapest
-from isoflop.kernels.convert import sparse_layer
 from isoflop.kernels.layout import LayoutBatchNorm2d, LayoutConv2d, LayoutMaxPool2d
 from isoflop.masks import named_masks, set_mask
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from isoflop.errors import KernelError
 from isoflop.kernels import ACTIVATIONS, SparseLinear, sparse_conv2d, sparse_linear
-from isoflop.kernels.convert import sparse_layer
+from isoflop.kernels.candidates import sparse_layer
 from isoflop.masks import set_mask
 
 EXPECTED = {"none": lambda x: x, "relu": torch.relu, "gelu": F.gelu, "silu": F.silu}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoflop.kernels.convert import masked_layers, sparse_layer
+from isoflop.kernels.candidates import masked_layers, sparse_layer
 from isoflop.kernels.functional import ACTIVATIONS
 from isoflop.kernels.layers import SparseConv2d, SparseLayer
 from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost

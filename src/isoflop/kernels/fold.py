@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from isoflop.kernels.convert import with_masked_layers
+from isoflop.kernels.candidates import with_masked_layers
 from isoflop.kernels.inputs import output_tensors, outputs_agree, real_inputs
 from isoflop.surgery import ExampleInputs, copy_with_tensors, is_flipped, recast, replace_modules
 

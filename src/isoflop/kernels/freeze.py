@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from isoflop.kernels.convert import masked_layers, sparse_layer
+from isoflop.kernels.candidates import masked_layers, sparse_layer
 from isoflop.kernels.fold import folded, shape_at, shapes_of, single_calls
 from isoflop.kernels.inputs import real_inputs
 from isoflop.kernels.layers import SparseLayer

@@ -1,4 +1,4 @@
-"""Between masked dense layers and sparse ones."""
+"""Masked layers that have a sparse form, and back."""
 
 import torch
 from torch import Tensor, nn
