@@ -1,4 +1,4 @@
-"""The command line: `isoflop list | profile | train | zoo`.
+"""The command line: `isoflop list | profile | train | zoo | export`.
 
 Everything heavy is imported by the command that needs it, so that `isoflop --help` is fast.
 """
@@ -277,11 +277,52 @@ class Zoo:
         return " ".join(parts)
 
 
+@dataclass(kw_only=True)
+class Export:
+    """Write a trained model as a file for use: isoflop's own, or a program for other engines."""
+
+    model: tyro.conf.Positional[Path]
+    """Run directory, or a file that `isoflop.save` or `--format safetensors` wrote."""
+    out: Path
+    """File to write."""
+    format: Literal["safetensors", "onnx", "pt2"] = "safetensors"
+    """`safetensors` keeps sparse weights without zeros; `onnx` and `pt2` have zeros in place."""
+    input: str | None = None
+    """Shape of the example input of `onnx` and `pt2`, batch first; by default the model's own."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Write the file and print its size."""
+        from isoflop.deploy import export, load_run, save
+        from isoflop.deploy.file import read_model
+        from isoflop.models import example_inputs
+
+        if self.model.is_dir():
+            model, plan, source = load_run(self.model)
+        else:
+            model, plan, source = read_model(self.model)
+        if self.format == "safetensors":
+            save(model, self.out, plan=plan, source=source)
+        else:
+            # A batch of two, as exporters take a size of one for a constant.
+            inputs = source.example_inputs(model, batch=2)
+            if self.input:
+                inputs = example_inputs(source.spec, _shape(self.input))
+            export(model, self.out, format=self.format, example_inputs=inputs)
+        size = self.out.stat().st_size
+        if self.json:
+            _print_json({"out": str(self.out), "format": self.format, "bytes": size})
+        else:
+            print(f"{self.out}: {self.format}, {size:,} bytes")
+
+
 Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 
