@@ -1,5 +1,6 @@
 """Sparse kernels for CPUs: linear and convolution layers that store and compute non-zeros only."""
 
+from isoflop.kernels import counting  # noqa: F401  (tells PyTorch what the operators cost)
 from isoflop.kernels.functional import sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index, default_blocks
 from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
