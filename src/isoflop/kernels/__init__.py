@@ -1,5 +1,6 @@
 """Sparse kernels for CPUs: linear and convolution layers that store and compute non-zeros only."""
 
+from isoflop.kernels import counting  # noqa: F401  (tells PyTorch what the operators cost)
 from isoflop.kernels.choose import AccelerationReport, accelerate
 from isoflop.kernels.contest import LayerChoice
 from isoflop.kernels.convert import align_masks, compress, densify

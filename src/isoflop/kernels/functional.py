@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from isoflop.errors import KernelError
 from isoflop.kernels import library, ops
@@ -191,10 +192,10 @@ def _check(activation: str) -> None:
 
 
 def _compiled(*tensors: Tensor | None) -> bool:
-    # Tensors of the meta device have no values, so need no kernels.
     x = tensors[0]
     assert x is not None
-    return (library.available() or x.is_meta) and all(
+    without_values = x.is_meta or isinstance(x, FakeTensor)  # which need no kernels
+    return (library.available() or without_values) and all(
         t is None or (t.dtype is torch.float32 and (t.is_cpu or t.is_meta)) for t in tensors
     )
 
