@@ -46,6 +46,7 @@ class SparseLayer(nn.Module):
         self._groups = groups
         self.flipped = False
         self.observer: Callable[[Tensor], None] | None = None
+        self._tiling = (0, 0, 0)
         positions = mask.flatten().nonzero().flatten()
         index, order = build_index(positions, self._shape, groups=groups, rows=rows)
         self.values = nn.Parameter(weight.detach().flatten()[positions[order]].clone())
@@ -181,11 +182,10 @@ class SparseLayer(nn.Module):
                 own.copy_(new)
             else:
                 self.register_buffer(name, new)
-        self._set_tiling((index.rows, index.block_in, index.block_out))
-
-    def _set_tiling(self, tiling: tuple[int, int, int]) -> None:
-        self._tiling = tiling
-        self.register_buffer("tiling", torch.tensor(tiling, dtype=torch.int32))
+        tiling = (index.rows, index.block_in, index.block_out)
+        if tiling != self._tiling:
+            self._tiling = tiling
+            self.register_buffer("tiling", torch.tensor(tiling, dtype=torch.int32))
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
