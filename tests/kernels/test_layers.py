@@ -65,6 +65,16 @@ def test_layers_compute_what_dense_ones_do(make, rows):
 
 
 @layers
+def test_outputs_may_be_changed_in_place(make):
+    _, _, sparse, x = pair(make)
+    F.relu(sparse(x), inplace=True).sum().backward()
+    changed = sparse.values.grad
+    sparse.values.grad = None
+    F.relu(sparse(x)).sum().backward()
+    assert torch.equal(changed, sparse.values.grad)
+
+
+@layers
 def test_conversion_is_exact(make):
     dense, mask, sparse, x = pair(make)
     model = densify(nn.Sequential(sparse))
