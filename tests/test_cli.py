@@ -118,6 +118,20 @@ def test_train_and_resume(capsys, tmp_path):
     assert "accuracy" in capsys.readouterr().out
 
 
+def test_train_compressed(capsys, tmp_path):
+    args = [
+        "train", "digits", "--transform", "wide", "--sparsity", "0.75", "--epochs", "1",
+        "--base-width", "8", "--update-every", "4", "--pattern", "4x1", "--storage", "compressed",
+    ]  # fmt: skip
+    with pytest.warns(isoflop.PatternGapWarning):
+        summary = run_json(capsys, *args, "--out", str(tmp_path / "run"))
+    assert (summary["storage"], summary["method"]) == ("compressed", "rigl")
+    assert summary["nnz"] < summary["numel"]
+    message = fails(capsys, *args, "--method", "sr_ste", "--out", str(tmp_path / "other"))
+    assert "storage='masked'" in message
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("name", isoflop.methods())
 def test_every_method_is_listed_and_trains(capsys, tmp_path, name):
     assert name in run_json(capsys, "list")["methods"]

@@ -12,6 +12,7 @@ import torch
 
 import isoflop
 from isoflop.errors import DataError, IsoflopError, RunDirectoryError, UnknownNameError
+from isoflop.models import build_model
 from isoflop.sparsity import METHODS, parse_pattern
 from isoflop.training import RunDirectory, get_recipe, train
 from isoflop.training.checkpoint import load_checkpoint
@@ -185,6 +186,68 @@ def test_patterns_by_text(tiny_recipe, tmp_path, pattern, density):
     assert all(parse_pattern(pattern).check(mask) for mask in masks)
 
 
+def masks_of(path):
+    """Return the masks in the checkpoint of a run, by weight."""
+    recipe = get_recipe("digits")
+    dense = build_model(recipe.model, recipe.num_classes, in_channels=1, base_width=4)
+    shape = (1, *recipe.input_shape)
+    model, _ = isoflop.transform(dense, WIDE, example_inputs=shape)
+    state = load_checkpoint(path)
+    assert state is not None
+    sparsifier = isoflop.sparsify(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        "static",
+        plan=isoflop.Plan.load(path / "plan.json"),
+        total_steps=1,
+        storage=state["sparsifier"]["storage"],
+    )
+    model.load_state_dict(state["model"])
+    return sparsifier.masks
+
+
+@pytest.mark.parametrize("method", ["static", "set", "rigl", "gmp", "granet", "snip"])
+def test_compressed_storage_ends_like_masked(tiny_recipe, tmp_path, method):
+    """Few updates, so that rounding has not decided any mask."""
+    recipe = tiny_recipe.replace(epochs=1, update_every=4, lr=0.02)
+    summaries = [
+        train(recipe, tmp_path / s, transform=WIDE, method=method, storage=s, quiet=True)
+        for s in ("masked", "compressed")
+    ]
+    masked, compressed = (masks_of(tmp_path / s) for s in ("masked", "compressed"))
+    assert masked.keys() == compressed.keys()
+    assert all(torch.equal(mask, compressed[key]) for key, mask in masked.items())
+    assert [summary.pop("storage") for summary in summaries] == ["masked", "compressed"]
+    one, two = summaries
+    assert one["accuracy"] == pytest.approx(two["accuracy"], abs=1.5)
+    for key in (
+        "macs",
+        "nnz",
+        "numel",
+        "training_flops",
+        "average_macs",
+        "density",
+        "relative_gap",
+    ):
+        assert one[key] == two[key], key
+    losses = [
+        RunDirectory(tmp_path / s).metrics()[-1]["train_loss"] for s in ("masked", "compressed")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["rigl", "granet"])
+def test_compressed_runs_resume_to_the_same_bits(tiny_recipe, tmp_path, method):
+    recipe = tiny_recipe.replace(epochs=3)
+    options = {"transform": WIDE, "method": method, "storage": "compressed", "quiet": True}
+    train(recipe, tmp_path / "whole", **options)
+    train(recipe, tmp_path / "parts", **options, stop_after_epochs=1)
+    train(recipe, tmp_path / "parts", **options, resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+    with pytest.raises(RunDirectoryError, match="storage: 'compressed' became 'masked'"):
+        train(recipe, tmp_path / "parts", transform=WIDE, method=method, resume=True)
+
+
 def test_resume_of_a_complete_run_returns_its_summary(sparse_run):
     recipe, path, summary = sparse_run
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
@@ -305,6 +368,8 @@ def test_method_instance_keeps_its_own_values(tiny_recipe, tmp_path):
         ({"method": "rigl", "sparsity": 0.5, "allocation": "x"}, UnknownNameError, "erk"),
         ({"method": "rigl", "sparsity": 0.5, "pattern": "2;4"}, UnknownNameError, "2:4"),
         ({"method": "rigl", "transform": WIDE, "scope": "x"}, IsoflopError, "scope"),
+        ({"method": "rigl", "sparsity": 0.5, "storage": "x"}, UnknownNameError, "compressed"),
+        ({"method": "snfs", "sparsity": 0.5, "storage": "compressed"}, IsoflopError, "masked"),
         ({"seed": -1}, IsoflopError, "seed"),
         ({"stop_after_epochs": 0}, IsoflopError, "stop_after_epochs"),
     ],

@@ -20,7 +20,8 @@ class SparseLayer(nn.Module):
     """A layer whose weight is a parameter `values`, of length nnz, and an index.
 
     The index is a set of buffers, which travel in the state dict. Loading a state dict with another
-    number of non-zeros, or with other positions, is allowed.
+    number of non-zeros, or with other positions, is allowed. The buffer `offsets` holds bytes, as
+    the gloo backend, by which DDP sends buffers, does not know 16-bit integers.
 
     Attributes:
         values: (nnz,). The non-zeros, in the order of `index`.
@@ -51,6 +52,7 @@ class SparseLayer(nn.Module):
         self.activation = "none"
         self.backend: Literal["sparse", "dense"] = "sparse"
         self.observer: Callable[[Tensor], None] | None = None
+        self._tiling = (0, 0, 0)
         positions = mask.flatten().nonzero().flatten()
         index, order = build_index(positions, self._shape, groups=groups, rows=rows)
         self.values = nn.Parameter(weight.detach().flatten()[positions[order]].clone())
@@ -66,7 +68,7 @@ class SparseLayer(nn.Module):
             rows=rows,
             block_in=block_in,
             block_out=block_out,
-            offsets=self.offsets,
+            offsets=self.offsets.view(torch.int16),
             starts=self.starts,
             t_entries=self.t_entries,
             t_starts=self.t_starts,
@@ -180,16 +182,16 @@ class SparseLayer(nn.Module):
     def _set_index(self, index: SparseIndex) -> None:
         for name in _INDEX:
             new, own = getattr(index, name), self._buffers.get(name)
+            new = new.view(torch.uint8) if name == "offsets" else new
             # In place where possible: DDP, among others, holds on to the buffers.
             if own is not None and own.shape == new.shape:
                 own.copy_(new)
             else:
                 self.register_buffer(name, new)
-        self._set_tiling((index.rows, index.block_in, index.block_out))
-
-    def _set_tiling(self, tiling: tuple[int, int, int]) -> None:
-        self._tiling = tiling
-        self.register_buffer("tiling", torch.tensor(tiling, dtype=torch.int32))
+        tiling = (index.rows, index.block_in, index.block_out)
+        if tiling != self._tiling:
+            self._tiling = tiling
+            self.register_buffer("tiling", torch.tensor(tiling, dtype=torch.int32))
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -358,8 +360,12 @@ class SparseConv2d(SparseLayer):
         """Return the gradient of the weight, zeros included."""
         dtype = self.values.dtype
         # PyTorch annotates these as integers, but takes pairs.
-        geometry: Any = (self.stride, self.padding, self.dilation)
-        return conv2d_weight(x.to(dtype), self._shape, dy.to(dtype), *geometry, self.groups)
+        stride: Any = self.stride
+        padding: Any = self.padding
+        dilation: Any = self.dilation
+        return conv2d_weight(
+            x.to(dtype), self._shape, dy.to(dtype), stride, padding, dilation, self.groups
+        )
 
     def to_dense(self) -> nn.Conv2d:
         """Return the dense layer with the same weight, zeros included."""
