@@ -173,6 +173,27 @@ def test_what_is_used_twice_is_not_folded():
     assert_same(frozen, model, 2, 4, 8, 8)
 
 
+class InPlace(nn.Module):
+    """Changes what a layer has read before it adds the layer's output."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = self.first(x)
+        y = self.second(x)
+        x.mul_(-2)
+        return torch.relu(y + x)
+
+
+def test_what_changes_in_place_is_not_fused():
+    model = mask_layers(InPlace())
+    frozen = freeze(model, example_inputs=(3, 6))
+    assert count(frozen, SparseLinear) == 2
+    assert_same(frozen, model, 5, 6)
+
+
 class Branching(nn.Module):
     """Cannot be traced, as it looks at a value."""
 

@@ -4,24 +4,16 @@ Both run the compiled kernels on float32 tensors of the CPU. Elsewhere, and with
 they build the dense weight and let PyTorch multiply.
 """
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from isoflop.errors import KernelError
 from isoflop.kernels import library, ops
+from isoflop.kernels.dense import ACTIVATIONS, dense_conv2d, dense_linear
 from isoflop.kernels.index import SparseIndex
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-}
-"""What can follow the sum before an output is stored; GELU is the exact one."""
+__all__ = ["ACTIVATIONS", "sparse_conv2d", "sparse_linear"]
 
 
 def sparse_linear(
@@ -137,51 +129,6 @@ def sparse_conv2d(
         activation,
     )
     return ACTIVATIONS[after](y)
-
-
-def dense_linear(
-    x: Tensor,
-    values: Tensor,
-    index: SparseIndex,
-    bias: Tensor | None = None,
-    *,
-    residual: Tensor | None = None,
-    activation: str = "none",
-) -> Tensor:
-    """Return what `sparse_linear` does, by PyTorch on a dense weight that lives for this call."""
-    weight = index.to_dense(values)[:, :, 0, 0]
-    return with_epilogue(F.linear(x, weight, bias), residual, activation)
-
-
-def dense_conv2d(
-    x: Tensor,
-    values: Tensor,
-    index: SparseIndex,
-    bias: Tensor | None = None,
-    *,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    residual: Tensor | None = None,
-    activation: str = "none",
-) -> Tensor:
-    """Return what `sparse_conv2d` does, by PyTorch on a dense weight that lives for this call."""
-    weight = index.to_dense(values)
-    y = F.conv2d(x, weight, bias, stride, padding, dilation, index.groups)
-    return with_epilogue(y, residual, activation)
-
-
-def with_epilogue(y: Tensor, residual: Tensor | None, activation: str) -> Tensor:
-    """Return ``activation(y + residual)``."""
-    _check(activation)
-    if residual is not None:
-        if residual.shape != y.shape:
-            raise KernelError(
-                f"A residual of shape {tuple(residual.shape)} cannot be added to an output of shape "
-                f"{tuple(y.shape)}: expand it first."
-            )
-        y = y + residual
-    return ACTIVATIONS[activation](y)
 
 
 def _check(activation: str) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from isoflop.errors import KernelError
-from isoflop.kernels.functional import dense_conv2d, dense_linear, sparse_conv2d, sparse_linear
+from isoflop.kernels.dense import dense_conv2d, dense_linear
+from isoflop.kernels.functional import sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index
 from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
 from isoflop.surgery import is_flipped
