@@ -4,23 +4,25 @@
 #
 #     benchmarks/setup_peers.sh [NAME ...]
 #
-# DeepSparse 1.8.0 (the last that needs no licence server) runs on Python 3.11 at the latest.
-# SparseProp is compiled, which takes a C++ compiler. SparseProp and sparselab use the PyTorch of the
-# environment of isoflop, named by ISOFLOP_PYTHON (by default .venv/bin/python).
+# DeepSparse 1.8.0 needs Python 3.8 to 3.11: PYTHON names it (by default python3.11). SparseProp and
+# sparselab share the PyTorch of isoflop's environment, whose interpreter ISOFLOP_PYTHON names (by
+# default .venv/bin/python). SparseProp is compiled, which takes a C++ compiler.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 peers=benchmarks/.peers
 python=${PYTHON:-python3.11}
-isoflop_python=$(realpath --no-symlinks "${ISOFLOP_PYTHON:-.venv/bin/python}")
+isoflop_python=${ISOFLOP_PYTHON:-$PWD/.venv/bin/python}
 
-make_venv() { # NAME
+make_venv() { # NAME PYTHON
     rm -rf "${peers:?}/$1"
-    "$python" -m venv "$peers/$1"
+    "$2" -m venv "$peers/$1"
 }
 
-# Let the environment NAME import what the environment of isoflop has, PyTorch above all.
-share_torch() { # NAME
+# Make an environment that imports what isoflop's environment has, PyTorch above all.
+make_venv_with_torch() { # NAME
+    local purelib
+    make_venv "$1" "$isoflop_python"
     purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
     "$isoflop_python" -c "$purelib" >"$("$peers/$1/bin/python" -c "$purelib")/torch_of_isoflop.pth"
 }
@@ -32,17 +34,21 @@ install() { # NAME PACKAGE ...
 }
 
 setup() { # NAME
-    make_venv "$1"
     case $1 in
-    deepsparse) install deepsparse deepsparse==1.8.0 ;;
-    onnxruntime) install onnxruntime onnxruntime numpy ;;
-    openvino) install openvino openvino numpy ;;
+    deepsparse)
+        make_venv deepsparse "$python"
+        install deepsparse deepsparse==1.8.0
+        ;;
+    onnxruntime | openvino)
+        make_venv "$1" "$python"
+        install "$1" "$1" numpy
+        ;;
     sparselab)
-        share_torch sparselab
+        make_venv_with_torch sparselab
         install sparselab --no-deps sparselab==0.2.2
         ;;
     sparseprop)
-        share_torch sparseprop
+        make_venv_with_torch sparseprop
         install sparseprop setuptools wheel pybind11 scipy
         # Its setup.py calls `pip` and `python3` by these names.
         PATH="$PWD/$peers/sparseprop/bin:$PATH" \
@@ -62,8 +68,12 @@ if [ $# -eq 0 ]; then
 fi
 failed=()
 for name in "$@"; do
-    # In a process of its own, as `set -e` has no effect inside a condition.
-    if ! (set -e; setup "$name"); then failed+=("$name"); fi
+    # `set -e` has no effect inside a condition, so the status is looked at afterwards.
+    set +e
+    (set -e; setup "$name")
+    status=$?
+    set -e
+    if [ $status -ne 0 ]; then failed+=("$name"); fi
 done
 if [ ${#failed[@]} -gt 0 ]; then
     echo "Not installed: ${failed[*]}" >&2

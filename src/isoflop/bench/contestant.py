@@ -48,6 +48,7 @@ class Contestant(ABC):
         """What the reader should know about it, such as a version or the layout that it chose."""
         return None
 
+    @abstractmethod
     def close(self) -> None:
         """Release what it holds."""
 

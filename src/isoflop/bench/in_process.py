@@ -6,7 +6,6 @@ from abc import abstractmethod
 from pathlib import Path
 
 import torch
-import torch._inductor.config as inductor
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -86,6 +85,8 @@ class DenseCompiled(Dense):
             work = job.start(copy.deepcopy(job.model), job.inputs)
         work.model.compile()
         if not case.trains:
+            import torch._inductor.config as inductor  # takes a second, so not above
+
             # Freezing folds BatchNorm into the convolutions, and packs the weights. The compiler
             # reads the setting when the model runs for the first time.
             with inductor.patch(freezing=True):

@@ -14,8 +14,6 @@ from isoflop.errors import IsoflopError
 from isoflop.methods import Static
 from isoflop.sparsity.api import sparsify
 
-LinearOrConv = nn.Linear | nn.Conv2d
-
 
 def layer_case(
     layer: Literal["linear", "conv"],
@@ -53,7 +51,20 @@ def layer_case(
         threads: Threads that the contestants may take.
         folder: A folder for files of the contestants.
         seed: Seed of weights, mask and batch.
+
+    Raises:
+        IsoflopError: A size is not positive, or does not fit the pattern.
     """
+    for name, value in (
+        ("--inputs", inputs),
+        ("--outputs", outputs),
+        ("--batch", batch),
+        ("--kernel", kernel),
+        ("--stride", stride),
+        ("--image", image),
+    ):
+        if value < 1:
+            raise IsoflopError(f"{name} must be at least 1, not {value}.")
     multiple = block_size(pattern)
     factor = 1.0 if fixed_size else math.sqrt(1.0 / (1.0 - sparsity))
     if fixed_size and (inputs % multiple or outputs % multiple):
@@ -63,7 +74,7 @@ def layer_case(
     )
     torch.manual_seed(seed)
 
-    def build(inputs: int, outputs: int) -> LinearOrConv:
+    def build(inputs: int, outputs: int) -> nn.Linear | nn.Conv2d:
         if layer == "linear":
             return nn.Linear(inputs, outputs)
         return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)

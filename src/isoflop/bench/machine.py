@@ -28,7 +28,7 @@ def describe_machine() -> dict[str, Any]:
     flags = (info.get("flags") or info.get("Features") or "").split()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
-        "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        "cpu": _processor(info),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "instruction_sets": [flag for flag in INSTRUCTION_SETS if flag in flags],
@@ -54,6 +54,13 @@ def _cpuinfo() -> dict[str, str]:
     lines = text.partition("\n\n")[0].splitlines()
     pairs = (line.partition(":") for line in lines)
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _processor(info: dict[str, str]) -> str:
+    name = info.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in info and "model" in info:  # virtual machines tell no more of the name
+        name += f" (family {info['cpu family']}, model {info['model']})"
+    return name
 
 
 def _caches() -> dict[str, int]:

@@ -45,7 +45,8 @@ def model_case(
         spec: The model, as for `build_model`; of language models those that return logits.
         sparsity: Sparsity of the transform; 0 compares on the model as it is.
         batch: Samples; by default 64 images for inference, 128 for training, 8 sequences of tokens.
-        image: Height and width of the images; by default the model's own.
+        image: Height and width of the images; by default the model's own. A model whose input is not
+            known gets three channels.
         sequence: Tokens of a sequence; by default the model's own number.
         pattern: Pattern of the masks; widths are multiples of its blocks.
         scope: What meets the budget of FLOPs, as in `transform`.
@@ -56,6 +57,9 @@ def model_case(
     Raises:
         IsoflopError: An option does not fit the model.
     """
+    for name, value in (("--batch", batch), ("--image", image), ("--sequence", sequence)):
+        if value is not None and value < 1:
+            raise IsoflopError(f"{name} must be at least 1, not {value}.")
     multiple = block_size(pattern)
     torch.manual_seed(seed)
     dense = build_model(spec)
@@ -111,7 +115,14 @@ def _training_step(
 
 def _sample(spec: str, model: nn.Module, image: int | None, sequence: int | None) -> Tensor:
     """Return a batch of one sample."""
-    shape = default_example_shape(spec, model)
+    try:
+        shape = default_example_shape(spec, model)
+    except IsoflopError as error:
+        if image is None:
+            raise IsoflopError(
+                f"The input shape of {spec!r} is not known: give --image."
+            ) from error
+        shape = (1, 3, image, image)
     tokens = example_inputs(spec, shape, meta=True).dtype == torch.long
     if image is not None and tokens:
         raise IsoflopError(f"{spec!r} takes tokens: give --sequence in place of --image.")

@@ -4,10 +4,11 @@ import contextlib
 import copy
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -125,7 +126,11 @@ class SparseLayerPeer(Peer):
     def write_inputs(self, case: Case) -> None:
         """Write the layer, the batch, and the gradient of the output."""
         layer = case.sparse.model
-        arrays = {"x": case.sparse.inputs.numpy(), "weight": layer.weight.detach().numpy()}
+        assert isinstance(layer, (nn.Linear, nn.Conv2d))
+        arrays: dict[str, Any] = {
+            "x": case.sparse.inputs.numpy(),
+            "weight": layer.weight.detach().numpy(),
+        }
         if layer.bias is not None:
             arrays["bias"] = layer.bias.detach().numpy()
         if isinstance(layer, nn.Conv2d):
@@ -202,12 +207,23 @@ def export_onnx(model: nn.Module, inputs: Tensor, path: Path) -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
+    """Silence loggers, and what native code writes to the standard streams."""
     logging.disable(logging.ERROR)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = {stream: os.dup(stream) for stream in (1, 2)}
     try:
-        with open(os.devnull, "w") as null:
-            with contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
-                yield
+        null = os.open(os.devnull, os.O_WRONLY)
+        for stream in saved:
+            os.dup2(null, stream)
+        os.close(null)
+        yield
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, copied in saved.items():
+            os.dup2(copied, stream)
+            os.close(copied)
         logging.disable(logging.NOTSET)
 
 

@@ -35,7 +35,7 @@ class PeerProcess:
     ) -> None:
         self._folder = folder
         # A file, as nobody would read a pipe before the process blocks on it.
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `close`)
         # Some peers know no other way to set their threads.
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):

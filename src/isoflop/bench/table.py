@@ -37,7 +37,7 @@ def _title(workload: dict[str, Any]) -> str:
 
 
 def _table(result: dict[str, Any]) -> list[str]:
-    rows = [_HEADER]
+    rows: list[tuple[str, ...]] = [_HEADER]
     for name, seconds in sorted(result["seconds"].items(), key=lambda item: item[1]):
         if name == "dense":
             continue

@@ -48,7 +48,7 @@ class DeepSparse(OnnxPeer):
 
     def load(self, path: str, threads: int) -> None:
         """Compile the model for the batch of the inputs."""
-        from deepsparse import Engine
+        from deepsparse import Engine  # pyright: ignore[reportMissingImports]
 
         self.engine = Engine(path, batch_size=len(self.inputs[0]), num_cores=threads)
 
@@ -62,7 +62,7 @@ class OnnxRuntime(OnnxPeer):
 
     def load(self, path: str, threads: int) -> None:
         """Make a session on the CPU."""
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -82,7 +82,7 @@ class OpenVino(OnnxPeer):
 
     def load(self, path: str, threads: int) -> None:
         """Compile the model for the CPU."""
-        import openvino
+        import openvino  # pyright: ignore[reportMissingImports]
 
         options = {
             "INFERENCE_NUM_THREADS": threads,
@@ -147,21 +147,24 @@ class SparseProp(LayerPeer):
 
     def make(self, weight: Any, bias: Any, geometry: dict[str, Any]) -> Any:
         """Return its layer."""
-        from sparseprop.modules import SparseLinear, sparsify_conv2d_auto
+        from sparseprop.modules import SparseLinear, sparsify_conv2d_auto  # pyright: ignore[reportMissingImports]
 
         nn = self.torch.nn
         bias = None if bias is None else nn.Parameter(bias)
         if weight.ndim == 2:
             return SparseLinear(weight, bias)
-        out, channels, *kernel = weight.shape
+        out, channels, height, width = weight.shape
         stride, padding = geometry["stride"].tolist(), geometry["padding"].tolist()
-        dense = nn.Conv2d(channels, out, kernel, stride, padding, bias=bias is not None)
+        dense = nn.Conv2d(channels, out, (height, width), stride, padding, bias=bias is not None)
         dense.weight, dense.bias = nn.Parameter(weight), bias
         return sparsify_conv2d_auto(dense, tuple(self.x.shape))
 
     def weight_gradient(self) -> Any:
         """Put the gradients in the place of the values, which its own conversion unpacks."""
-        from sparseprop.modules.utils import from_csr_2d, from_sparse_format_conv2d
+        from sparseprop.modules.utils import (  # pyright: ignore[reportMissingImports]
+            from_csr_2d,
+            from_sparse_format_conv2d,
+        )
 
         layer = self.layer
         gradient = layer.W_val.grad
@@ -176,7 +179,7 @@ class SparseLab(LayerPeer):
 
     def make(self, weight: Any, bias: Any, geometry: dict[str, Any]) -> Any:
         """Return its layer; it draws a mask of its own, which is replaced."""
-        import sparselab
+        import sparselab  # pyright: ignore[reportMissingImports]
 
         out, inputs = weight.shape
         layer = sparselab.SparseLinear(inputs, out, bias=bias is not None, sparsity=0.99)
