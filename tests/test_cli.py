@@ -218,7 +218,7 @@ def test_as_a_program():
     environment = {**os.environ, "COLUMNS": "100"}
     run = subprocess.run([*program, "--help"], capture_output=True, text=True, env=environment)
     assert run.returncode == 0
-    for command in ("list", "profile", "train", "zoo", "export"):
+    for command in ("bench", "export", "list", "profile", "train", "zoo"):
         assert command in run.stdout
     run = subprocess.run(
         [*program, "profile", "timm:nothing-like-it"], capture_output=True, text=True

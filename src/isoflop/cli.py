@@ -1,4 +1,4 @@
-"""The command line: `isoflop list | profile | train | zoo | export`.
+"""The command line: `isoflop bench | export | list | profile | train | zoo`.
 
 Everything heavy is imported by the command that needs it, so that `isoflop --help` is fast.
 """
@@ -17,6 +17,8 @@ try:
     import tyro
 except ModuleNotFoundError:
     sys.exit("The command line needs tyro, which is not installed: pip install 'isoflop[train]'")
+
+from isoflop.bench.command import Bench
 
 
 @dataclass(kw_only=True)
@@ -318,7 +320,8 @@ class Export:
 
 
 Command = (
-    Annotated[List, tyro.conf.subcommand("list")]
+    Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]
