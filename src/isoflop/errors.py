@@ -44,6 +44,10 @@ class RunDirectoryError(IsoflopError):
     """A run directory that is in use, or that cannot be resumed."""
 
 
+class FigureError(IsoflopError):
+    """A figure that the given runs hold no data for."""
+
+
 class KernelError(IsoflopError):
     """Sparse kernels that are missing, or data that they cannot work on."""
 

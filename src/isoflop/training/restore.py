@@ -71,7 +71,9 @@ def _run_of(path: Path) -> Path:
 
 
 def _build(config: dict[str, Any]) -> nn.Module:
-    values = {n: tuple(v) if isinstance(v, list) else v for n, v in config["recipe"].items()}
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in config["recipe"].items()
+    }
     recipe = Recipe(**values)
     model = dense_model(recipe)
     if config["transform"] is None:
