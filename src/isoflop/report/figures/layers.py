@@ -48,5 +48,5 @@ def costs_by_layer(groups: Sequence[Group]) -> list[Figure]:
                 )
             )
     if not figures:
-        raise FigureError("No run has a plan: dense models without a transform have none.")
+        raise FigureError("No run has a plan, which is written after the first epoch.")
     return figures
