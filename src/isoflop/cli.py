@@ -235,6 +235,8 @@ class Report:
     """Run directories."""
     out: Path
     """The page to write."""
+    bench: tuple[Path, ...] = ()
+    """Results of `isoflop bench … --out FILE`, for the figures of speed."""
     figures: Path | None = None
     """Folder for the figures as files too, for print: light and dark."""
     title: str = "Sparse training report"
@@ -246,7 +248,9 @@ class Report:
         """Write the page and say what it lacks."""
         from isoflop.report import format_table, write_report
 
-        written = write_report(self.runs, self.out, figures=self.figures, title=self.title)
+        written = write_report(
+            self.runs, self.out, bench=self.bench, figures=self.figures, title=self.title
+        )
         if self.json:
             _print_json(written)
             return

@@ -18,7 +18,7 @@ HOSTILE = '<b>$x_1$</b> & <a href="javascript:1">%{y}</a>'
 @pytest.fixture(scope="module")
 def figures(trained):
     drawn, missing = draw_all(group_runs(map(load_run, trained)))
-    assert missing == {}
+    assert missing.keys() == {"relative-times", "speed-ups"}
     return {figure.name: figure for figure in drawn}
 
 

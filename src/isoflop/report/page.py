@@ -1,5 +1,6 @@
 """The report: one HTML page about runs that opens anywhere, offline."""
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from isoflop.files import write_text
 from isoflop.models.extras import require
 from isoflop.report.figure import Figure
 from isoflop.report.figures import FIGURES
+from isoflop.report.figures.speed import read_bench, relative_times, speed_ups
 from isoflop.report.interactive import interactive
 from isoflop.report.runs import Group, Run, flat, group_runs, load_run
 from isoflop.report.static import save_figure
@@ -22,6 +24,7 @@ def write_report(
     runs: Iterable[str | Path],
     out: str | Path,
     *,
+    bench: Iterable[str | Path] = (),
     figures: str | Path | None = None,
     title: str = "Sparse training report",
 ) -> dict[str, Any]:
@@ -33,6 +36,7 @@ def write_report(
     Args:
         runs: Run directories.
         out: The page to write.
+        bench: Files of results of `isoflop bench`, for the figures of speed.
         figures: Folder for the figures as files too, as `NAME-light.png` and `NAME-dark.png`.
         title: Title of the page.
 
@@ -42,7 +46,7 @@ def write_report(
 
     Raises:
         RunDirectoryError: There is no run, a directory holds none, or two runs share a seed.
-        IsoflopError: A folder to write to does not exist.
+        IsoflopError: A folder to write to does not exist, or a file of results holds none.
     """
     groups = group_runs([load_run(path) for path in runs])
     if not groups:
@@ -51,7 +55,7 @@ def write_report(
     for folder in (out.parent, *([] if figures is None else [Path(figures)])):
         if not folder.is_dir():
             raise IsoflopError(f"There is no folder {folder}. Make it first.")
-    drawn, missing = draw_all(groups)
+    drawn, missing = draw_all(groups, [read_bench(path) for path in bench])
     if figures is not None:
         for figure in drawn:
             for theme in ("light", "dark"):
@@ -62,12 +66,22 @@ def write_report(
     return {"rows": rows, "missing": missing, "problems": problems}
 
 
-def draw_all(groups: Sequence[Group]) -> tuple[list[Figure], dict[str, str]]:
-    """Return every figure that the groups allow, and why the others are missing, by name."""
+def draw_all(
+    groups: Sequence[Group], bench: Sequence[Sequence[dict[str, Any]]] = ()
+) -> tuple[list[Figure], dict[str, str]]:
+    """Return every figure that the data allow, and why the others are missing, by name.
+
+    Args:
+        groups: Groups of runs.
+        bench: The results of each file of `isoflop bench`.
+    """
+    functions = {name: functools.partial(function, groups) for name, function in FIGURES.items()}
+    functions["relative-times"] = functools.partial(relative_times, bench)
+    functions["speed-ups"] = functools.partial(speed_ups, bench)
     drawn, missing = [], {}
-    for name, function in FIGURES.items():
+    for name, function in functions.items():
         try:
-            drawn += function(groups)
+            drawn += function()
         except FigureError as error:
             missing[name] = str(error)
     return drawn, missing
