@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,25 +7,17 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+import isoflop.report.figures
 from isoflop.errors import FigureError
 from isoflop.report import FIGURES, group_runs, load_run
 from isoflop.report.figure import COLORS, Bars, Line, Points, color, marker
-from isoflop.report.figures import (
-    accuracy_against_flops,
-    accuracy_against_sparsity,
-    costs_by_layer,
-    degree_distributions,
-    mask_changes,
-    mask_images,
-    measures_against_accuracy,
-    measures_over_training,
-    pareto_of_measures,
-    training_curves,
-)
 from isoflop.report.figures.chosen import LARGEST, note, spread
 from isoflop.report.figures.degrees import distribution
 from isoflop.report.figures.mask_images import percentages
 from isoflop.report.figures.pareto import pareto_front
+
+# Marks are of many kinds; a test knows of which.
+drawn: Any = isoflop.report.figures
 
 WIDE = {"transform": "wide", "method": "rigl"}
 
@@ -50,7 +43,7 @@ def test_every_figure_says_why_it_is_missing(name):
 
 def test_accuracy_against_flops(make_run):
     runs = [make_run(f"d{i}", i, 90.0 + 2 * i) for i in range(2)]
-    (figure,) = accuracy_against_flops(
+    (figure,) = drawn.accuracy_against_flops(
         groups_of(*runs, make_run("w", 0, 95.0, sparsity=0.5, **WIDE))
     )
     dense, wide = marks(figure, Points)
@@ -67,14 +60,14 @@ def test_accuracy_against_flops(make_run):
 
 
 def test_accuracies_differ_by_a_point_at_least(make_run):
-    (figure,) = accuracy_against_flops(groups_of(make_run("a", 0, 90.0)))
+    (figure,) = drawn.accuracy_against_flops(groups_of(make_run("a", 0, 90.0)))
     assert figure.panels[0].y_range == (89.5, 90.5)
     assert "One seed" in figure.caption
 
 
 def test_tasks_are_drawn_apart(make_run):
     groups = groups_of(make_run("a", 0, 90.0), make_run("b", 0, 70.0, recipe="cifar100"))
-    for function in (accuracy_against_flops, training_curves):
+    for function in (drawn.accuracy_against_flops, drawn.training_curves):
         (figure,) = function(groups)
         assert {panel.title for panel in figure.panels} == {"digits", "cifar100"}
 
@@ -88,7 +81,7 @@ def test_accuracy_against_sparsity(make_run):
         make_run("d", 0, 96.0, sparsity=0.5, transform="wide", method="dense"),
         make_run("e", 0, 88.0, sparsity=0.5, transform="parallel", method="set"),
     )
-    (figure,) = accuracy_against_sparsity(groups)
+    (figure,) = drawn.accuracy_against_sparsity(groups)
     panels = {panel.title.partition(": ")[2]: panel for panel in figure.panels}
     lines = {
         title: {m.label: (m.x, m.y) for m in panel.marks if isinstance(m, Line)}
@@ -111,18 +104,18 @@ def test_accuracy_against_sparsity(make_run):
 
 def test_accuracy_against_sparsity_without_sparse_runs(make_run):
     with pytest.raises(FigureError, match="No complete run is sparse"):
-        accuracy_against_sparsity(groups_of(make_run("dense", 0, 90.0)))
+        drawn.accuracy_against_sparsity(groups_of(make_run("dense", 0, 90.0)))
 
 
 def test_bands_are_confidence_intervals_of_three_seeds(make_run):
     runs = [make_run(str(i), i, accuracy) for i, accuracy in enumerate((90.0, 91.0, 95.0))]
-    (figure,) = training_curves(groups_of(*runs))
+    (figure,) = drawn.training_curves(groups_of(*runs))
     line = next(p for p in figure.panels if p.y_label == "Test accuracy (%)").marks[0]
     interval = scipy.stats.ttest_1samp([90.0, 91.0, 95.0], 0.0).confidence_interval(0.95)
     assert line.x == [1, 2]
     assert line.y[1] == 92.0
     assert (line.low[1], line.high[1]) == pytest.approx((interval.low, interval.high))
-    (figure,) = training_curves(groups_of(*runs[:2]))
+    (figure,) = drawn.training_curves(groups_of(*runs[:2]))
     assert all(line.low is None for line in marks(figure, Line))
 
 
@@ -131,12 +124,12 @@ def test_curves_of_runs_of_different_lengths_end_with_the_shorter(make_run):
     (runs[1] / "summary.json").unlink()
     lines = (runs[1] / "metrics.jsonl").read_text().splitlines()
     (runs[1] / "metrics.jsonl").write_text(lines[0])
-    (figure,) = training_curves(groups_of(*runs))
+    (figure,) = drawn.training_curves(groups_of(*runs))
     assert all(line.x == [1] for line in marks(figure, Line))
 
 
 def test_mask_changes(make_run):
-    (figure,) = mask_changes(groups_of(make_run("a", 0, 90.0, sparsity=0.5, **WIDE)))
+    (figure,) = drawn.mask_changes(groups_of(make_run("a", 0, 90.0, sparsity=0.5, **WIDE)))
     lines = {panel.y_label: panel.marks[0] for panel in figure.panels}
     first = lines["Distance to the first masks"]
     assert (first.x, first.y) == ([0, 8, 20], [0.0, 0.25, 0.25])
@@ -149,13 +142,13 @@ def test_mask_changes(make_run):
 def test_measures_meet_the_accuracy_of_their_epoch(make_run):
     paths = [make_run(str(i), i, 90.0 + i, sparsity=0.5, **WIDE) for i in range(2)]
     groups = groups_of(*paths)
-    (figure,) = measures_against_accuracy(groups)
+    (figure,) = drawn.measures_against_accuracy(groups)
     assert [panel.x_label for panel in figure.panels] == ["Δr", "Δr_imdb", "λ", "λ_imsg"]
     (mark,) = figure.panels[0].marks
     assert mark.x == [1.0, 2.0, 2.0, 3.0]
     assert mark.y == [89.0, 90.0, 90.0, 91.0]
     assert mark.values == [1, 2, 1, 2]
-    (figure,) = measures_over_training(groups)
+    (figure,) = drawn.measures_over_training(groups)
     line = figure.panels[0].marks[0]
     assert (line.x, line.y) == ([0, 10, 20], [0.5, 1.5, 2.5])
 
@@ -168,14 +161,14 @@ def test_the_latest_measurement_of_an_epoch_counts(make_run):
             for step in (0, 3, 6)
         )
     )
-    (figure,) = measures_against_accuracy(groups_of(path))
+    (figure,) = drawn.measures_against_accuracy(groups_of(path))
     (panel,) = figure.panels  # the other measures are unknown
     assert (panel.marks[0].x, panel.marks[0].y) == ([6], [89.0])
 
 
 def test_pareto(make_run):
     groups = groups_of(make_run("a", 0, 90.0, sparsity=0.5, **WIDE))
-    (figure,) = pareto_of_measures(groups)
+    (figure,) = drawn.pareto_of_measures(groups)
     assert [panel.x_label for panel in figure.panels] == ["Δr", "Δr_imdb"]
     points, front = figure.panels[0].marks
     assert points.values == [89.0, 90.0]
@@ -195,8 +188,8 @@ def test_the_front_is_what_nothing_dominates(points):
 
 def test_figures_of_masks(trained):
     groups = groups_of(*trained)
-    (images,) = mask_images(groups)
-    (degrees,) = degree_distributions(groups)
+    (images,) = drawn.mask_images(groups)
+    (degrees,) = drawn.degree_distributions(groups)
     run = groups[1].runs[0]
     assert len(images.panels) == len(degrees.panels) == len(run.masks)
     for panel in degrees.panels:
@@ -209,8 +202,9 @@ def test_figures_of_masks(trained):
 
 def test_costs_by_layer(trained):
     groups = groups_of(*trained)
-    _, figure = costs_by_layer(groups)
+    _, figure = drawn.costs_by_layer(groups)
     plan = groups[1].runs[0].plan
+    assert plan is not None
     density, macs, unmasked = marks(figure, Bars)
     assert density.heights == [layer.density for layer in plan.layers]
     assert sum(macs.heights) == plan.macs - plan.other_macs
