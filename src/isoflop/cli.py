@@ -1,4 +1,4 @@
-"""The command line: `isoflop bench | export | list | profile | train | zoo`.
+"""The command line: `isoflop bench | export | list | profile | report | spectra | train | zoo`.
 
 Everything heavy is imported by the command that needs it, so that `isoflop --help` is fast.
 """
@@ -122,6 +122,8 @@ class Train:
     """Seed of initialisation, masks, order and augmentation."""
     data: Path | None = None
     """Folder of the data set."""
+    spectra: str | None = None
+    """How often to measure the spectra of the masks, such as `every=1epoch` or `every=100steps`."""
     resume: bool = False
     """Continue the run in the run directory, if there is one."""
     epochs: int | None = None
@@ -182,6 +184,7 @@ class Train:
             scope=self.scope,
             seed=self.seed,
             data=self.data,
+            spectra=self.spectra,
             resume=self.resume,
             quiet=self.quiet or self.json,
         )
@@ -197,6 +200,71 @@ class Train:
             f"training FLOPs {summary['training_flops']:.4g} in {summary['seconds']:.1f} s\n"
             f"run directory {self.out}"
         )
+
+
+@dataclass(kw_only=True)
+class Spectra:
+    """Measure the spectra of the masks of a run, as its latest checkpoint has them."""
+
+    path: tyro.conf.Positional[Path]
+    """Run directory, or a checkpoint in one."""
+    bound: Literal["mean-degree", "biregular", "mu0"] = "mean-degree"
+    """Bound of a Ramanujan graph; see docs/spectra.md."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Print the measures of every layer and of the network."""
+        import time
+
+        from isoflop.report import format_spectra
+        from isoflop.training import restore
+        from isoflop.training.observer import measure
+
+        restored = restore(self.path)
+        start = time.perf_counter()
+        found = measure(restored.model, self.bound)
+        seconds = time.perf_counter() - start
+        result = {"epoch": restored.epoch, "step": restored.step, "seconds": seconds, **found}
+        if self.json:
+            _print_json(result)
+        else:
+            print(format_spectra(result))
+
+
+@dataclass(kw_only=True)
+class Report:
+    """Write one HTML page about runs: tables, figures, plans, configurations."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories."""
+    out: Path
+    """The page to write."""
+    bench: tuple[Path, ...] = ()
+    """Results of `isoflop bench … --out FILE`, for the figures of speed."""
+    figures: Path | None = None
+    """Folder for the figures as files too, for print: light and dark."""
+    title: str = "Sparse training report"
+    """Title of the page."""
+    json: bool = False
+    """Print the table, and what the page lacks and why, as JSON."""
+
+    def run(self) -> None:
+        """Write the page and say what it lacks."""
+        from isoflop.report import format_table, write_report
+
+        written = write_report(
+            self.runs, self.out, bench=self.bench, figures=self.figures, title=self.title
+        )
+        if self.json:
+            _print_json(written)
+            return
+        print(format_table(written["rows"]))
+        for name, reason in written["missing"].items():
+            print(f"without {name}: {reason}")
+        for path, problems in written["problems"].items():
+            print(f"{path}: {' '.join(problems)}")
+        print(f"page {self.out}")
 
 
 @dataclass(kw_only=True)
@@ -324,6 +392,8 @@ Command = (
     | Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Spectra, tyro.conf.subcommand("spectra")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]
     | Annotated[Export, tyro.conf.subcommand("export")]
 )

@@ -48,6 +48,10 @@ class ModelFileError(IsoflopError):
     """A file of a model that is missing, damaged, foreign, or of another model."""
 
 
+class FigureError(IsoflopError):
+    """A figure that the given runs hold no data for."""
+
+
 class KernelError(IsoflopError):
     """Sparse kernels that are missing, or data that they cannot work on."""
 
