@@ -29,6 +29,7 @@ from isoflop.kernels.layers import SparseConv2d, SparseLayer
 from isoflop.kernels.layout import (
     LayoutConv2d,
     layout_modules,
+    out_of_place_modules,
 )
 from isoflop.kernels.library import available
 from isoflop.kernels.timing import measure
@@ -179,6 +180,8 @@ class _Change:
         chosen = {c.path: layers[c.path].chosen if c.path in layers else "dense" for c in convs}
         if "sparse" in chosen.values():
             self._stage(layout_modules(self._holder))
+            if mode == "training":
+                self._stage(out_of_place_modules(self._holder))
             for call, following in itertools.pairwise(convs):
                 if (chosen[call.path], chosen[following.path]) == ("dense", "sparse"):
                     for module in self.model.get_submodule(call.path).modules():

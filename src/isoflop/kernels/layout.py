@@ -44,6 +44,19 @@ def layout_modules(model: nn.Module) -> dict[nn.Module, nn.Module]:
     }
 
 
+def out_of_place_modules(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Return a replacement for each activation that works in place, which does not.
+
+    The modules above return views, and autograd copies a view that is changed in place.
+    """
+    new: dict[nn.Module, nn.Module] = {}
+    for module in model.modules():
+        if type(module) in _ACTIVATIONS and module.inplace:
+            new[module] = recast(module, type(module))
+            new[module].inplace = False
+    return new
+
+
 class LayoutBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d that keeps the batch innermost."""
 
@@ -97,6 +110,8 @@ class LayoutConv2d(nn.Conv2d):
         y = super().forward(from_batch_innermost(input))
         return to_batch_innermost(y) if self.batch_innermost else y
 
+
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish, nn.Dropout)
 
 _KEEPING: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: LayoutBatchNorm2d,
