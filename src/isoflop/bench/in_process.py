@@ -93,6 +93,11 @@ class DenseCompiled(Dense):
                 work()
         return work
 
+    def close(self) -> None:
+        """Free the model and what was compiled."""
+        super().close()
+        torch.compiler.reset()
+
 
 @CONTESTANTS.register("masked")
 class Masked(InProcess):
