@@ -1,26 +1,66 @@
-"""Linear layers and convolutions whose weight is given by its non-zeros."""
+"""Linear layers and convolutions whose weight is given by its non-zeros.
 
-import torch.nn.functional as F
+Both run the compiled kernels on float32 tensors of the CPU. Elsewhere, and without compiled kernels,
+they build the dense weight and let PyTorch multiply.
+"""
+
+import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
+from isoflop.errors import KernelError
+from isoflop.kernels import library, ops
+from isoflop.kernels.dense import ACTIVATIONS, dense_conv2d, dense_linear
 from isoflop.kernels.index import SparseIndex
+
+__all__ = ["ACTIVATIONS", "sparse_conv2d", "sparse_linear"]
 
 
 def sparse_linear(
-    x: Tensor, values: Tensor, index: SparseIndex, bias: Tensor | None = None
+    x: Tensor,
+    values: Tensor,
+    index: SparseIndex,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    activation: str = "none",
 ) -> Tensor:
-    """Return ``x @ weight.T + bias`` for the weight that has `values` at the places of `index`.
+    """Return ``activation(x @ weight.T + bias + residual)``.
+
+    The weight has `values` at the places of `index`.
 
     Args:
         x: (…, in).
         values: (nnz,), in the order of the index.
         index: Index of a weight of shape (out, in, 1, 1).
         bias: (out,).
+        residual: (…, out).
+        activation: One of `ACTIVATIONS`.
 
     Returns:
         (…, out).
+
+    Raises:
+        KernelError: The arguments do not fit together.
     """
-    return F.linear(x, index.to_dense(values)[:, :, 0, 0], bias)
+    _check(activation)
+    if not _compiled(x, values, bias, residual):
+        return dense_linear(x, values, index, bias, residual=residual, activation=activation)
+    after, activation = _unfused(activation, x, values, bias, residual)
+    y = ops.linear(
+        x,
+        values,
+        index.offsets,
+        index.starts,
+        index.t_entries,
+        index.t_starts,
+        index.shape,
+        (index.rows, index.block_in, index.block_out),
+        bias,
+        residual,
+        activation,
+    )
+    return ACTIVATIONS[after](y)
 
 
 def sparse_conv2d(
@@ -32,8 +72,13 @@ def sparse_conv2d(
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
+    residual: Tensor | None = None,
+    activation: str = "none",
 ) -> Tensor:
-    """Return the convolution with the weight that has `values` at the places of `index`.
+    """Return activation(convolution + bias + residual).
+
+    The weight has `values` at the places of `index`. The compiled kernels return the batch
+    innermost, with the strides of a contiguous (out, H', W', N).
 
     Args:
         x: (N, in, H, W).
@@ -43,8 +88,66 @@ def sparse_conv2d(
         stride: Stride over height and width.
         padding: Zeros on either side of height and width.
         dilation: Spacing of the taps in height and width.
+        residual: (N, out, H', W').
+        activation: One of `ACTIVATIONS`.
 
     Returns:
         (N, out, H', W').
+
+    Raises:
+        KernelError: The arguments do not fit together.
     """
-    return F.conv2d(x, index.to_dense(values), bias, stride, padding, dilation, index.groups)
+    _check(activation)
+    if not _compiled(x, values, bias, residual):
+        return dense_conv2d(
+            x,
+            values,
+            index,
+            bias,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            residual=residual,
+            activation=activation,
+        )
+    after, activation = _unfused(activation, x, values, bias, residual)
+    y = ops.conv2d(
+        x,
+        values,
+        index.offsets,
+        index.starts,
+        index.t_entries,
+        index.t_starts,
+        index.shape,
+        index.groups,
+        (index.rows, index.block_in, index.block_out),
+        stride,
+        padding,
+        dilation,
+        bias,
+        residual,
+        activation,
+    )
+    return ACTIVATIONS[after](y)
+
+
+def _check(activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise KernelError(
+            f"There is no activation {activation!r}; the kernels know {', '.join(ACTIVATIONS)}."
+        )
+
+
+def _compiled(*tensors: Tensor | None) -> bool:
+    x = tensors[0]
+    assert x is not None
+    without_values = x.is_meta or isinstance(x, FakeTensor)  # which need no kernels
+    return (library.available() or without_values) and all(
+        t is None or (t.dtype is torch.float32 and (t.is_cpu or t.is_meta)) for t in tensors
+    )
+
+
+def _unfused(activation: str, *tensors: Tensor | None) -> tuple[str, str]:
+    """Return the activation to apply after the operator and the one inside it."""
+    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return (activation, "none") if training else ("none", activation)

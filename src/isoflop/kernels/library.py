@@ -1,0 +1,97 @@
+"""Finding and loading the compiled kernels, or saying why there are none.
+
+Set ``ISOFLOP_NO_KERNELS=1`` to go without them, ``ISOFLOP_ISA`` to choose an instruction set. Both
+are read once, on import.
+"""
+
+import ctypes
+import importlib
+import os
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from isoflop.errors import KernelError
+
+WITHOUT = "ISOFLOP_NO_KERNELS"
+ISA = "ISOFLOP_ISA"
+
+
+def available() -> bool:
+    """Return whether the compiled kernels are in use; without them all works, but slowly."""
+    return _native is not None
+
+
+def why_unavailable() -> str | None:
+    """Return why the compiled kernels are not in use, or None if they are."""
+    return _reason
+
+
+def native() -> ModuleType:
+    """Return the compiled module.
+
+    Raises:
+        KernelError: There is none.
+    """
+    if _native is None:
+        raise KernelError(
+            f"The sparse kernels are not available: {_reason}. Install isoflop on a machine with a "
+            f"C++ compiler, without {WITHOUT}."
+        )
+    return _native
+
+
+def isas() -> list[str]:
+    """Return the instruction sets that were compiled and run here, fastest first."""
+    return [] if _native is None else _native.isas()
+
+
+def isa() -> str | None:
+    """Return the instruction set in use, or None without compiled kernels."""
+    return None if _native is None else _native.isa()
+
+
+def set_isa(name: str) -> None:
+    """Use the kernels of another instruction set, in the whole process.
+
+    Args:
+        name: One of `isas`.
+
+    Raises:
+        KernelError: This machine does not have it.
+    """
+    try:
+        native().set_isa(name)
+    except ValueError as error:
+        raise KernelError(f"{error}.") from error
+
+
+def _load() -> tuple[ModuleType | None, str | None]:
+    if os.environ.get(WITHOUT, "0") not in ("", "0"):
+        return None, f"{WITHOUT} is set"
+    try:
+        _share_openmp()
+        return importlib.import_module("isoflop.kernels._native"), None
+    except ModuleNotFoundError:
+        return None, "they were not compiled when isoflop was installed"
+    except (ImportError, OSError) as error:
+        return None, f"they cannot be loaded: {error}"
+
+
+def _share_openmp() -> None:
+    """Make the OpenMP runtime that PyTorch has loaded serve the kernels too.
+
+    Their pools of threads would otherwise wait for each other's cores. PyTorch's wheels carry a
+    runtime, often under a name of its own; other builds use that of the system.
+    """
+    root = Path(torch.__file__).parent
+    bundled = [*root.glob("lib/libgomp*.so*"), *root.parent.glob("torch.libs/libgomp*.so*")]
+    names = [str(path) for path in sorted(bundled)] or ["libgomp.so.1"]
+    for name in names:
+        ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+
+
+_native, _reason = _load()
+if _native is not None and (_wanted := os.environ.get(ISA)):
+    set_isa(_wanted)
