@@ -69,7 +69,7 @@ def with_masked_layers(model: nn.Module) -> nn.Module:
 
 def _in_blocks(mask: Tensor, groups: int) -> bool:
     """Return whether the non-zeros come in blocks of consecutive outputs."""
-    if len(mask) // groups % BLOCK or bool(mask.all()):
+    if len(mask) // groups % BLOCK:
         return False
     blocks = mask.reshape(len(mask) // BLOCK, BLOCK, *mask.shape[1:])
     return torch.equal(blocks, blocks[:, :1].expand_as(blocks))

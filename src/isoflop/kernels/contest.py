@@ -135,6 +135,13 @@ def find_contestants(
             if sparse is not None:
                 remove_mask(layer)
                 found[path] = {"dense": layer, "sparse": sparse.requires_grad_(False)}
+    if found and mode == "inference":
+        # Dense convolutions between sparse ones: their own layout costs two conversions.
+        for path, layer in model.named_modules():
+            if type(layer) is nn.Conv2d and path not in found:
+                sparse = sparse_layer(layer, torch.ones_like(layer.weight, dtype=torch.bool))
+                if sparse is not None:
+                    found[path] = {"dense": layer, "sparse": sparse.requires_grad_(False)}
     return found
 
 
