@@ -13,6 +13,7 @@ from isoflop.bench.case import Case, Job
 from isoflop.bench.contestant import CONTESTANTS, Contestant, timed
 from isoflop.bench.ours import ours
 from isoflop.bench.work import Work
+from isoflop.errors import NoEffectWarning
 from isoflop.masks import get_mask
 
 
@@ -93,6 +94,11 @@ class DenseCompiled(Dense):
                 work()
         return work
 
+    def close(self) -> None:
+        """Free the model and what was compiled."""
+        super().close()
+        torch.compiler.reset()
+
 
 @CONTESTANTS.register("masked")
 class Masked(InProcess):
@@ -145,11 +151,14 @@ class Isoflop(InProcess):
     def make(self, case: Case) -> Work:
         """Convert the model."""
         job = case.sparse
-        model = ours(
-            copy.deepcopy(job.model),
-            mode="training" if case.trains else "inference",
-            example_inputs=job.inputs,
-        )
+        with warnings.catch_warnings():
+            # At sparsity 0 there is nothing to make faster.
+            warnings.simplefilter("ignore", NoEffectWarning)
+            model = ours(
+                copy.deepcopy(job.model),
+                mode="training" if case.trains else "inference",
+                example_inputs=job.inputs,
+            )
         return job.start(model, job.inputs)
 
 

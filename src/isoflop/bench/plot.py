@@ -24,8 +24,8 @@ STYLES: dict[str, tuple[str, str, str]] = {
 }
 """Label, colour and marker by contestant."""
 
-PAPER = ("#888888", ("h", "8"))
-"""Colour and markers of the paper's figures."""
+PAPER = ("#888888", ("s", "v"))
+"""Colour of the paper's figures, and their hollow markers."""
 
 
 def plot_relative_time(results: Sequence[dict[str, Any]], out: str | Path) -> None:

@@ -93,7 +93,6 @@ def run_bench(
             done(results)
             del case
             gc.collect()
-            torch.compiler.reset()
     finally:
         torch.set_num_threads(before)
     return results
