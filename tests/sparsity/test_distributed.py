@@ -1,11 +1,15 @@
+import contextlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from isoflop.errors import IsoflopError
 from isoflop.methods import GraNet, Grasp, RigL, Set, Snfs, Snip, SrSte
 from isoflop.sparsity.api import sparsify
 
@@ -17,7 +21,13 @@ METHODS = {
     "sr_ste": SrSte(),
     "snip": Snip(),
     "grasp": Grasp(temperature=1),
+    "rigl/compressed": RigL(update_every=2),
+    "rigl/compressed/accumulated": RigL(update_every=2),
+    "set/compressed": Set(update_every=2),
+    "snip/compressed": Snip(),
 }
+
+HISTORY = {"rigl": 3, "set": 3, "snfs": 4, "granet": 4}
 
 
 def train(name, rank, world_size):
@@ -36,20 +46,37 @@ def train(name, rank, world_size):
         # Each worker scores its own samples.
         calibration=[(samples.chunk(world_size)[rank], None)],
         loss=lambda outputs, _: outputs.square().mean(),
+        storage="compressed" if "compressed" in name else "masked",
     )
-    wrapped = nn.parallel.DistributedDataParallel(model) if world_size > 1 else model
+    wrapped = DistributedDataParallel(model) if world_size > 1 else model
     generator = torch.Generator().manual_seed(1)
     for _ in range(10):
         x = torch.randn(8, 6, dtype=torch.double, generator=generator)
         optimizer.zero_grad()
-        wrapped(x.chunk(world_size)[rank]).square().mean().backward()
+        parts = x.chunk(world_size)[rank].chunk(2 if "accumulated" in name else 1)
+        for i, part in enumerate(parts, 1):
+            synced = contextlib.nullcontext()
+            if isinstance(wrapped, DistributedDataParallel) and i < len(parts):
+                synced = wrapped.no_sync()
+            with synced:
+                (wrapped(part).square().mean() / len(parts)).backward()
         optimizer.step()
     return dict(model.state_dict()), sparsifier.history
+
+
+def refuse_ramps():
+    """Check that methods that change the number of weights are refused."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options: Any = {"sparsity": 0.5, "dense_ends": False, "total_steps": 10}
+    with pytest.raises(IsoflopError, match="DistributedDataParallel does not allow"):
+        sparsify(model, optimizer, METHODS["granet"], storage="compressed", **options)
 
 
 def work(folder, size, rank):
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     torch.save([train(name, rank, size) for name in METHODS], f"{folder}/{rank}.pt")
+    refuse_ramps()
     dist.destroy_process_group()
 
 
@@ -62,7 +89,7 @@ def test_workers_choose_the_masks_of_one(tmp_path, size):
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     for i, name in enumerate(METHODS):
         alone, history = train(name, 0, 1)
-        assert len(history) == {"rigl": 3, "set": 3, "snfs": 4, "granet": 4}.get(name, 0)
+        assert len(history) == HISTORY.get(name.partition("/")[0], 0)
         for rank in ranks:
             state, other = rank[i]
             assert other == history

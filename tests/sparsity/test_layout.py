@@ -13,7 +13,7 @@ from isoflop.methods import Gmp
 from isoflop.sparsity.api import sparsify
 from isoflop.sparsity.layout import Layout
 from isoflop.sparsity.patterns import Pattern, Unstructured
-from isoflop.sparsity.targets import Target
+from isoflop.sparsity.targets import MaskedTarget
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Rows(Pattern):
 
 def layout_of(shapes, prices, pattern=None):
     modules = [nn.Linear(b, a, bias=False) for a, b in shapes]
-    targets = [Target(f"{i}.weight", m, "weight", 1) for i, m in enumerate(modules)]
+    targets = [MaskedTarget(f"{i}.weight", 1, m, "weight") for i, m in enumerate(modules)]
     return Layout(tuple(targets), tuple(prices), pattern or Unstructured())
 
 
@@ -129,13 +129,14 @@ def test_patterns_that_cannot_become_sparser_refuse_a_ramp():
     ],
 )
 def test_rows_are_outputs(module, outputs):
-    target = Target("weight", module, "weight", 1)
-    assert target.by_output(module.weight).shape == (outputs, module.weight.numel() // outputs)
+    target = MaskedTarget("weight", 1, module, "weight")
+    numel = module.weight.numel()
+    owners = target.outputs(torch.arange(numel))
+    assert owners.bincount().tolist() == [numel // outputs] * outputs
     # Zeroing a row zeroes that output, and no other.
-    indices = target.by_output(torch.arange(module.weight.numel()).view(module.weight.shape))
     with torch.no_grad():
         module.weight.fill_(1.0)
-        module.weight.view(-1)[indices[1]] = 0
+        module.weight.view(-1)[owners == 1] = 0
         module.bias.zero_()
         x = torch.ones(1, 3) if isinstance(module, nn.Linear) else torch.ones(1, 4, 5, 5)
         x = x[:, :, 0] if isinstance(module, nn.ConvTranspose1d) else x

@@ -351,7 +351,7 @@ def test_states_of_another_run_are_refused(method, options, message):
 
 def test_what_is_no_state_is_refused():
     _, sparsifier = make()
-    with pytest.raises(IsoflopError, match="method, config, budget"):
+    with pytest.raises(IsoflopError, match="method, config, storage"):
         sparsifier.load_state_dict({"step": 3})
 
 

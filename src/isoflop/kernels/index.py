@@ -166,7 +166,7 @@ def default_blocks(shape: tuple[int, int, int, int], rows: int = 1) -> tuple[int
     level of the cache.
     """
     taps = shape[2] * shape[3]
-    block = 64 if taps == 1 else max(1, min(16, math.isqrt(MAX_TILE // taps), 144 // taps))
+    block = 64 if taps == 1 else max(1, min(12, math.isqrt(MAX_TILE // taps), 108 // taps))
     return block, _ceil_div(block, rows) * rows
 
 

@@ -1,14 +1,17 @@
 """Layers that store the non-zeros of their weight only."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from isoflop.errors import KernelError
+from isoflop.kernels.dense import dense_conv2d, dense_linear
 from isoflop.kernels.functional import sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index
+from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
 from isoflop.surgery import is_flipped
 
 _INDEX = ("offsets", "starts", "t_entries", "t_starts")
@@ -18,12 +21,18 @@ class SparseLayer(nn.Module):
     """A layer whose weight is a parameter `values`, of length nnz, and an index.
 
     The index is a set of buffers, which travel in the state dict. Loading a state dict with another
-    number of non-zeros, or with other positions, is allowed.
+    number of non-zeros, or with other positions, is allowed. The buffer `offsets` holds bytes, as
+    the gloo backend, by which DDP sends buffers, does not know 16-bit integers.
 
     Attributes:
         values: (nnz,). The non-zeros, in the order of `index`.
         bias: (out,), or None.
         flipped: Whether the dense weight is stored (in, out), as in Hugging Face's Conv1D.
+        activation: What is applied to the output, a name in `isoflop.kernels.ACTIVATIONS`.
+        backend: ``"sparse"`` computes on the non-zeros; ``"dense"`` makes the dense weight for the
+            time of each pass, which is faster where few weights are zero.
+        observer: Called in each backward pass with the gradient of the dense weight, zeros included;
+            None, as it mostly is, spares that gradient. Copies of the layer have no observer.
     """
 
     values: nn.Parameter
@@ -41,6 +50,10 @@ class SparseLayer(nn.Module):
         self._shape = (out, per_group, kh, kw)
         self._groups = groups
         self.flipped = False
+        self.activation = "none"
+        self.backend: Literal["sparse", "dense"] = "sparse"
+        self.observer: Callable[[Tensor], None] | None = None
+        self._tiling = (0, 0, 0)
         positions = mask.flatten().nonzero().flatten()
         index, order = build_index(positions, self._shape, groups=groups, rows=rows)
         self.values = nn.Parameter(weight.detach().flatten()[positions[order]].clone())
@@ -56,7 +69,7 @@ class SparseLayer(nn.Module):
             rows=rows,
             block_in=block_in,
             block_out=block_out,
-            offsets=self.offsets,
+            offsets=self.offsets.view(torch.int16),
             starts=self.starts,
             t_entries=self.t_entries,
             t_starts=self.t_starts,
@@ -67,57 +80,119 @@ class SparseLayer(nn.Module):
         """Number of non-zeros."""
         return len(self.values)
 
+    @property
+    def dense_shape(self) -> tuple[int, ...]:
+        """Shape in which the dense layer stores its weight."""
+        return self._matrix_shape()[::-1] if self.flipped else self._matrix_shape()
+
     def dense_weight(self) -> Tensor:
         """Return the weight with its zeros, in the shape that the dense layer stores."""
-        return self._unpacked(self.values.detach())
+        return self.scatter(self.values.detach())
 
     def mask(self) -> Tensor:
         """Return the boolean mask of the non-zeros, in the shape of the dense weight."""
-        return self._unpacked(torch.ones_like(self.values, dtype=torch.bool))
+        return self.scatter(torch.ones_like(self.values, dtype=torch.bool))
 
     def positions(self) -> Tensor:
         """Return the flat positions of the values in (out, in / groups, kh, kw)."""
         return self.index.positions()
 
+    def scatter(self, values: Tensor) -> Tensor:
+        """Return the tensor of `dense_shape` with `values`, (nnz,), at the non-zeros, else zero."""
+        dense = self.index.to_dense(values).view(self._matrix_shape())
+        return dense.t() if self.flipped else dense
+
+    def gather(self, dense: Tensor) -> Tensor:
+        """Return what a tensor of `dense_shape` has at the non-zeros, in the order of the values."""
+        return self._flat(dense)[self.positions()]
+
     @torch.no_grad()
-    def rewire(self, index: SparseIndex, values: Tensor) -> None:
-        """Set other positions and values; the parameter stays the same object.
+    def rewire(self, mask: Tensor, alike: Iterable[Tensor] = ()) -> None:
+        """Make the positions of `mask` the non-zeros; the parameter stays the same object.
+
+        Values, and the gradient if there is one, stay at positions that were non-zeros before, and
+        are zero at new ones.
 
         Args:
-            index: The new positions.
-            values: (nnz,), in the order of `index`.
+            mask: Boolean, of `dense_shape`.
+            alike: Tensors of shape (nnz,) that change likewise in place, such as the optimizer's
+                state of the values.
+
+        Raises:
+            KernelError: The mask does not come in whole blocks.
         """
-        if (index.shape, index.groups, index.nnz) != (self._shape, self._groups, len(values)):
-            raise KernelError(
-                f"An index of shape {index.shape} with {index.nnz} non-zeros does not fit a layer of "
-                f"shape {self._shape} and {len(values)} values."
-            )
-        if len(values) == len(self.values):
-            self.values.copy_(values)
+        old = self.positions()
+        positions = self._flat(mask).nonzero().flatten()
+        index, order = build_index(
+            positions,
+            self._shape,
+            groups=self._groups,
+            rows=self._tiling[0],
+            blocks=self._tiling[1:],
+        )
+        places = torch.full((index.numel,), -1, dtype=torch.int64)
+        places[old] = torch.arange(len(old))
+        source = places[positions[order]]
+        new, source = source < 0, source.clamp(min=0)
+
+        def moved(tensor: Tensor) -> Tensor:
+            if not len(tensor):
+                return tensor.new_zeros(len(source))
+            return tensor[source].masked_fill_(new, 0)
+
+        for tensor in alike:
+            assert tensor.shape == self.values.shape
+            _assign(tensor, moved(tensor))
+        grad = self.values.grad
+        if grad is None:
+            _assign(self.values, moved(self.values))
         else:
-            self.values.data = values.detach().to(self.values.dtype).clone()
             self.values.grad = None
+            _assign(self.values, moved(self.values))
+            _assign(grad, moved(grad))
+            self.values.grad = grad
         self._set_index(index)
 
     def to_dense(self) -> nn.Module:
         """Return the dense layer with the same weight, zeros included."""
         raise NotImplementedError
 
-    def _dense_shape(self) -> tuple[int, ...]:
+    def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
+        """Return the gradient of the dense weight, in `dense_shape`, zeros included.
+
+        Args:
+            x: Input of the layer.
+            dy: Gradient of its output.
+        """
         raise NotImplementedError
 
-    def _unpacked(self, values: Tensor) -> Tensor:
-        dense = self.index.to_dense(values).view(self._dense_shape())
-        return dense.t() if self.flipped else dense
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "observer": None}
+
+    def _matrix_shape(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def _flat(self, dense: Tensor) -> Tensor:
+        return (dense.t() if self.flipped else dense).flatten()
+
+    def _observed(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.observer is None or not y.requires_grad:
+            return y
+        return _Observed.apply(y, x, self)  # pyright: ignore[reportReturnType]
 
     def _set_index(self, index: SparseIndex) -> None:
         for name in _INDEX:
-            self.register_buffer(name, getattr(index, name))
-        self._set_tiling((index.rows, index.block_in, index.block_out))
-
-    def _set_tiling(self, tiling: tuple[int, int, int]) -> None:
-        self._tiling = tiling
-        self.register_buffer("tiling", torch.tensor(tiling, dtype=torch.int32))
+            new, own = getattr(index, name), self._buffers.get(name)
+            new = new.view(torch.uint8) if name == "offsets" else new
+            # In place where possible: DDP, among others, holds on to the buffers.
+            if own is not None and own.shape == new.shape:
+                own.copy_(new)
+            else:
+                self.register_buffer(name, new)
+        tiling = (index.rows, index.block_in, index.block_out)
+        if tiling != self._tiling:
+            self._tiling = tiling
+            self.register_buffer("tiling", torch.tensor(tiling, dtype=torch.int32))
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -126,7 +201,7 @@ class SparseLayer(nn.Module):
         for name in ("values", *_INDEX):
             saved, own = state_dict.get(prefix + name), getattr(self, name)
             if isinstance(saved, Tensor) and saved.shape != own.shape and saved.ndim == 1:
-                own.data = own.data.new_empty(saved.shape)
+                _assign(own, own.data.new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if all(prefix + name in state_dict for name in (*_INDEX, "tiling")):
             rows, block_in, block_out = self.tiling.tolist()
@@ -170,9 +245,25 @@ class SparseLinear(SparseLayer):
         """Size of each output."""
         return self._shape[0]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (…, in) to (…, out)."""
-        return sparse_linear(x, self.values, self.index, self.bias)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
+        linear = sparse_linear if self.backend == "sparse" else dense_linear
+        y = linear(
+            x,
+            self.values,
+            self.index,
+            self.bias,
+            residual=residual,
+            activation=self.activation,
+        )
+        return self._observed(x, y)
+
+    def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
+        """Return the gradient of the dense weight, in `dense_shape`, zeros included."""
+        dtype = self.values.dtype
+        x, dy = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
+        grad = dy.to(dtype).t() @ x.to(dtype)
+        return grad.t() if self.flipped else grad
 
     def to_dense(self) -> nn.Linear:
         """Return the dense layer with the same weight, zeros included."""
@@ -188,13 +279,18 @@ class SparseLinear(SparseLayer):
             f"bias={self.bias is not None}"
         )
 
-    def _dense_shape(self) -> tuple[int, ...]:
+    def _matrix_shape(self) -> tuple[int, ...]:
         return self._shape[:2]
 
 
 class SparseConv2d(SparseLayer):
-    """A convolution that stores and computes its non-zeros only."""
+    """A convolution that stores and computes its non-zeros only.
 
+    Attributes:
+        batch_innermost: Whether the dense backend returns that layout, as the sparse one does.
+    """
+
+    batch_innermost: bool = False
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
@@ -211,10 +307,10 @@ class SparseConv2d(SparseLayer):
         Raises:
             KernelError: The padding is not by zeros, or not the same on both sides.
         """
-        if layer.padding_mode != "zeros":
+        if not symmetric_padding(layer):
             raise KernelError(
-                f"A sparse convolution pads with zeros, not {layer.padding_mode!r}. Keep the layer "
-                "dense."
+                f"A sparse convolution pads with zeros, as many on either side; this one has padding "
+                f"{layer.padding!r} by {layer.padding_mode!r}. Keep the layer dense."
             )
         sparse = cls(layer.weight, mask, groups=layer.groups, rows=rows)
         sparse.stride = _pair(layer.stride)
@@ -243,16 +339,33 @@ class SparseConv2d(SparseLayer):
         """Groups of channels."""
         return self._groups
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H', W')."""
-        return sparse_conv2d(
-            x,
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H', W'); a residual is added before the activation."""
+        dense = self.backend == "dense"
+        conv2d = dense_conv2d if dense else sparse_conv2d
+        y = conv2d(
+            from_batch_innermost(x) if dense else x,
             self.values,
             self.index,
             self.bias,
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
+            residual=residual,
+            activation=self.activation,
+        )
+        y = self._observed(x, y)
+        return to_batch_innermost(y) if dense and self.batch_innermost else y
+
+    def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
+        """Return the gradient of the weight, zeros included."""
+        dtype = self.values.dtype
+        # PyTorch annotates these as integers, but takes pairs.
+        stride: Any = self.stride
+        padding: Any = self.padding
+        dilation: Any = self.dilation
+        return conv2d_weight(
+            x.to(dtype), self._shape, dy.to(dtype), stride, padding, dilation, self.groups
         )
 
     def to_dense(self) -> nn.Conv2d:
@@ -279,21 +392,58 @@ class SparseConv2d(SparseLayer):
             f"groups={self.groups}, nnz={self.nnz}, bias={self.bias is not None}"
         )
 
-    def _dense_shape(self) -> tuple[int, ...]:
+    def _matrix_shape(self) -> tuple[int, ...]:
         return self._shape
+
+
+class _Observed(torch.autograd.Function):
+    """Hands the output of a layer on, and in the backward pass the gradient to its observer."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, layer: SparseLayer) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.layer = layer
+        # A copy, since a view that comes out of a function must not be changed in place, as the
+        # activation that follows may do.
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (dy,) = grad_outputs
+        observer = ctx.layer.observer
+        if observer is not None:
+            (x,) = ctx.saved_tensors
+            with torch.no_grad():
+                observer(ctx.layer.weight_gradient(x.detach(), dy.detach()))
+        return dy, None, None
+
+
+def _assign(tensor: Tensor, value: Tensor) -> None:
+    """Make `tensor` hold `value`, in place, even if that is of another length."""
+    if tensor.shape == value.shape:
+        tensor.copy_(value)
+        return
+    # An old graph that is still alive keeps the gradient accumulator of a parameter, which knows the
+    # old length. A change of type, for a moment, makes PyTorch forget it.
+    other = torch.float64 if tensor.dtype != torch.float64 else torch.float32
+    tensor.data = torch.empty(0, dtype=other)
+    tensor.data = value
+
+
+def symmetric_padding(layer: nn.Conv2d) -> bool:
+    """Tell whether a convolution pads with zeros, as many on either side."""
+    odd = any(d * (k - 1) % 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    return layer.padding_mode == "zeros" and not (layer.padding == "same" and odd)
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, int]:
     if layer.padding == "valid":
         return 0, 0
     if layer.padding == "same":
-        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        if any(size % 2 for size in total):
-            raise KernelError(
-                f"Padding 'same' of a kernel {tuple(layer.kernel_size)} is not the same on both "
-                "sides. Keep the layer dense."
-            )
-        return total[0] // 2, total[1] // 2
+        height, width = (
+            d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+        )
+        return height, width
     assert not isinstance(layer.padding, str)
     return _pair(layer.padding)
 

@@ -339,7 +339,13 @@ def _conv2d_output(
             f"A kernel of {tuple(kernel)} with dilation {tuple(dilation)} does not fit into an input "
             f"of {tuple(x.shape[2:])} with padding {tuple(padding)}."
         )
-    return x.new_empty((out, height, width, x.shape[0])).permute(3, 0, 1, 2)
+    n = x.shape[0]
+    # No view of a tensor in another order: the output of an operator with gradients must not be a
+    # view, or what follows could not change it in place.
+    batch = torch.sym_max(n, 1)
+    return x.new_empty_strided(
+        (n, out, height, width), (1, height * width * batch, width * batch, batch)
+    )
 
 
 def _linear_output(x: Tensor, shape: Ints) -> Tensor:

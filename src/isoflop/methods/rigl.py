@@ -1,5 +1,6 @@
 """Rigging the lottery."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,10 @@ class RigL(DropGrow):
     def observes(self, step: int, total_steps: int) -> bool:
         """Return whether an update follows the step, which then computes the dense gradient."""
         return self.rewire_due(step, total_steps)
+
+    def largest_growth(self, nnz: int, step: int, total_steps: int) -> int | None:
+        """Return how many weights are dropped, however it is rounded."""
+        return min(nnz, math.floor(self.drop_fraction(step, total_steps) * nnz) + 1)
 
     def grow_scores(
         self,

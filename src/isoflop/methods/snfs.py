@@ -60,6 +60,11 @@ class Snfs(RigL):
         last = -(-self.end_fraction * total_steps // 1)  # the first step that is too late
         return step <= (int(last) - 1) // self.update_every * self.update_every
 
+    def largest_growth(self, nnz: int, step: int, total_steps: int) -> int | None:
+        """Return None: the average is of all gradients."""
+        del nnz, step, total_steps
+        return None
+
     def observe(self, memory: Tensor | None, dense_grad: Tensor) -> Tensor:
         """Return the average of the gradients so far."""
         if memory is None:

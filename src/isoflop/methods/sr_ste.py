@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from isoflop.errors import IsoflopError
+from isoflop.sparsity.masked import TrainedWeights
 from isoflop.sparsity.method import METHODS, Method
-from isoflop.sparsity.sharding import whole
 from isoflop.sparsity.start import Start
-from isoflop.sparsity.storage import TrainedWeights
-from isoflop.sparsity.targets import Target
+from isoflop.sparsity.targets import MaskedTarget
 
 if TYPE_CHECKING:
     from isoflop.sparsity.update import Update
@@ -63,10 +62,12 @@ class SrSte(Method):
 
     def initial_masks(self, start: Start) -> list[Tensor]:
         """Return the masks of the largest weights."""
-        scores = [whole(target.weight.detach()).abs() for target in start.layout.targets]
+        scores = [weight.abs() for weight in start.weights()]
         return start.layout.select(scores, start.counts)
 
-    def storage(self, targets: Sequence[Target], optimizer: Optimizer) -> TrainedWeights:
+    def masked_storage(
+        self, targets: Sequence[MaskedTarget], optimizer: Optimizer
+    ) -> TrainedWeights:
         """Return what keeps the masked weights."""
         return TrainedWeights(targets, optimizer, self.decay)
 

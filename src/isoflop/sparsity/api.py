@@ -1,20 +1,22 @@
 """`sparsify`: from a model, an optimizer and a method to a sparsifier."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from isoflop.masks import set_mask
 from isoflop.plan import Plan
 from isoflop.sparsity import arguments
 from isoflop.sparsity.allocation import Allocation
+from isoflop.sparsity.compressed import CompressedWeights
+from isoflop.sparsity.compressible import check_compressible
 from isoflop.sparsity.course import plan_course
 from isoflop.sparsity.layout import Layout, whole_prices
 from isoflop.sparsity.method import METHODS, Method
 from isoflop.sparsity.patterns import Pattern
-from isoflop.sparsity.sharding import put
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches, Loss, Start
 from isoflop.sparsity.targets import from_plan, from_sparsity, plain_plan
@@ -30,6 +32,7 @@ def sparsify(
     sparsity: float | None = None,
     allocation: Allocation | str | None = None,
     pattern: Pattern | str = "unstructured",
+    storage: Literal["masked", "compressed"] = "masked",
     total_steps: int,
     dense_ends: bool = True,
     example_inputs: ExampleInputs | None = None,
@@ -41,10 +44,11 @@ def sparsify(
     """Mask the weights of `model` and keep them masked through every step of `optimizer`.
 
     The training loop stays as it is. Hooks on the optimizer mask gradients before each step, and
-    weights and optimizer state after it; they change the masks when the method says so.
+    weights and optimizer state after it; they change the masks when the method says so. In compressed
+    storage, layers and parameters are replaced and nothing needs masking.
 
     Args:
-        model: The model; its weights are masked in place. Wrap it in
+        model: The model; its weights are masked, or its layers replaced, in place. Wrap it in
             `DistributedDataParallel` or `torch.compile` afterwards.
         optimizer: The optimizer that trains it.
         method: A method such as ``RigL(alpha=0.3)``, or a registered name such as ``"rigl"``.
@@ -60,6 +64,9 @@ def sparsify(
         pattern: Which weights may be non-zero together; a pattern, a registered name, or a text
             such as ``"2:4"``, ``"4:8-T"`` or ``"4x1"`` (see `isoflop.sparsity.parse_pattern`). N:M
             patterns fix the number of non-zeros themselves, which must be near the one asked for.
+        storage: ``"masked"`` stores dense weights with masks, for every device and method;
+            ``"compressed"`` stores the non-zeros only, with gradients and optimizer state of their
+            number, in linear layers and two-dimensional convolutions on the CPU.
         total_steps: Optimizer steps of the whole training run, which the method's schedule spans.
         dense_ends: Without a plan: leave the first and the last layer dense.
         example_inputs: Without a plan: inputs by which the first and the last layer are found in
@@ -81,6 +88,7 @@ def sparsify(
     """
     method = arguments.find_instance(METHODS, Method, method)
     pattern = arguments.find_pattern(pattern)
+    arguments.check_storage(storage)
     arguments.check_total_steps(total_steps)
     arguments.check_integer("seed", seed, "what the sparsifier's generator starts from")
     arguments.check_optimizer(optimizer)
@@ -113,6 +121,8 @@ def sparsify(
         prices = whole_prices([layer.macs_per_weight for layer in budget.sparse_layers])
     elif budget is None and example_inputs is not None:
         budget = plain_plan(model, example_inputs, targets)
+    if storage == "compressed":
+        check_compressible(model, targets, optimizer, method, pattern, total_steps)
     layout = Layout(tuple(targets), tuple(prices), pattern)
     counts = layout.feasible([target.nnz for target in targets])
     arguments.check_pattern(layout, counts, plan)
@@ -135,14 +145,14 @@ def sparsify(
     )
     masks = method.initial_masks(start) if targets else []
     counts = [int(mask.sum()) for mask in masks]
-    storage = method.storage(targets, optimizer)
-    for target, mask in zip(targets, masks, strict=True):
-        weight = target.weight
-        # `empty_like` takes over device and memory layout of the weight.
-        own = torch.empty_like(weight, dtype=torch.bool, requires_grad=False)
-        put(own, mask)
-        storage.adopt(target.name, weight, own)
-        set_mask(target.module, target.parameter, own)
+    if storage == "compressed":
+        stored = CompressedWeights(model, targets, optimizer, pattern)
+    else:
+        stored = method.masked_storage(targets, optimizer)
+    stored.begin(masks)
+    layout = dataclasses.replace(layout, targets=stored.targets)
+    if course is not None:
+        course = dataclasses.replace(course, layout=layout)
     return Sparsifier(
-        layout, counts, optimizer, storage, method, generator, total_steps, budget, course
+        layout, counts, optimizer, stored, method, generator, total_steps, budget, course
     )

@@ -8,7 +8,15 @@ from torch import nn
 from torch.optim import Optimizer, SparseAdam
 
 from isoflop.budget import TOLERANCE, reallocate
-from isoflop.errors import BudgetError, IsoflopError, OptimizerError, PatternGapWarning, PlanError
+from isoflop.errors import (
+    BudgetError,
+    IsoflopError,
+    OptimizerError,
+    PatternGapWarning,
+    PlanError,
+    UnknownNameError,
+)
+from isoflop.kernels.layers import SparseLayer
 from isoflop.masks import named_masks
 from isoflop.plan import Plan
 from isoflop.registry import Registry
@@ -16,7 +24,7 @@ from isoflop.sparsity.allocation import ALLOCATIONS, Allocation
 from isoflop.sparsity.layout import Layout
 from isoflop.sparsity.method import Method
 from isoflop.sparsity.patterns import PATTERNS, Pattern, parse_pattern
-from isoflop.sparsity.targets import Target
+from isoflop.sparsity.targets import MaskedTarget
 
 T = TypeVar("T")
 
@@ -106,6 +114,12 @@ def check_total_steps(value: object) -> None:
         raise IsoflopError(f"total_steps must be positive, not {value}.")
 
 
+def check_storage(value: object) -> None:
+    """Raise unless `value` names a storage."""
+    if value not in ("masked", "compressed"):
+        raise UnknownNameError(f"The storage must be 'masked' or 'compressed', not {value!r}.")
+
+
 def check_needs(method: Method, **given: object) -> None:
     """Raise if arguments are missing that the method's first masks are computed from."""
     examples = {
@@ -153,12 +167,19 @@ def check_optimizer(optimizer: object) -> None:
 
 
 def check_unmasked(model: nn.Module) -> None:
-    """Raise if some weight of `model` has a mask."""
+    """Raise if some weight of `model` has a mask, or is compressed."""
     masked = [name for name, *_ in named_masks(model)]
     if masked:
         raise IsoflopError(
             f"This model is masked already, at {some_of(masked)}. To sparsify it anew, call "
             "`sparsifier.remove()` and `isoflop.masks.remove_mask(module)` on each masked module."
+        )
+    compressed = [path for path, m in model.named_modules() if isinstance(m, SparseLayer)]
+    if compressed:
+        raise IsoflopError(
+            f"This model is compressed already, at {some_of(compressed)}. To sparsify it anew, call "
+            "`sparsifier.remove()`, `isoflop.densify(model)` and `isoflop.masks.remove_mask(module)` "
+            "on each masked module, and make a new optimizer."
         )
 
 
@@ -189,7 +210,7 @@ def check_budget(
             )
 
 
-def check_trained(targets: Sequence[Target], optimizer: Optimizer) -> None:
+def check_trained(targets: Sequence[MaskedTarget], optimizer: Optimizer) -> None:
     """Raise unless `optimizer` trains every target."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     untrained = [

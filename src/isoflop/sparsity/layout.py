@@ -12,7 +12,7 @@ from torch import Tensor
 from isoflop.budget import nearest_counts
 from isoflop.errors import BudgetError, LayerCollapseWarning
 from isoflop.sparsity.patterns import Pattern
-from isoflop.sparsity.targets import Target
+from isoflop.sparsity.target import Target
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Layout:
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the weights."""
-        return [tuple(target.weight.shape) for target in self.targets]
+        return [target.shape for target in self.targets]
 
     @property
     def sizes(self) -> list[int]:
@@ -72,6 +72,7 @@ class Layout:
         *,
         min_per_output: int,
         limits: Sequence[int] | None = None,
+        positions: Sequence[Tensor] | None = None,
         by_weight: bool = False,
     ) -> tuple[list[int], list[Tensor]]:
         """Spend `cost` on the highest scores of the whole network.
@@ -81,10 +82,12 @@ class Layout:
         left, less than the price of one weight, is spent in the layers of the lowest price.
 
         Args:
-            scores: What each weight is worth.
+            scores: What each weight is worth, in any shape.
             cost: What all weights together may cost.
             min_per_output: How many weights each output keeps, whatever the scores of others.
             limits: The most weights that each layer can have; its size by default.
+            positions: The ascending flat positions of the weights that have scores, where those are
+                not all.
             by_weight: Let every weight cost 1, rather than its price.
 
         Returns:
@@ -111,9 +114,10 @@ class Layout:
                 LayerCollapseWarning,
                 stacklevel=2,
             )
+        everywhere = [None] * len(scores) if positions is None else positions
         kept = [
-            _protect(target, score, min_per_output)
-            for target, score in zip(self.targets, scores, strict=True)
+            _protect(target, score, at, min_per_output)
+            for target, score, at in zip(self.targets, scores, everywhere, strict=True)
         ]
         floors = [max(1, int(score.isposinf().sum())) for score in kept]
         least = sum(n * price for n, price in zip(floors, prices, strict=True))
@@ -148,16 +152,19 @@ def _counts(scores: Sequence[Tensor], prices: Sequence[int], cost: int) -> list[
     return [int((bought == i).sum()) for i in range(len(scores))]
 
 
-def _protect(target: Target, scores: Tensor, count: int) -> Tensor:
+def _protect(target: Target, scores: Tensor, positions: Tensor | None, count: int) -> Tensor:
     """Return `scores` with the `count` highest of each output set to infinity."""
     if count == 0:
         return scores
-    indices = target.by_output(
-        torch.arange(scores.numel(), device=scores.device).view(scores.shape)
-    )
     flat = scores.flatten()
-    best = flat[indices].argsort(dim=1, descending=True, stable=True)[:, :count]
-    kept = flat.index_fill(0, indices.gather(1, best).flatten(), torch.inf)
+    every = torch.arange(len(flat), device=flat.device)
+    outputs = target.outputs(every if positions is None else positions)
+    # By output, and the best of each output first.
+    order = flat.argsort(descending=True, stable=True)
+    order = order[outputs[order].argsort(stable=True)]
+    sizes = outputs.bincount()
+    first = (sizes.cumsum(0) - sizes)[outputs[order]]
+    kept = flat.index_fill(0, order[every - first < count], torch.inf)
     # What is excluded for good cannot be kept.
     return kept.masked_fill(flat.isneginf(), -torch.inf).view(scores.shape)
 

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 
 from isoflop.errors import IsoflopError
 from isoflop.registry import Registry
+from isoflop.sparsity.masked import MaskedWeights
 from isoflop.sparsity.ramp import Ramp
-from isoflop.sparsity.storage import MaskedWeights
-from isoflop.sparsity.targets import Target
+from isoflop.sparsity.targets import MaskedTarget
 
 if TYPE_CHECKING:
     from isoflop.sparsity.start import Start
@@ -60,8 +60,10 @@ class Method:
         """Return the mask of every weight to begin with; here a random one of the given count."""
         return start.random(start.counts)
 
-    def storage(self, targets: Sequence[Target], optimizer: Optimizer) -> MaskedWeights:
-        """Return how weights off the mask are stored; here as zeros."""
+    def masked_storage(
+        self, targets: Sequence[MaskedTarget], optimizer: Optimizer
+    ) -> MaskedWeights:
+        """Return how weights off the mask are stored, in masked storage; here as zeros."""
         return MaskedWeights(targets, optimizer)
 
     def update_due(self, step: int, total_steps: int) -> bool:
@@ -72,6 +74,22 @@ class Method:
         """Return whether step number `step` (from 1) computes the gradient of masked weights."""
         del step, total_steps
         return False
+
+    def largest_growth(self, nnz: int, step: int, total_steps: int) -> int | None:
+        """Return how many weights a layer of `nnz` active weights can grow at most after `step`.
+
+        A method says so if a step that it observes needs the largest gradients of each layer only:
+        it grows as many weights as it drops, at the positions of largest ``|observe(None, dL/dw)|``,
+        and remembers nothing. Compressed storage then keeps that many gradients. Here None: all
+        gradients are needed, and compressed storage is refused.
+
+        Args:
+            nnz: Active weights before the step; a ramp may take some away before others grow.
+            step: Number of the step, from 1.
+            total_steps: Optimizer steps of the whole training.
+        """
+        del nnz, step, total_steps
+        return None
 
     def observe(self, memory: Tensor | None, dense_grad: Tensor) -> Tensor | None:
         """Return what to remember of a finite gradient of all positions; here nothing.

@@ -2,8 +2,7 @@
 
 import copy
 import dataclasses
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,23 +16,23 @@ from isoflop.sparsity import accounting, arguments
 from isoflop.sparsity.course import Course
 from isoflop.sparsity.layout import Layout
 from isoflop.sparsity.method import Method
-from isoflop.sparsity.sharding import whole
-from isoflop.sparsity.storage import MaskedWeights
-from isoflop.sparsity.targets import Target
+from isoflop.sparsity.storage import Gradients, Storage
 from isoflop.sparsity.update import Update
 
 
 class Sparsifier:
-    """Keeps the weights of a model masked; made by `isoflop.sparsify`.
+    """Keeps the weights of a model sparse; made by `isoflop.sparsify`.
 
-    The masks live in the model, as buffers beside the weights, and travel in its `state_dict`.
-    Everything else that a resumed run needs is in the `state_dict` of the sparsifier.
+    The masks live in the model, as buffers beside the weights or as the indices of compressed ones,
+    and travel in its `state_dict`. Everything else that a resumed run needs is in the `state_dict`
+    of the sparsifier.
 
     Each step of the optimizer goes through three phases. Before it, the gradients of masked
     weights are zeroed, after being copied if the method needs them. After it, weights and optimizer
     state are masked, since weight decay and momentum know nothing of masks. Then, if due, the masks
-    are updated. In distributed training every worker sees the same reduced gradients and draws the
-    same random numbers, so all choose the same masks without exchanging them.
+    are updated. In compressed storage there is nothing to mask. In distributed training every worker
+    sees the same reduced gradients and draws the same random numbers, so all choose the same masks
+    without exchanging them.
 
     A step that a gradient scaler leaves out is not counted, whether the scaler does not call the
     optimizer, or the optimizer (a fused one) skips the step inside.
@@ -54,7 +53,7 @@ class Sparsifier:
         layout: Layout,
         counts: Sequence[int],
         optimizer: Optimizer,
-        storage: MaskedWeights,
+        storage: Storage,
         method: Method,
         generator: torch.Generator,
         total_steps: int,
@@ -83,18 +82,13 @@ class Sparsifier:
         self._summed_macs = 0
         # What the method remembers of gradients, by name.
         self._memory: dict[str, Tensor] = {}
-        # The gradients of the step under way, by name, if the method has a use for it. The value is
-        # None for a weight that was trained but whose dense gradient is not needed.
-        self._gradients: dict[str, Tensor | None] | None = None
-        self._storage.begin()
+        # The gradients of the step under way.
+        self._gradients: Gradients | None = None
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
-            *(
-                t.weight.register_post_accumulate_grad_hook(self._grad_hook(t))
-                for t in self._targets
-            ),
         ]
+        self._expect()
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -122,10 +116,31 @@ class Sparsifier:
         plan = with_counts(plan, self.nnz)
         return dataclasses.replace(plan, allocation=self.method.name)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of all weights of each masked weight, zeros included, by parameter name."""
+        return dict(zip(self._layout.names, self._layout.sizes, strict=True))
+
     def density(self) -> float:
         """Return the fraction of active weights among all weights that have a mask."""
         numel = sum(self._layout.sizes)
         return sum(self._counts) / numel if numel else 1.0
+
+    def forward_macs(self) -> tuple[int, int]:
+        """Return the MACs of a forward pass at present, with zeros skipped and with none skipped.
+
+        Raises:
+            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+        """
+        plan = self._plan
+        if plan is None:
+            raise IsoflopError(
+                "MACs can be counted only for inputs of a known shape. Pass example_inputs to "
+                "`sparsify`, such as example_inputs=(1, 3, 32, 32)."
+            )
+        if not self.method.masks_weights:
+            return self._unmasked_macs, self._unmasked_macs
+        return self._fixed_macs + self._masked_macs(self._counts), self._unmasked_macs
 
     def step_macs(self) -> int:
         """Return the MACs that the next training step costs, for inputs such as the example's.
@@ -133,7 +148,7 @@ class Sparsifier:
         Raises:
             IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
         """
-        macs, unmasked = self._forward_macs()
+        macs, unmasked = self.forward_macs()
         observed = self.method.observes(self.step + 1, self.total_steps)
         return accounting.step_macs(macs, unmasked, dense_gradient=observed)
 
@@ -146,7 +161,7 @@ class Sparsifier:
         Raises:
             IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
         """
-        self._forward_macs()
+        self.forward_macs()
         return self._training_macs
 
     def average_macs(self) -> float:
@@ -157,7 +172,7 @@ class Sparsifier:
         Raises:
             IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
         """
-        macs, _ = self._forward_macs()
+        macs, _ = self.forward_macs()
         return self._summed_macs / self.step if self.step else float(macs)
 
     def forecast_macs(self) -> int:
@@ -166,7 +181,7 @@ class Sparsifier:
         Raises:
             IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
         """
-        macs, unmasked = self._forward_macs()
+        macs, unmasked = self.forward_macs()
         changes = [(0, macs)]
         if self._course is not None:
             course = self._course
@@ -183,12 +198,14 @@ class Sparsifier:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._storage.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs besides the states of model and optimizer."""
         return {
             "method": self.method.name,
             "config": self.method.config,
+            "storage": self._storage.name,
             "budget": {target.name: target.nnz for target in self._targets},
             "nnz": self.nnz,
             "step": self.step,
@@ -212,11 +229,11 @@ class Sparsifier:
                 f"This is no state of a sparsifier: {', '.join(missing)} missing. Pass what "
                 "`sparsifier.state_dict()` returned."
             )
-        for key, noun in (("method", "method"), ("config", "options")):
+        for key, noun in (("method", "method"), ("config", "options"), ("storage", "storage")):
             if state[key] != own[key]:
                 raise IsoflopError(
                     f"The saved run used the {noun} {state[key]!r}, this one {own[key]!r}. Call "
-                    "`sparsify` with the method of the saved run."
+                    "`sparsify` with the method and the storage of the saved run."
                 )
         saved, budget = state["budget"], own["budget"]
         if saved != budget:
@@ -234,56 +251,25 @@ class Sparsifier:
         self._generator.set_state(state["generator"].cpu())
         self.history = copy.deepcopy(state["history"])
         self._memory = {
-            t.name: torch.empty_like(t.weight, requires_grad=False).copy_(state["memory"][t.name])
+            t.name: t.placed(state["memory"][t.name])
             for t in self._targets
             if t.name in state["memory"]
         }
         self._storage.load(state["hidden_weights"])
         self._training_macs = state["training_macs"]
         self._summed_macs = state["summed_macs"]
-
-    def _forward_macs(self) -> tuple[int, int]:
-        """Return the MACs of a forward pass, with and without masks."""
-        plan = self._plan
-        if plan is None:
-            raise IsoflopError(
-                "MACs can be counted only for inputs of a known shape. Pass example_inputs to "
-                "`sparsify`, such as example_inputs=(1, 3, 32, 32)."
-            )
-        if not self.method.masks_weights:
-            return self._unmasked_macs, self._unmasked_macs
-        return self._fixed_macs + self._masked_macs(self._counts), self._unmasked_macs
+        self._expect()
 
     def _masked_macs(self, counts: Sequence[int]) -> int:
         return sum(int(n * macs) for n, macs in zip(counts, self._macs_per_weight, strict=True))
 
-    def _update_due(self, step: int) -> bool:
-        return self.method.update_due(step, self.total_steps)
-
-    def _observes(self, step: int) -> bool:
-        return self.method.observes(step, self.total_steps)
-
-    def _grad_hook(self, target: Target) -> Callable[[Tensor], None]:
-        """Return a hook that zeroes the gradient of masked weights as soon as it is accumulated.
-
-        The optimizer hooks would do for training, but they come too late for whatever reads
-        gradients in between: clipping would measure the norm of weights that are not there. The
-        exception is a step whose dense gradients the method needs. Those must survive until the
-        optimizer is called, because only then are they complete: accumulated over micro-batches,
-        reduced over workers and unscaled.
-        """
-        # Autograd's hooks are invisible to the garbage collector; a strong reference from the
-        # weight to the sparsifier, and so back to the weight, would never be freed.
-        reference = weakref.ref(self)
-
-        def hook(weight: Tensor) -> None:
-            sparsifier = reference()
-            if sparsifier is None or weight.grad is None:
-                return
-            if not sparsifier._observes(sparsifier.step + 1):
-                weight.grad.masked_fill_(~target.mask, 0)
-
-        return hook
+    def _expect(self) -> None:
+        """Tell the storage what the next step is for."""
+        step, total = self.step + 1, self.total_steps
+        growth = None
+        if self.method.observes(step, total):
+            growth = [self.method.largest_growth(n, step, total) for n in self._counts]
+        self._storage.expect(growth)
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -317,20 +303,10 @@ class Sparsifier:
 
     @torch.no_grad()
     def _take_gradients(self, scale: Tensor | None) -> None:
-        """Copy the gradients if the method has a use for them, then mask them."""
-        observed = self._observes(self.step + 1) and not self.method.keeps_dense_weights
         # An optimizer may call a closure several times; the first time is at the present weights.
-        if self._gradients is None and (observed or self._update_due(self.step + 1)):
-            self._gradients = {}
-            for target in self._targets:
-                grad = target.weight.grad
-                if grad is not None:
-                    copied = grad.detach().clone() if observed else None
-                    if copied is not None and scale is not None:
-                        copied /= scale
-                    self._gradients[target.name] = copied
-        self._storage.mask_gradients()
-        self._storage.pull(scale)
+        if self._gradients is None:
+            self._gradients = self._storage.take_gradients(scale)
+        self._storage.ready_gradients(scale)
 
     @torch.no_grad()
     def _after_step(
@@ -344,51 +320,50 @@ class Sparsifier:
             return
         if self._plan is not None:
             self._training_macs += self.step_macs()
-            self._summed_macs += self._forward_macs()[0]
+            self._summed_macs += self.forward_macs()[0]
         self.step += 1
-        observed = [g for g in (gradients or {}).values() if g is not None]
         # Overflowed gradients say nothing about where to grow.
-        finite = _all_finite(observed)
-        if finite and gradients is not None:
+        finite = gradients is None or gradients.finite()
+        if self.method.remembers and gradients is not None and finite:
             self._remember(gradients)
-        due = self._update_due(self.step)
-        self._storage.hide((lambda: self._update(set(gradients or {}), finite)) if due else None)
-        if not self.method.remembers:
-            self._memory = {}
+        due = self.method.update_due(self.step, self.total_steps)
+        self._storage.hide((lambda: self._update(gradients, finite)) if due else None)
+        self._expect()
 
-    def _remember(self, gradients: Mapping[str, Tensor | None]) -> None:
-        for name, gradient in gradients.items():
+    def _remember(self, gradients: Gradients) -> None:
+        for name in self._layout.names:
+            gradient = gradients.dense(name)
             if gradient is not None:
                 memory = self.method.observe(self._memory.get(name), gradient)
                 if memory is not None:
                     self._memory[name] = memory
 
-    def _update(self, trained: set[str], finite: bool) -> None:
+    def _update(self, gradients: Gradients | None, finite: bool) -> None:
         """Let the method change the masks."""
-        update = self._new_update(trained, finite)
+        update = self._new_update(gradients, finite)
         self.method.update(update)
         if not self.method.keeps_dense_weights:
             self.history.append(update.entry())
 
     def _choose_masks(self) -> None:
         """Let the masks follow the weights in the middle of a step."""
-        self.method.update(self._new_update(set(), True))
+        self.method.update(self._new_update(None, True))
 
-    def _new_update(self, trained: set[str], finite: bool) -> Update:
+    def _new_update(self, gradients: Gradients | None, finite: bool) -> Update:
+        def memory(name: str) -> Tensor | None:
+            if self.method.remembers or gradients is None:
+                return self._memory.get(name)
+            gradient = gradients.dense(name)
+            return None if gradient is None else self.method.observe(None, gradient)
+
         return Update(
             self._layout,
             self._counts,
             self.step,
             self.total_steps,
             course=self._course,
-            memory=self._memory,
-            trained=trained,
+            memory=memory,
+            trained=frozenset() if gradients is None else gradients.trained,
             finite=finite,
             generator=self._generator,
         )
-
-
-def _all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Return whether all are finite, and wait for the device once, not for every tensor."""
-    flags = [whole(tensor.isfinite().all()) for tensor in tensors]
-    return not flags or bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all())

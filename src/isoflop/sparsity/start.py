@@ -1,6 +1,6 @@
 """What a method is given to choose the initial masks."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.sparsity.layout import Layout
+from isoflop.sparsity.sharding import whole
 from isoflop.surgery import ExampleInputs
 
 Batches = Iterable[tuple[Any, Any]]
@@ -38,6 +39,11 @@ class Start:
     calibration: Batches | None = None
     loss: Loss | None = None
     example_inputs: ExampleInputs | None = None
+
+    def weights(self) -> Iterator[Tensor]:
+        """Iterate over the weights to be masked, each as a whole."""
+        for name in self.layout.names:
+            yield whole(self.model.get_parameter(name).detach())
 
     def random(self, counts: Sequence[int]) -> list[Tensor]:
         """Return random masks of these counts."""

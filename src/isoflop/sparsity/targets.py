@@ -1,9 +1,10 @@
-"""Which weights of a model are masked, and how many non-zeros each keeps."""
+"""Which weights of a model are sparse, and how many non-zeros each keeps."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from isoflop.errors import IsoflopError, NoTransformableLayersError, PlanError
@@ -12,6 +13,7 @@ from isoflop.masks import get_mask
 from isoflop.plan import LayerPlan, Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
 from isoflop.sparsity.sharding import is_sharded, put, whole
+from isoflop.sparsity.target import Target, rows_of
 from isoflop.surgery import ExampleInputs, is_flipped, match_paths
 
 MASKABLE = (
@@ -29,27 +31,28 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
-class Target:
-    """A weight to be masked, found anew in its module at each access.
+class MaskedTarget(Target):
+    """A dense weight with a mask beside it (once it is masked), found anew at each access.
 
     Holding tensors here would go stale: loading a checkpoint or moving the model may replace them.
 
     Attributes:
-        name: Full parameter name.
         module: The module that owns the weight.
         parameter: Name of the weight in the module.
-        nnz: How many non-zeros the plan or the sparsity allows.
     """
 
-    name: str
     module: nn.Module
     parameter: str
-    nnz: int
 
     @property
     def weight(self) -> nn.Parameter:
         """The weight as it is now."""
         return self.module.get_parameter(self.parameter)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return tuple(self.weight.shape)
 
     @property
     def mask(self) -> Tensor:
@@ -67,25 +70,33 @@ class Target:
             )
         return mask
 
-    def values(self) -> tuple[Tensor, Tensor]:
+    def dense(self) -> tuple[Tensor, Tensor]:
         """Return weight and mask, all of them if they are spread over several workers."""
         return whole(self.weight.detach()), whole(self.mask)
 
     def choose(self, mask: Tensor) -> None:
-        """Change the mask in place, to one that every worker has whole."""
+        """Change the mask in place, to one that every worker has whole.
+
+        Weights that are masked by this become zero at the end of the step (see `MaskedWeights`).
+        """
         put(self.mask, mask)
 
-    def by_output(self, tensor: Tensor) -> Tensor:
-        """View a tensor of the weight's shape as one row per output of the layer."""
-        if isinstance(self.module, _TRANSPOSED):
-            # (in, out / groups, …): the outputs of a group see the inputs of that group alone.
-            tensor = tensor.unflatten(0, (self.module.groups, -1)).transpose(1, 2).flatten(0, 1)
-        elif is_flipped(self.module):
-            tensor = tensor.t()
-        return tensor.reshape(tensor.shape[0], -1)
+    def placed(self, tensor: Tensor) -> Tensor:
+        """Return a copy on the device, and in the parts, of the weight."""
+        return torch.empty_like(self.weight, requires_grad=False).copy_(tensor)
+
+    def outputs(self, positions: Tensor) -> Tensor:
+        """Return the output of the layer to which each flat position of the weight belongs."""
+        shape = self.shape
+        if not isinstance(self.module, _TRANSPOSED):
+            return rows_of(positions, shape, flipped=is_flipped(self.module))
+        # (in, out / groups, …): the outputs of a group see the inputs of that group alone.
+        rows, outputs = shape[0] // self.module.groups, shape[1]
+        row = positions // math.prod(shape[1:])
+        return row // rows * outputs + positions // math.prod(shape[2:]) % outputs
 
 
-def from_plan(model: nn.Module, plan: Plan) -> list[Target]:
+def from_plan(model: nn.Module, plan: Plan) -> list[MaskedTarget]:
     """Return the sparse weights of `plan`, with the plan's numbers of non-zeros."""
     if not plan.sparse_layers:
         raise NoTransformableLayersError(
@@ -99,7 +110,8 @@ def from_plan(model: nn.Module, plan: Plan) -> list[Target]:
                 "a plan as `isoflop.transform` returned it."
             )
         path, _, parameter = layer.parameter.rpartition(".")
-        targets.append(Target(layer.parameter, model.get_submodule(path), parameter, layer.nnz))
+        module = model.get_submodule(path)
+        targets.append(MaskedTarget(layer.parameter, layer.nnz, module, parameter))
     return targets
 
 
@@ -111,7 +123,7 @@ def from_sparsity(
     dense_ends: bool,
     example_inputs: ExampleInputs | None,
     exclude: Sequence[str],
-) -> list[Target]:
+) -> list[MaskedTarget]:
     """Return the weights of all linear and convolution layers, at `sparsity` overall."""
     candidates, computed = _maskable_weights(model), _computed_weights(model)
     excluded = match_paths([*(path for path, _ in candidates), *computed], exclude)
@@ -140,12 +152,14 @@ def from_sparsity(
     total = num_nonzero(sum(math.prod(shape) for shape in shapes), sparsity)
     counts = exact_counts(shapes, allocation(shapes, 1 - sparsity), total)
     return [
-        Target(f"{path}.weight" if path else "weight", module, "weight", nnz)
+        MaskedTarget(f"{path}.weight" if path else "weight", nnz, module, "weight")
         for (path, module), nnz in zip(kept, counts, strict=True)
     ]
 
 
-def plain_plan(model: nn.Module, example_inputs: ExampleInputs, targets: Sequence[Target]) -> Plan:
+def plain_plan(
+    model: nn.Module, example_inputs: ExampleInputs, targets: Sequence[MaskedTarget]
+) -> Plan:
     """Return the plan of a model that was not transformed, with `targets` sparse.
 
     The budget to which its gap refers is the same model without zeros.

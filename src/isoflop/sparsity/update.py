@@ -1,7 +1,7 @@
 """One change of the masks, as methods ask for it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from isoflop.sparsity.course import Course
 from isoflop.sparsity.drop_grow import DropGrow
 from isoflop.sparsity.layout import Layout
 from isoflop.sparsity.sharding import whole
-from isoflop.sparsity.targets import Target
+from isoflop.sparsity.target import Target
 
 
 class Update:
@@ -35,8 +35,8 @@ class Update:
         total_steps: int,
         *,
         course: Course | None,
-        memory: Mapping[str, Tensor],
-        trained: set[str],
+        memory: Callable[[str], Tensor | None],
+        trained: frozenset[str],
         finite: bool,
         generator: torch.Generator,
     ) -> None:
@@ -58,24 +58,33 @@ class Update:
         course = self._course
         if course is None or not course.ramp.due(self.step, self.total_steps):
             return
-        layers = [target.values() for target in self._layout.targets]
-        scores = [_scores(w.abs()).masked_fill(~mask, -torch.inf) for w, mask in layers]
-        before = list(self.counts)
+        targets, before = self._layout.targets, list(self.counts)
+        ranked: Sequence[Tensor | None] = [None] * len(targets)
         if course.ramp.per_layer:
             self.counts[:] = course.counts(self.step, before)
         else:
-            self.counts[:], scores = self._layout.ranked(
-                scores, course.cost(self.step), min_per_output=1, limits=before
+            positions, weights = zip(*(target.active() for target in targets), strict=True)
+            self.counts[:], ranked = self._layout.ranked(
+                [_scores(weight.abs()) for weight in weights],
+                course.cost(self.step),
+                min_per_output=1,
+                limits=before,
+                positions=positions,
             )
-        for i, (_, mask) in enumerate(layers):
-            target = self._layout.targets[i]
-            target.choose(self._layout.pattern.top(scores[i], self.counts[i], allowed=mask.clone()))
+        for i, target in enumerate(targets):
+            weight, mask = target.dense()
+            active = ranked[i]
+            if active is None:
+                active = _scores(weight.abs())[mask]
+            scores = torch.full(weight.shape, -torch.inf, dtype=active.dtype, device=active.device)
+            scores[mask] = active
+            target.choose(self._layout.pattern.top(scores, self.counts[i], allowed=mask.clone()))
             self.pruned[target.name] = before[i] - self.counts[i]
 
     def follow(self) -> None:
         """Choose the weights of largest magnitude anew, masked ones included."""
         for target, count in zip(self._layout.targets, self.counts, strict=True):
-            scores = _scores(target.values()[0].abs())
+            scores = _scores(target.dense()[0].abs())
             target.choose(self._layout.pattern.top(scores, count))
 
     def rewire(self, method: DropGrow) -> None:
@@ -91,14 +100,14 @@ class Update:
         drops, shares = [], []
         for i in indices:
             target = self._layout.targets[i]
-            weight, mask = target.values()
+            weight, mask = target.dense()
             drops.append(method.drop_count(weight, mask, self.counts[i], self.fraction))
             shares.append(method.grow_share(mask, self._remembered(target)))
         grows = self._grows(indices, drops, shares)
         new: dict[str, Tensor] = {}
         for i, drop, grow in zip(indices, drops, grows, strict=True):
             target = self._layout.targets[i]
-            weight, mask = target.values()
+            weight, mask = target.dense()
             memory = self._remembered(target)
             rewired = self._layout.pattern.rewire(
                 mask,
@@ -115,7 +124,7 @@ class Update:
         self.new = {name: int(count) for name, count in new.items()}
 
     def _remembered(self, target: Target) -> Tensor | None:
-        memory = self._memory.get(target.name)
+        memory = self._memory(target.name)
         return None if memory is None else whole(memory)
 
     def _grows(

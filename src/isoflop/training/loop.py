@@ -5,7 +5,7 @@ import dataclasses
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,9 +27,11 @@ from isoflop.training.checkpoint import (
 )
 from isoflop.training.configs import build_method
 from isoflop.training.data import ImageData, load_dataset, steps_per_epoch
+from isoflop.training.interval import Interval
+from isoflop.training.observer import Observer
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
-from isoflop.training.setup import Costs, Job, Setup, build
+from isoflop.training.setup import Job, Setup, build, count_weights
 from isoflop.training.tracking import Display, Tracker
 from isoflop.transforms import Transform
 
@@ -46,7 +48,8 @@ class Progress:
         accuracy: Test accuracy after the latest epoch, in percent.
         best_accuracy: The best test accuracy after any epoch.
         training_flops: FLOPs of all forward and backward passes.
-        seconds: Time spent, evaluation included, over all processes that resumed one another.
+        seconds: Time spent, evaluation included but spectra not, over all processes that resumed one
+            another.
     """
 
     epoch: int = 0
@@ -57,7 +60,7 @@ class Progress:
     seconds: float = 0.0
 
 
-_OPTIONS = ("transform", "sparsity", "method", "allocation", "pattern", "seed")
+_OPTIONS = ("transform", "sparsity", "method", "allocation", "pattern", "storage", "seed")
 """What a summary repeats of the configuration."""
 
 
@@ -70,9 +73,11 @@ def train(
     sparsity: float | None = None,
     allocation: str = "uniform",
     pattern: str = "unstructured",
+    storage: Literal["masked", "compressed"] = "masked",
     scope: Literal["model", "layers"] = "model",
     seed: int = 0,
     data: str | Path | None = None,
+    spectra: str | None = None,
     resume: bool = False,
     quiet: bool = False,
     stop_after_epochs: int | None = None,
@@ -90,9 +95,12 @@ def train(
         sparsity: Sparsity of plain sparse training, that is, without a transform.
         allocation: How plain sparse training spreads its sparsity over the layers.
         pattern: Which weights may be non-zero together, such as ``"2:4"``.
+        storage: How sparse weights are stored, ``"masked"`` or ``"compressed"``.
         scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget.
         seed: Seed of initialisation, masks, order and augmentation.
         data: Folder of the data set, for those that need one.
+        spectra: How often to measure the spectra of the masks, such as ``"every=1epoch"`` or
+            ``"every=100steps"``; by default never. They are measured before the first step too.
         resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
             as that of a run that was never interrupted.
         quiet: Show no progress.
@@ -116,9 +124,11 @@ def train(
         sparsity=sparsity,
         allocation=allocation,
         pattern=pattern,
+        storage=storage,
         scope=scope,
         seed=seed,
         data=None if data is None else str(data),
+        spectra=spectra,
     )
     job.check()
     if stop_after_epochs is not None and stop_after_epochs < 1:
@@ -187,6 +197,10 @@ def _run(
     quiet: bool,
 ) -> dict[str, Any]:
     recipe, sparsifier = job.recipe, setup.sparsifier
+    samples = len(dataset.train_labels)
+    steps = steps_per_epoch(samples, recipe.batch_size, recipe.drop_last)
+    interval = None if job.spectra is None else Interval.parse(job.spectra)
+    observer = Observer(setup.model, sparsifier, interval, steps)
     progress = Progress()
     require("accelerate.utils", "train").set_seed(job.seed)
     state = load_checkpoint(run.path)
@@ -194,9 +208,9 @@ def _run(
         setup.model.load_state_dict(state["model"])
         setup.optimizer.load_state_dict(state["optimizer"])
         sparsifier.load_state_dict(state["sparsifier"])
+        observer.load_state_dict(state["observer"])
         set_random_state(state["random"])
         progress = Progress(**state["progress"])
-    costs = Costs(setup.model, recipe.input_shape)
     model, optimizer = accelerator.prepare(setup.model, setup.optimizer)
     if state is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
@@ -204,24 +218,39 @@ def _run(
 
     main = accelerator.is_main_process
     if main:
-        run.cut_metrics(progress.epoch)
-    samples = len(dataset.train_labels)
-    steps = steps_per_epoch(samples, recipe.batch_size, recipe.drop_last)
+        run.cut(progress.step if state is not None else -1)
     seen = min(steps * recipe.batch_size, samples)
     display = Display(
         recipe.epochs, seen * recipe.epochs, seen * progress.epoch, quiet=quiet or not main
     )
-    tracker = Tracker(run, progress.epoch) if main else contextlib.nullcontext()
+    tracker = Tracker(run, progress.step) if main else contextlib.nullcontext()
     with tracker as log, display.shown():
+        if log is not None and state is None:
+            observer.start(log)
+
+        def after_step() -> None:
+            if log is not None:
+                observer.after_step(log, progress.step, progress.training_flops)
+
         while progress.epoch < last_epoch:
             start = time.perf_counter()
+            apart = observer.spectra_seconds
             loss = _train_epoch(
-                job, setup, model, optimizer, accelerator, dataset, progress, costs, display
+                job,
+                setup,
+                model,
+                optimizer,
+                accelerator,
+                dataset,
+                progress,
+                display,
+                after_step,
             )
             progress.accuracy = _test(model, dataset, accelerator)
             progress.best_accuracy = max(progress.best_accuracy, progress.accuracy)
             progress.epoch += 1
-            progress.seconds += time.perf_counter() - start
+            apart = observer.spectra_seconds - apart
+            progress.seconds += time.perf_counter() - start - apart
             metrics = {
                 "epoch": progress.epoch,
                 "step": progress.step,
@@ -242,6 +271,7 @@ def _run(
                     "model": setup.model.state_dict(),
                     "optimizer": setup.optimizer.state_dict(),
                     "sparsifier": sparsifier.state_dict(),
+                    "observer": observer.state_dict(),
                     "scaler": None if scaler is None else scaler.state_dict(),
                     "random": random_state(),
                     "progress": dataclasses.asdict(progress),
@@ -250,7 +280,8 @@ def _run(
                 if sparsifier.plan is not None:
                     sparsifier.plan.save(run.plan_path)
             accelerator.wait_for_everyone()
-    summary = _summary(job, setup, progress, costs, accelerator)
+    summary = _summary(job, setup, progress, accelerator)
+    summary["spectra_seconds"] = observer.spectra_seconds
     if main and progress.epoch == recipe.epochs:
         write_json(run.summary_path, summary)
     return summary
@@ -264,8 +295,8 @@ def _train_epoch(
     accelerator: Any,
     dataset: ImageData,
     progress: Progress,
-    costs: Costs,
     display: Display,
+    after_step: Callable[[], None],
 ) -> float:
     """Train for one epoch and return the mean loss."""
     recipe, sparsifier = job.recipe, setup.sparsifier
@@ -296,7 +327,7 @@ def _train_epoch(
         progress.training_flops += flops * count
         total += torch.stack([loss.detach() * len(labels), loss.new_tensor(len(labels))])
         display.advance(count)
-    costs.update()
+        after_step()
     total = accelerator.reduce(total)
     mean = float(total[0] / total[1])
     if not math.isfinite(mean):
@@ -320,12 +351,11 @@ def _test(model: nn.Module, dataset: ImageData, accelerator: Any) -> float:
     return 100.0 * int(accelerator.reduce(correct)) / len(dataset.test_labels)
 
 
-def _summary(
-    job: Job, setup: Setup, progress: Progress, costs: Costs, accelerator: Any
-) -> dict[str, Any]:
+def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> dict[str, Any]:
     config = job.config()
-    nnz, numel = costs.weights()
+    nnz, numel = count_weights(setup)
     sparsifier = setup.sparsifier
+    macs, unmasked_macs = sparsifier.forward_macs()
     return {
         **{key: config[key] for key in _OPTIONS},
         "recipe": job.recipe.name,
@@ -333,10 +363,10 @@ def _summary(
         "steps": progress.step,
         "accuracy": progress.accuracy,
         "best_accuracy": progress.best_accuracy,
-        "macs": costs.macs,
+        "macs": macs,
         "dense_macs": setup.dense_macs,
-        "unmasked_macs": costs.unmasked_macs,
-        "relative_gap": (costs.macs - setup.dense_macs) / setup.dense_macs,
+        "unmasked_macs": unmasked_macs,
+        "relative_gap": (macs - setup.dense_macs) / setup.dense_macs,
         "average_macs": sparsifier.average_macs(),
         "training_flops": progress.training_flops,
         "nnz": nnz,

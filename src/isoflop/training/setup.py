@@ -11,7 +11,6 @@ from torch import nn
 
 from isoflop.errors import IsoflopError
 from isoflop.flops import profile
-from isoflop.masks import named_masks
 from isoflop.models import build_model
 from isoflop.models.extras import require
 from isoflop.plan import Plan
@@ -20,6 +19,7 @@ from isoflop.sparsity.method import METHODS, Method
 from isoflop.sparsity.patterns import parse_pattern
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches
+from isoflop.training.interval import Interval
 from isoflop.training.recipes import Recipe
 from isoflop.transforms import TRANSFORMS, Transform
 from isoflop.transforms import transform as apply_transform
@@ -35,9 +35,11 @@ class Job:
     sparsity: float | None
     allocation: str
     pattern: str
+    storage: Literal["masked", "compressed"]
     scope: Literal["model", "layers"]
     seed: int
     data: str | None
+    spectra: str | None = None
 
     def check(self) -> None:
         """Raise `IsoflopError` if the options contradict each other."""
@@ -58,6 +60,13 @@ class Job:
                 "transform with its own, such as --transform wide --sparsity 0.75."
             )
         parse_pattern(self.pattern)
+        if self.spectra is not None:
+            Interval.parse(self.spectra)
+            if dense:
+                raise IsoflopError(
+                    "A dense model has no masks, so it has no spectra. Leave out --spectra, or choose "
+                    "a sparse method, such as --method rigl."
+                )
         if self.seed < 0:
             raise IsoflopError(f"The seed must not be negative, not {self.seed}.")
 
@@ -74,8 +83,10 @@ class Job:
             "sparsity": self.sparsity if transform is None else transform.sparsity,
             "allocation": self.allocation,
             "pattern": self.pattern,
+            "storage": self.storage,
             "seed": self.seed,
             "data": self.data,
+            "spectra": self.spectra,
         }
 
 
@@ -108,13 +119,7 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
     recipe = job.recipe
     shape = (1, *recipe.input_shape)
     require("accelerate.utils", "train").set_seed(job.seed)
-    model = build_model(
-        recipe.model,
-        recipe.num_classes,
-        # None leaves the default, which models of libraries may not let one choose.
-        in_channels=None if recipe.input_shape[0] == 3 else recipe.input_shape[0],
-        base_width=recipe.base_width,
-    )
+    model = dense_model(recipe)
     plan: Plan | None = None
     if job.transform is None:
         dense_macs = profile(model, shape).macs
@@ -139,6 +144,7 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
         sparsity=job.sparsity,
         allocation=job.allocation,
         pattern=job.pattern,
+        storage=job.storage,
         total_steps=steps,
         example_inputs=shape,
         calibration=calibration,
@@ -153,6 +159,17 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
     )
 
 
+def dense_model(recipe: Recipe) -> nn.Module:
+    """Return the recipe's own model, freshly initialised."""
+    return build_model(
+        recipe.model,
+        recipe.num_classes,
+        # None leaves the default, which models of libraries may not let one choose.
+        in_channels=None if recipe.input_shape[0] == 3 else recipe.input_shape[0],
+        base_width=recipe.base_width,
+    )
+
+
 def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     weights = [p for p in model.parameters() if p.ndim > 1 or recipe.decay_norm_and_bias]
     others = [p for p in model.parameters() if not (p.ndim > 1 or recipe.decay_norm_and_bias)]
@@ -163,33 +180,13 @@ def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-class Costs:
-    """Measures the MACs and weights of a model as its masks stand.
-
-    Args:
-        model: The model.
-        input_shape: Shape of one sample.
-    """
-
-    def __init__(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
-        self._model = model
-        self._shape = (1, *input_shape)
-        self._nnz: list[int] | None = None
-        self.update()
-
-    def update(self) -> None:
-        """Count anew, if the masks hold another number of weights than at the last count."""
-        nnz = [int(mask.sum()) for _, _, _, mask in named_masks(self._model)]
-        if nnz != self._nnz:
-            table = profile(self._model, self._shape)
-            self._nnz, self.macs, self.unmasked_macs = nnz, table.macs, table.dense_macs
-
-    def weights(self) -> tuple[int, int]:
-        """Return how many weights may be non-zero and how many there are; no biases, no norms."""
-        masks = {name: mask for name, _, _, mask in named_masks(self._model)}
-        nnz = numel = 0
-        for name, parameter in self._model.named_parameters():
-            if parameter.ndim > 1:
-                numel += parameter.numel()
-                nnz += int(masks[name].sum()) if name in masks else parameter.numel()
-        return nnz, numel
+def count_weights(setup: Setup) -> tuple[int, int]:
+    """Return how many weights may be non-zero and how many there are; no biases, no norms."""
+    sparsifier = setup.sparsifier
+    sizes = sparsifier.sizes
+    dense = sum(
+        parameter.numel()
+        for name, parameter in setup.model.named_parameters()
+        if parameter.ndim > 1 and name not in sizes
+    )
+    return dense + sum(sparsifier.nnz.values()), dense + sum(sizes.values())

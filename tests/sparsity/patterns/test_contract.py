@@ -271,3 +271,33 @@ def test_any_shape_any_option(case):
     assert int(new.sum()) == count
     assert pattern.check(new)
     assert int((mask & ~new).sum()) <= drop
+
+
+@patterns
+@shapes
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_candidates_are_all_that_can_grow(pattern, shape, seed, dropped, density, pruned):
+    """With zeros in place of the other scores, rewiring is the same, also after some pruning."""
+    if not pattern.preselects:
+        return
+    numel = math.prod(shape)
+    generator = torch.Generator().manual_seed(seed)
+    # Few values, so that there are ties, and zeros.
+    scores = torch.randint(5, shape, generator=generator).float()
+    mask = pattern.random(shape, pattern.count(shape, int(density * numel)), generator)
+    limit = int(dropped * int(mask.sum()))
+    candidates = pattern.candidates(mask, scores, limit)
+    assert not (candidates & mask).any()
+    # A ragged weight has blocks of four sizes; each may grow up to the limit.
+    assert int(candidates.sum()) <= (4 * limit if isinstance(pattern, Block) else limit)
+    known = scores * (candidates | mask)
+    fewer = pattern.count(shape, int((1 - pruned) * int(mask.sum())))
+    if fewer <= int(mask.sum()):
+        weights = torch.randn(shape, generator=generator).masked_fill(~mask, -math.inf)
+        mask = pattern.top(weights, fewer, allowed=mask.clone())
+    worth = torch.randn(shape, generator=generator)
+    drop = min(limit, int(mask.sum()))
+    assert torch.equal(
+        pattern.rewire(mask, worth, scores, drop), pattern.rewire(mask, worth, known, drop)
+    )

@@ -1,6 +1,7 @@
 """What every pattern can do."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ class Pattern(ABC):
 
     ``str(pattern)`` is the text from which `parse_pattern` makes an equal pattern.
     """
+
+    preselects: ClassVar[bool] = False
+    """Whether `candidates` can tell what may grow before it is known what is dropped."""
 
     @abstractmethod
     def count(self, shape: tuple[int, ...], nnz: int) -> int:
@@ -80,6 +84,19 @@ class Pattern(ABC):
         Returns:
             A mask with ``count(shape, mask.sum() - drop + grow)`` active positions.
         """
+
+    def candidates(self, mask: Tensor, grow_scores: Tensor, grow: int) -> Tensor:
+        """Return the inactive positions that `rewire` may grow, whatever it drops.
+
+        If the grow scores, which are not negative, were zero at all other inactive positions,
+        `rewire` would return the same masks.
+
+        Args:
+            mask: A mask that has all active positions of the one to be rewired, and maybe more.
+            grow_scores: What activating a position is worth, at least 0.
+            grow: The most positions to drop, and to grow.
+        """
+        raise NotImplementedError
 
 
 PATTERNS: Registry[type[Pattern]] = Registry("pattern")

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class Block(Pattern):
         rows: Output channels of a block.
         columns: Input channels of a block.
     """
+
+    preselects: ClassVar[bool] = True
 
     rows: int = 1
     columns: int = 4
@@ -117,6 +120,18 @@ class Block(Pattern):
             dropped = max(drop * old // nnz, old - new)
             survivors = drop_lowest(active[i], drop_worths[i], dropped)
             chosen.append(survivors | highest(grow_worths[i], new - old + dropped, ~survivors))
+        return _spread(chosen, regions, shape)
+
+    def candidates(self, mask: Tensor, grow_scores: Tensor, grow: int) -> Tensor:
+        """Return the best inactive blocks of each size, as many as have room in `grow`."""
+        shape = tuple(mask.shape)
+        regions = self._regions(shape)
+        chosen = []
+        pairs = zip(regions, _whole(mask, regions), _worths(grow_scores, regions), strict=True)
+        for region, active, worths in pairs:
+            height, width = region.tile
+            number = min(grow // (height * width), int((~active).sum()))
+            chosen.append(highest(worths, number, ~active))
         return _spread(chosen, regions, shape)
 
     def _regions(self, shape: tuple[int, ...]) -> list[tiles.Region]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class Unstructured(Pattern):
 
     Of equal scores the lower flat index wins.
     """
+
+    preselects: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return "unstructured"
@@ -53,3 +56,7 @@ class Unstructured(Pattern):
         """Return a new mask: `drop` active positions dropped, `grow` others or the same grown."""
         survivors = drop_lowest(mask, drop_scores, drop)
         return survivors | highest(grow_scores, drop if grow is None else grow, ~survivors)
+
+    def candidates(self, mask: Tensor, grow_scores: Tensor, grow: int) -> Tensor:
+        """Return the `grow` inactive positions of highest score."""
+        return highest(grow_scores, min(grow, int((~mask).sum())), ~mask)

@@ -1,0 +1,12 @@
+#define LANES 16
+#include "engine.h"
+
+namespace isoflop {
+
+const Kernels avx512{"avx512",
+                     [] {
+                       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+                     },
+                     forward, input_gradient, weight_gradient};
+
+}  // namespace isoflop

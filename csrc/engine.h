@@ -1,0 +1,446 @@
+// The kernels, for vectors of LANES floats. See kernels.h for what they compute.
+//
+// The lanes of a vector are images (or rows, for a linear layer). A task is a tile of pixels of the
+// output, for one group of LANES images. The part of the input that it needs is packed, one block of
+// channels after the other, into a buffer that stays in the first level of the cache while the
+// non-zeros of all outputs use it; the sums of all outputs stay in the second level. A stream lists
+// the non-zeros in this order, each with its value and the distance of its first vector from the
+// start of the packed block, so that the inner loops are the same for every geometry.
+#pragma once
+
+#if defined(_OPENMP)
+#include <omp.h>
+#else
+inline int omp_get_thread_num() { return 0; }
+inline int omp_get_num_threads() { return 1; }
+#endif
+
+#include <new>
+
+#include "flat.h"
+#include "inner.h"
+#include "problem.h"
+
+namespace {
+
+constexpr int64_t packed_bytes = 37 << 10;  // of the input, in the first level of the cache
+constexpr int64_t cached_bytes = 32 << 20;  // what the third level may keep
+constexpr int64_t sums_bytes = 640 << 10;    // of the outputs, or their gradients, in the second
+
+// The tile that should take the least time, in FMAs per useful one. `per_entry` and `per_vector` are
+// what an entry and a vector of sums cost besides.
+struct Choice {
+  const Shape* shape;
+  Tile tile;
+};
+
+template <class Has>
+inline Choice choose_tile(const Problem& p, double density, int taps, int block, double per_entry,
+                          double per_sum, Has has) {
+  Choice best{};
+  double least = 0;
+  int used = 0;
+  for (int k = 0; k < taps; k++) used += p.tap[k].plane >= 0;
+  auto consider = [&](const Shape& shape, bool flat) {
+    Tile t = make_tile(p, shape.h, shape.w, flat);
+    double channels = static_cast<double>(packed_bytes) / (4.0 * t.channel + 1);
+    channels = minimum<double>(maximum<double>(channels, block), static_cast<double>(p.channels));
+    double entries = maximum(density * used * channels, 0.1);
+    double computed = static_cast<double>(t.tasks) * t.vectors() * LANES;
+    double useful = static_cast<double>(p.n) * p.out_h * p.out_w;
+    double packing =
+        2.0 * t.channel / LANES / (density * used * p.rows * t.vectors() + 0.1);
+    double over = maximum(4.0 * t.channel * minimum<int64_t>(block, p.channels) / packed_bytes, 1.0);
+    double cost = 1 + per_sum / entries + per_entry / t.vectors() + packing;
+    cost *= computed / useful * over;
+    if (!best.shape || cost < least) {
+      best = {&shape, t};
+      least = cost;
+    }
+  };
+  for (const Shape& shape : shapes) {
+    if (!has(shape)) continue;
+    consider(shape, false);
+    if (shape.h == 1 && p.n % LANES && p.out_h * p.out_w > 1) consider(shape, true);
+  }
+  return best;
+}
+
+struct Plan {
+  Tile tile;
+  int taps;
+  int64_t merge;       // blocks of the index in a pass
+  int64_t chunk;       // row groups whose sums are held at a time
+  int64_t chunks;      // of a group
+  int64_t together;    // tiles that use a part of the stream one after the other
+  int64_t packed;      // floats of the packed input
+};
+
+inline Plan make_plan(const Problem& p, const Tile& tile, int taps, int64_t block, Stream& s,
+                      Grouping grouping, int64_t nnz, int threads) {
+  Plan plan{};
+  plan.tile = tile;
+  plan.taps = taps;
+  plan.merge = maximum<int64_t>(1, packed_bytes / maximum<int64_t>(1, 4 * tile.channel * block));
+  int64_t blocks = ceil_div(p.channels, block);
+  plan.merge = minimum(plan.merge, blocks);
+  s.grouping = grouping;
+  s.channels = plan.merge * block;
+  s.passes = ceil_div(blocks, plan.merge);
+  s.row_groups = ceil_div(p.rows, rows_of(grouping));
+  plan.packed = s.channels * tile.channel;
+  // A stream that does not stay in the second level is used for several tiles at a time.
+  plan.together = nnz < 50000 ? 1 : nnz < 1000000 ? 2 : 4;
+  plan.together = maximum<int64_t>(1, minimum(plan.together, tile.tasks / threads));
+  int64_t bytes = int64_t{4} * LANES * tile.vectors() * rows_of(grouping) * plan.together;
+  plan.chunk = minimum(maximum<int64_t>(1, sums_bytes / bytes), s.row_groups);
+  // Enough tasks for all threads.
+  int64_t wanted = ceil_div(int64_t{4} * threads, maximum<int64_t>(1, tile.tasks / plan.together * p.groups));
+  plan.chunk = minimum(plan.chunk, maximum<int64_t>(ceil_div(s.row_groups, wanted), 32));
+  plan.chunks = ceil_div(s.row_groups, plan.chunk);
+  return plan;
+}
+
+inline Vec activate(Vec v, Activation a) {
+  switch (a) {
+    case Activation::relu:
+      return v < 0.0f ? Vec{} : v;
+    case Activation::gelu:
+      return v * 0.5f * (1.0f + error_function(v * 0.70710678f));
+    case Activation::silu:
+      return v / (1.0f + exponential(-v));
+    default:
+      return v;
+  }
+}
+
+inline void store_flat(const Problem& p, const Tile& t, const Place& at, int64_t channel,
+                       int64_t rows, const float* sums, const Epilogue& epilogue) {
+  int64_t offsets[most_pixels], others[most_pixels];
+  flat_offsets(p, t, at, p.out, offsets);
+  const View& r = epilogue.residual;
+  if (r.data) flat_offsets(p, t, at, r, others);
+  for (int k = 0; k < t.w; k++) {
+    const int64_t *pixels = offsets + k * LANES, *added = others + k * LANES;
+    const bool contiguous = together(pixels), added_contiguous = r.data && together(added);
+    for (int64_t row = 0; row < rows; row++) {
+      const int64_t c = channel + row;
+      Vec v = load(sums + (row * t.w + k) * LANES);
+      if (epilogue.bias) v += broadcast(epilogue.bias[c]);
+      if (r.data) v += load_pixels(r.data + c * r.c, added, added_contiguous);
+      store_pixels(p.out.data + c * p.out.c, pixels, contiguous, activate(v, epilogue.activation));
+    }
+  }
+}
+
+// Stores the sums of `rows` outputs from channel `channel` on.
+inline void store_rows(const Problem& p, const Tile& t, const Place& at, int64_t channel,
+                       int64_t rows, const float* sums, const Epilogue& epilogue) {
+  const int count = t.vectors();
+  if (t.flat) return store_flat(p, t, at, channel, rows, sums, epilogue);
+  Spot spots[most_vectors], others[most_vectors];
+  output_spots(p, t, at, p.out, spots);
+  const View& r = epilogue.residual;
+  if (r.data) output_spots(p, t, at, r, others);
+  auto finish = [&](int64_t row, int k) {
+    Vec v = load(sums + (row * count + k) * LANES);
+    const int64_t c = channel + row;
+    if (epilogue.bias) v += broadcast(epilogue.bias[c]);
+    if (r.data) {
+      const float* add = r.data + others[k].offset + c * r.c;
+      if (spots[k].lanes == LANES && r.n == 1) {
+        v += load(add);
+      } else {
+        for (int i = 0; i < spots[k].lanes; i++) v[i] += add[i * r.n];
+      }
+    }
+    return epilogue.activation == Activation::none ? v : activate(v, epilogue.activation);
+  };
+  float* const to = p.out.data + channel * p.out.c;
+  const bool large = p.n * p.groups * p.rows * p.out_h * p.out_w * 4 > cached_bytes;
+  if (p.out.n == 1) {
+    for (int64_t row = 0; row < rows; row++)
+      for (int k = 0; k < count; k++) {
+        float* pixel = to + row * p.out.c + spots[k].offset;
+        if (spots[k].lanes == LANES) {
+          large ? store_past_caches(pixel, finish(row, k)) : store(pixel, finish(row, k));
+        } else if (spots[k].lanes) {
+          Vec v = finish(row, k);
+          for (int i = 0; i < spots[k].lanes; i++) pixel[i] = v[i];
+        }
+      }
+    return;
+  }
+  for (int k = 0; k < count; k++) {
+    if (spots[k].lanes == 0) continue;
+    float* pixel = to + spots[k].offset;
+    int64_t row = 0;
+    if (spots[k].lanes == LANES && p.out.c == 1) {
+      for (; row + LANES <= rows; row += LANES) {
+        Vec v[LANES];
+        for (int i = 0; i < LANES; i++) v[i] = finish(row + i, k);
+        transpose(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) store(pixel + i * p.out.n + row, v[i]);
+      }
+    }
+    for (; row < rows; row++) {
+      Vec v = finish(row, k);
+      for (int i = 0; i < spots[k].lanes; i++) pixel[row * p.out.c + i * p.out.n] = v[i];
+    }
+  }
+}
+
+// Memory of the calling thread, kept from call to call.
+struct Memory {
+  Buffer starts, distance, values, table, threads, planes, taps, gradients, spots,
+      input_panels, output_panels;
+};
+
+inline Memory& memory() {
+  static thread_local Memory memory;
+  return memory;
+}
+
+template <class T>
+inline T* reserve(Buffer& buffer, int64_t count) {
+  T* data = buffer.reserve<T>(maximum<int64_t>(count, 1));
+  if (!data) throw std::bad_alloc();
+  return data;
+}
+
+template <class Source>
+void list(const Problem& p, const Plan& plan, const Source& source, Stream& s, int threads) {
+  Memory& m = memory();
+  int32_t* table = reserve<int32_t>(m.table, s.channels * plan.taps);
+  fill_distances(p, plan.tile, plan.taps, s.channels, table);
+  int64_t most = 4 * s.channels * plan.taps;
+  int32_t* scratch = nullptr;
+  if (s.grouping == Grouping::pair) scratch = reserve<int32_t>(m.threads, most * threads);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+  for (int64_t k = 0; k < p.groups * s.passes; k++)
+    list_pass(source, s, table, plan.taps, p.rows, k / s.passes, k % s.passes, plan.merge,
+              scratch ? scratch + most * omp_get_thread_num() : nullptr);
+}
+
+// Packs all channels of all tiles of a pointwise problem, if that takes a transposition, which is
+// better done once than once for each part of the outputs. Returns null if it does not.
+inline const float* pack_panels(const Problem& p, const Tile& t, const View& view, int64_t step_h,
+                                int64_t step_w, int64_t channels, Buffer& buffer, int threads) {
+  if (!t.pointwise || view.n == 1) return nullptr;
+  const int64_t length = t.vectors() * LANES;
+  float* panels = reserve<float>(buffer, t.tasks * channels * length);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t task = 0; task < t.tasks; task++) {
+    Spot spots[most_vectors];
+    pointwise_spots(p, t, place(t, task), view, step_h, step_w, spots);
+    pack_pixels(view, spots, t.vectors(), 0, channels, panels + task * channels * length, length);
+  }
+  return panels;
+}
+
+inline const float* pack_inputs(const Problem& p, const Tile& t, int threads) {
+  return pack_panels(p, t, p.in, p.plane[0].step_h, p.plane[0].step_w, p.groups * p.channels,
+                     memory().input_panels, threads);
+}
+
+// out = sum of values * in, then the epilogue. Every output is computed by one thread, in one order.
+template <class Source>
+void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int taps,
+              const Epilogue& epilogue, int threads) {
+  if (p.n == 0 || p.out_h <= 0 || p.out_w <= 0) return;
+  Memory& m = memory();
+  double density = static_cast<double>(nnz) /
+                   (static_cast<double>(p.groups) * p.rows * p.channels * taps);
+  Grouping grouping = Grouping::single;
+  const double vectors = static_cast<double>(p.out_h) * p.out_w * p.n / LANES;
+  if (rows == 4)
+    grouping = Grouping::block;
+  else if (density > 0.15 && p.rows > 1 && vectors >= 512)
+    grouping = Grouping::pair;
+  const Choice choice = choose_tile(p, density, taps, source.block(), 0.5, 2, [&](const Shape& s) {
+    return rows_loop(s, grouping) != nullptr;
+  });
+  Stream s{};
+  Plan plan = make_plan(p, choice.tile, taps, source.block(), s, grouping,
+                        nnz, threads);
+  const Tile& t = plan.tile;
+  s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
+  s.distance = reserve<uint16_t>(m.distance, nnz);
+  s.values = reserve<float>(m.values, nnz);
+  list(p, plan, source, s, threads);
+
+  const float* panels = pack_inputs(p, t, threads);
+  const int group_rows = rows_of(grouping);
+  const int64_t sums_length = plan.chunk * group_rows * t.vectors() * LANES;
+  const int64_t packed = ceil_div(plan.packed, 1024) * 1024;
+  const int64_t spots_length = plan.together * t.packed_vectors();
+  const int64_t own = packed + ceil_div(sums_length * plan.together, 1024) * 1024;
+  float* buffers = reserve<float>(m.threads, own * threads);
+  Spot* all_spots = reserve<Spot>(m.spots, spots_length * threads);
+  const Rows loop = rows_loop(*choice.shape, grouping);
+  const int64_t batches = ceil_div(t.tasks, plan.together);
+  const int64_t tasks = batches * p.groups * plan.chunks;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+  for (int64_t task = 0; task < tasks; task++) {
+    float* patch = buffers + own * omp_get_thread_num();
+    float* sums = patch + packed;
+    Spot* spots = all_spots + spots_length * omp_get_thread_num();
+    const int64_t chunk = task % plan.chunks, group = task / plan.chunks % p.groups;
+    const int64_t first_tile = task / plan.chunks / p.groups * plan.together;
+    const int64_t tiles = minimum(plan.together, t.tasks - first_tile);
+    const int64_t begin = chunk * plan.chunk;
+    const int64_t end = minimum(begin + plan.chunk, s.row_groups);
+    int64_t count = 0;
+    for (int64_t k = 0; k < tiles && !panels && !t.flat; k++)
+      count = input_spots(p, t, place(t, first_tile + k), spots + k * t.packed_vectors());
+    for (int64_t pass = 0; pass < s.passes; pass++) {
+      const int64_t first = pass * s.channels;
+      for (int64_t k = 0; k < tiles; k++) {
+        const float* input = patch;
+        if (panels) {
+          input = panels + ((first_tile + k) * p.groups * p.channels + group * p.channels + first) *
+                               t.channel;
+        } else if (t.flat) {
+          pack_flat(p, t, place(t, first_tile + k), group * p.channels + first,
+                    minimum(s.channels, p.channels - first), patch);
+        } else {
+          pack(p, t, spots + k * t.packed_vectors(), count, group * p.channels + first,
+               minimum(s.channels, p.channels - first), s.channels, patch);
+        }
+        loop(s, s.starts_of(group, pass), begin, end, input, t.stride, sums + k * sums_length,
+             pass == 0);
+      }
+    }
+    const int64_t row = begin * group_rows;
+    for (int64_t k = 0; k < tiles; k++)
+      store_rows(p, t, place(t, first_tile + k), group * p.rows + row,
+                 minimum(end * group_rows, p.rows) - row, sums + k * sums_length, epilogue);
+  }
+}
+
+void forward(const Geometry& geometry, const Index& index, const float* values, const View& x,
+             const View& y, const Epilogue& epilogue, int threads) {
+  View in = x, out = y;
+  Geometry g = geometry;
+  if (!epilogue.residual.data) g = with_pixels_as_images(geometry, in, out);
+  Memory& m = memory();
+  const int taps = static_cast<int>(g.kh * g.kw);
+  Problem p = forward_problem(g, in, out, reserve<Plane>(m.planes, taps),
+                              reserve<Tap>(m.taps, taps));
+  multiply(p, ByRow(index, values, p.rows, p.channels), index.entries * index.rows, index.rows,
+           taps, epilogue, threads);
+}
+
+void input_gradient(const Geometry& geometry, const Index& index, const float* values,
+                    const View& dy, const View& dx, int threads) {
+  View in = dy, out = dx;
+  Geometry g = with_pixels_as_images(geometry, in, out);
+  Memory& m = memory();
+  const int taps = static_cast<int>(g.kh * g.kw);
+  Plane* planes = reserve<Plane>(m.planes, taps);
+  Tap* tap = reserve<Tap>(m.taps, taps);
+  for (int64_t phase_h = 0; phase_h < minimum(g.stride_h, g.h); phase_h++)
+    for (int64_t phase_w = 0; phase_w < minimum(g.stride_w, g.w); phase_w++) {
+      Problem p = backward_problem(g, in, out, phase_h, phase_w, planes, tap);
+      multiply(p, ByColumn(index, values, taps, p.channels, p.rows), index.entries * index.rows, 1,
+               taps, Epilogue{}, threads);
+    }
+}
+
+void weight_gradient(const Geometry& geometry, const Index& index, const View& x, const View& dy,
+                     float* dvalues, int threads) {
+  View in = x, out = dy;
+  Geometry g = with_pixels_as_images(geometry, in, out);
+  Memory& m = memory();
+  const int taps = static_cast<int>(g.kh * g.kw);
+  const int64_t nnz = index.entries * index.rows;
+  Problem p = forward_problem(g, in, out, reserve<Plane>(m.planes, taps),
+                              reserve<Tap>(m.taps, taps));
+  std::memset(dvalues, 0, nnz * sizeof(float));
+  if (p.n == 0 || p.out_h <= 0 || p.out_w <= 0 || nnz == 0) return;
+
+  const Grouping grouping = index.rows == 4 ? Grouping::block : Grouping::single;
+  double density = static_cast<double>(nnz) /
+                   (static_cast<double>(p.groups) * p.rows * p.channels * taps);
+  const Choice choice = choose_tile(p, density, taps, index.block_in, 4, 0, [&](const Shape& s) {
+    return products_loop(s, grouping) != nullptr;
+  });
+  ByRow source(index, nullptr, p.rows, p.channels);
+  Stream s{};
+  Plan plan = make_plan(p, choice.tile, taps, index.block_in, s, grouping,
+                        nnz, 1);
+  const int64_t row_bytes = int64_t{4} * LANES * plan.tile.vectors() * rows_of(grouping);
+  plan.chunk = minimum(s.row_groups, maximum<int64_t>(1, sums_bytes / row_bytes));
+  plan.chunks = ceil_div(s.row_groups, plan.chunk);
+  // One block of the index in a pass, so that the entries keep its order.
+  plan.merge = 1;
+  s.channels = index.block_in;
+  s.passes = source.blocks;
+  plan.packed = s.channels * plan.tile.channel;
+  const Tile& t = plan.tile;
+  s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
+  s.distance = reserve<uint16_t>(m.distance, nnz);
+  list(p, plan, source, s, threads);
+
+  const float* panels = pack_inputs(p, t, threads);
+  const float* dy_panels = pack_panels(p, t, p.out, 1, 1, p.groups * p.rows, m.output_panels,
+                                       threads);
+  const int group_rows = rows_of(grouping);
+  const int64_t tile_length = t.vectors() * LANES;
+  const int64_t packed = ceil_div(plan.packed, 1024) * 1024;
+  const int64_t own = packed + plan.chunk * group_rows * tile_length;
+  float* buffers = reserve<float>(m.threads, own * threads);
+  float* others = reserve<float>(m.gradients, nnz * (threads - 1));
+  Spot* all_spots = reserve<Spot>(m.spots, t.packed_vectors() * threads);
+  const Products loop = products_loop(*choice.shape, grouping);
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+    float* sums = thread ? others + (thread - 1) * nnz : dvalues;
+    if (thread) std::memset(sums, 0, nnz * sizeof(float));
+    float* patch = buffers + own * thread;
+    float* gradient = patch + packed;
+    Spot* spots = all_spots + thread * t.packed_vectors();
+    for (int64_t tile = t.tasks * thread / team; tile < t.tasks * (thread + 1) / team; tile++) {
+      const Place at = place(t, tile);
+      int64_t count = 0;
+      if (!panels && !t.flat) count = input_spots(p, t, at, spots);
+      Spot outputs[most_vectors];
+      if (!t.flat) output_spots(p, t, at, p.out, outputs);
+      for (int64_t task = 0; task < p.groups * plan.chunks; task++) {
+        const int64_t group = task / plan.chunks, begin = task % plan.chunks * plan.chunk;
+        const int64_t end = minimum(begin + plan.chunk, s.row_groups);
+        const int64_t first_row = group * p.rows + begin * group_rows;
+        const float* dy_tile = gradient;
+        if (dy_panels) {
+          dy_tile = dy_panels + (tile * p.groups * p.rows + first_row) * tile_length;
+        } else if (t.flat) {
+          pack_flat_pixels(p, t, at, p.out, first_row, (end - begin) * group_rows, gradient);
+        } else {
+          pack_pixels(p.out, outputs, t.vectors(), first_row, (end - begin) * group_rows, gradient,
+                      tile_length);
+        }
+        for (int64_t pass = 0; pass < s.passes; pass++) {
+          const int64_t first = group * p.channels + pass * s.channels;
+          const float* input = patch;
+          if (panels) {
+            input = panels + (tile * p.groups * p.channels + first) * t.channel;
+          } else if (t.flat) {
+            pack_flat(p, t, at, first, minimum(s.channels, p.channels - pass * s.channels), patch);
+          } else {
+            pack(p, t, spots, count, first, minimum(s.channels, p.channels - pass * s.channels),
+                 s.channels, patch);
+          }
+          loop(s, s.starts_of(group, pass), begin, end, input, t.stride, dy_tile, sums);
+        }
+      }
+    }
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t e = 0; e < nnz; e++)
+      for (int64_t k = 1; k < team; k++) dvalues[e] += others[(k - 1) * nnz + e];
+  }
+}
+
+}  // namespace

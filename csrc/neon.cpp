@@ -1,0 +1,8 @@
+#define LANES 4
+#include "engine.h"
+
+namespace isoflop {
+
+const Kernels neon{"neon", [] { return true; }, forward, input_gradient, weight_gradient};
+
+}  // namespace isoflop

@@ -1,0 +1,200 @@
+// The non-zeros in the order of the computation, ready for the inner loops.
+#pragma once
+
+#include "tile.h"
+
+namespace {
+
+// How the non-zeros of the outputs are listed: one output at a time; two at a time, first what both
+// have, sharing the loads, then what the one and the other have; or four that have all in common.
+enum class Grouping { single, pair, block };
+
+constexpr int rows_of(Grouping g) { return g == Grouping::single ? 1 : g == Grouping::pair ? 2 : 4; }
+constexpr int segments_of(Grouping g) { return g == Grouping::pair ? 4 : 1; }
+
+struct Stream {
+  Grouping grouping;
+  int64_t passes;      // over the packed input, for each group
+  int64_t channels;    // of the input in a pass
+  int64_t row_groups;  // of a group
+  // Of each group, pass and row group: where its segments start. A pair has the entries of both, of
+  // the first, of the second, and the values.
+  int32_t* starts;
+  uint16_t* distance;  // of each entry, in floats from the start of the packed input
+  float* values;
+
+  int64_t starts_length() const { return row_groups * segments_of(grouping) + 1; }
+  const int32_t* starts_of(int64_t group, int64_t pass) const {
+    return starts + (group * passes + pass) * starts_length();
+  }
+};
+
+// What lists the weight by outputs, for the forward pass and the gradient of the weights.
+struct ByRow {
+  const Index& index;
+  const float* values;
+  int64_t row_groups, blocks;
+
+  ByRow(const Index& index, const float* values, int64_t rows, int64_t channels)
+      : index(index),
+        values(values),
+        row_groups(rows / index.rows),
+        blocks(ceil_div(channels, index.block_in)) {}
+
+  int block() const { return index.block_in; }
+  int64_t block_count() const { return blocks; }
+  // Entries before those of a group and block; each has as many values as the index has rows.
+  int64_t begin(int64_t group, int64_t block) const {
+    return index.starts[(group * blocks + block) * row_groups];
+  }
+  // Writes `map` of the offset of each non-zero of a row in a block, and its values.
+  template <class Map, class To>
+  int64_t write(int64_t group, int64_t block, int64_t row, Map map, To* to, float* value) const {
+    const int32_t* start = index.starts + (group * blocks + block) * row_groups + row;
+    const int64_t count = start[1] - start[0];
+    const uint16_t* offsets = index.offsets + start[0];
+    for (int64_t e = 0; e < count; e++) to[e] = static_cast<To>(map(offsets[e]));
+    if (values) {
+      const float* from = values + int64_t{start[0]} * index.rows;
+      for (int64_t e = 0; e < count * index.rows; e++) value[e] = from[e];
+    }
+    return count;
+  }
+};
+
+// What lists the weight by inputs, for the gradient of the input.
+struct ByColumn {
+  const Index& index;
+  const float* values;
+  int taps;
+  int64_t columns, blocks, row_groups, blocks_in;
+
+  ByColumn(const Index& index, const float* values, int taps, int64_t rows, int64_t channels)
+      : index(index),
+        values(values),
+        taps(taps),
+        columns(channels),
+        blocks(ceil_div(rows, index.block_out)),
+        row_groups(rows / index.rows),
+        blocks_in(ceil_div(channels, index.block_in)) {}
+
+  int block() const { return index.block_out; }
+  int64_t block_count() const { return blocks; }
+  int64_t begin(int64_t group, int64_t block) const {
+    return int64_t{index.t_starts[(group * blocks + block) * columns]} * index.rows;
+  }
+  // As of ByRow; leaves out what `map` makes negative.
+  template <class Map, class To>
+  int64_t write(int64_t group, int64_t block, int64_t column, Map map, To* to, float* value) const {
+    const int32_t* start = index.t_starts + (group * blocks + block) * columns + column;
+    if (start[0] == start[1]) return 0;
+    int64_t segment = (group * blocks_in + column / index.block_in) * row_groups +
+                      block * index.block_out / index.rows;
+    const float* tile = values + int64_t{index.starts[segment]} * index.rows;
+    const uint32_t* words = index.t_entries;
+    const int rows = index.rows;
+    int64_t count = 0;
+    for (int64_t e = start[0]; e < start[1]; e++) {
+      const uint32_t word = words[e];
+      const float* from = tile + (word & 0xffff) * rows;
+      for (int row = 0; row < rows; row++) {
+        const int32_t mapped = map((word >> 16) + row * taps);
+        // Written in any case: a branch would often be guessed wrongly.
+        to[count] = static_cast<To>(mapped);
+        value[count] = from[row];
+        count += mapped >= 0;
+      }
+    }
+    return count;
+  }
+};
+
+// Fills `table` with the distance of every offset in the blocks of a pass; negative if not used.
+inline void fill_distances(const Problem& p, const Tile& t, int taps, int64_t channels,
+                           int32_t* table) {
+  for (int k = 0; k < taps; k++) {
+    const Tap& tap = p.tap[k];
+    int64_t start = 0;
+    for (int plane = 0; plane < tap.plane; plane++) start += plane_size(p, t, plane);
+    start += tap.shift_h * t.stride + tap.shift_w * t.unit;
+    for (int64_t c = 0; c < channels; c++)
+      table[c * taps + k] = tap.plane < 0 ? -1 : static_cast<int32_t>(c * t.channel + start);
+  }
+}
+
+// Lists a group and pass. `merge` blocks of the index make a pass. `scratch` holds what two rows
+// have in a pass: 2 * channels * taps of int32 and of float.
+template <class Source>
+inline void list_pass(const Source& source, const Stream& s, const int32_t* table, int taps,
+                      int64_t rows, int64_t group, int64_t pass, int64_t merge, int32_t* scratch) {
+  const int width = s.grouping == Grouping::block ? 4 : 1;
+  int64_t first = pass * merge, last = minimum(first + merge, source.block_count());
+  int64_t begin = source.begin(group, first);
+  int64_t e = begin, v = begin;
+  int32_t* starts = s.starts + (group * s.passes + pass) * s.starts_length();
+  const int64_t offsets = int64_t{source.block()} * taps;
+
+  if (s.grouping != Grouping::pair) {
+    for (int64_t r = 0; r < s.row_groups; r++) {
+      *starts++ = static_cast<int32_t>(e);
+      for (int64_t block = first; block < last; block++) {
+        const int32_t* distance = table + (block - first) * offsets;
+        e += source.write(
+            group, block, r, [=](uint32_t offset) { return distance[offset]; }, s.distance + e,
+            s.values ? s.values + e * width : nullptr);
+      }
+    }
+    *starts = static_cast<int32_t>(e);
+    return;
+  }
+
+  const int64_t most = s.channels * taps;
+  int32_t* keys[2] = {scratch, scratch + most};
+  float* held[2] = {reinterpret_cast<float*>(scratch + 2 * most),
+                    reinterpret_cast<float*>(scratch + 3 * most)};
+  for (int64_t r = 0; r < s.row_groups; r++) {
+    int64_t count[2] = {0, 0};
+    for (int k = 0; k < 2; k++) {
+      if (2 * r + k >= rows) continue;
+      for (int64_t block = first; block < last; block++) {
+        const int64_t key = (block - first) * offsets;
+        const int32_t* distance = table + key;
+        count[k] += source.write(
+            group, block, 2 * r + k,
+            [=](uint32_t offset) {
+              return distance[offset] < 0 ? -1 : static_cast<int32_t>(key + offset);
+            },
+            keys[k] + count[k], held[k] + count[k]);
+      }
+    }
+    starts[0] = static_cast<int32_t>(e);
+    starts[3] = static_cast<int32_t>(v);
+    // What only one has is moved to the front of its own list.
+    int64_t rest[2] = {0, 0}, i = 0, j = 0;
+    while (i < count[0] || j < count[1]) {
+      int32_t a = i < count[0] ? keys[0][i] : INT32_MAX, b = j < count[1] ? keys[1][j] : INT32_MAX;
+      if (a == b) {
+        s.distance[e++] = static_cast<uint16_t>(table[a]);
+        s.values[v++] = held[0][i++];
+        s.values[v++] = held[1][j++];
+      } else if (a < b) {
+        keys[0][rest[0]] = a;
+        held[0][rest[0]++] = held[0][i++];
+      } else {
+        keys[1][rest[1]] = b;
+        held[1][rest[1]++] = held[1][j++];
+      }
+    }
+    for (int k = 0; k < 2; k++) {
+      starts[1 + k] = static_cast<int32_t>(e);
+      for (int64_t m = 0; m < rest[k]; m++) {
+        s.distance[e++] = static_cast<uint16_t>(table[keys[k][m]]);
+        s.values[v++] = held[k][m];
+      }
+    }
+    starts += 4;
+  }
+  *starts = static_cast<int32_t>(e);
+}
+
+}  // namespace

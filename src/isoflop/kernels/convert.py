@@ -1,0 +1,89 @@
+"""From dense layers with masks to layers that store non-zeros only, and back."""
+
+import torch
+from torch import Tensor, nn
+
+from isoflop.errors import KernelError
+from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
+from isoflop.masks import set_mask
+from isoflop.surgery import is_flipped, replace_modules
+
+
+def has_sparse_form(layer: nn.Module) -> bool:
+    """Tell whether `compress` knows the kind of `layer`.
+
+    Subclasses are left out: what they do with their weight is not known.
+    """
+    return type(layer) in (nn.Linear, nn.Conv2d) or is_flipped(layer)
+
+
+def compress(layer: nn.Module, mask: Tensor, *, rows: int = 1) -> SparseLayer:
+    """Return the layer that stores the weights of `layer` on `mask`, which is left as it is.
+
+    Args:
+        layer: An `nn.Linear`, an `nn.Conv2d` or Hugging Face's Conv1D.
+        mask: Boolean, shaped like the weight.
+        rows: 4 if the non-zeros come in blocks of four consecutive outputs, else 1.
+
+    Raises:
+        KernelError: The layer is of another kind, or its padding is not by zeros.
+    """
+    if not has_sparse_form(layer):
+        raise KernelError(
+            f"{type(layer).__name__} has no compressed form; nn.Linear, nn.Conv2d and Hugging Face's "
+            "Conv1D have one."
+        )
+    if isinstance(layer, nn.Conv2d):
+        return SparseConv2d.from_dense(layer, mask, rows=rows)
+    return SparseLinear.from_dense(layer, mask, rows=rows)
+
+
+def densify(model: nn.Module) -> nn.Module:
+    """Replace the compressed layers of `model` by dense layers with masks, in place.
+
+    The masked model computes the same, and is what `isoflop.profile`, `isoflop.spectral` and masked
+    storage work on. Optimizers that train the compressed layers do not follow.
+
+    Returns:
+        The model, or its replacement where the model itself is a compressed layer. Hugging Face's
+        Conv1D comes back as an `nn.Linear`.
+    """
+    new: dict[nn.Module, nn.Module] = {}
+    for layer in model.modules():
+        if isinstance(layer, SparseLayer):
+            dense, mask = layer.to_dense(), layer.mask()
+            set_mask(dense, "weight", mask.t().contiguous() if layer.flipped else mask)
+            new[layer] = dense
+    return replace_modules(model, new)
+
+
+@torch.no_grad()
+def align_masks(averaged: nn.Module, model: nn.Module) -> None:
+    """Give the compressed layers of an average of models the non-zeros of the present `model`.
+
+    The values of a compressed layer have no fixed places: once the masks have changed, the values of
+    an average (EMA, SWA) and those of the model belong to different weights. Call this right before
+    the average is updated. Averages of weights that are still there stay, those of weights that are
+    gone are forgotten, new ones start from zero.
+
+    Args:
+        averaged: The averaged model, such as an `AveragedModel` or its `module`.
+        model: The model in training.
+
+    Raises:
+        KernelError: The two do not have the same compressed layers.
+    """
+    pairs = list(zip(_sparse_layers(averaged), _sparse_layers(model), strict=False))
+    same = len(_sparse_layers(averaged)) == len(_sparse_layers(model))
+    if not pairs or not same or any(a.dense_shape != b.dense_shape for a, b in pairs):
+        raise KernelError(
+            "The average and the model do not have the same compressed layers. Pass a copy of the "
+            "model that was made after `isoflop.sparsify`, and the model."
+        )
+    for mine, theirs in pairs:
+        if not mine.index.equal(theirs.index):
+            mine.rewire(theirs.mask())
+
+
+def _sparse_layers(model: nn.Module) -> list[SparseLayer]:
+    return [module for module in model.modules() if isinstance(module, SparseLayer)]

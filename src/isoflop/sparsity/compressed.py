@@ -1,0 +1,373 @@
+"""Weights of which the non-zeros alone are stored, with gradients and optimizer state as short."""
+
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from isoflop.errors import NoEffectWarning
+from isoflop.kernels.convert import compress
+from isoflop.kernels.layers import SparseLayer
+from isoflop.sparsity.optimizers import replace_parameter, state_tensors
+from isoflop.sparsity.patterns import Block, Pattern
+from isoflop.sparsity.storage import Gradients, Storage
+from isoflop.sparsity.target import Target, rows_of
+from isoflop.sparsity.targets import MaskedTarget
+from isoflop.surgery import is_flipped, replace_modules
+
+
+@dataclass(frozen=True)
+class CompressedTarget(Target):
+    """The weight of a layer that stores its non-zeros.
+
+    Attributes:
+        layer: The layer.
+        optimizer: The optimizer, whose state of the values changes with them.
+        chosen: By name of the weight, the flat positions that an update has chosen so far.
+    """
+
+    layer: SparseLayer
+    optimizer: Optimizer
+    chosen: dict[str, Tensor]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight in the dense layer."""
+        return self.layer.dense_shape
+
+    @property
+    def mask(self) -> Tensor:
+        """The mask, made of the index, or that chosen by the update under way."""
+        positions = self.chosen.get(self.name)
+        if positions is None:
+            return self.layer.mask()
+        mask = torch.zeros(math.prod(self.shape), dtype=torch.bool)
+        mask[positions.long()] = True
+        return mask.view(self.shape)
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """Return weight and mask, made of values and index."""
+        return self.layer.dense_weight(), self.mask
+
+    def choose(self, mask: Tensor) -> None:
+        """Note the new mask; an update may change it once more before `commit`.
+
+        So a weight that is pruned and grown in one update keeps its value and its state.
+        """
+        self.chosen[self.name] = _positions(mask)
+
+    def commit(self) -> None:
+        """Change values, gradient and optimizer state to the mask that was chosen, if any was."""
+        if self.name in self.chosen:
+            alike = state_tensors(self.optimizer, self.layer.values)
+            self.layer.rewire(self.mask, alike)
+            del self.chosen[self.name]
+
+    def placed(self, tensor: Tensor) -> Tensor:
+        """Return a copy."""
+        return tensor.clone()
+
+    def outputs(self, positions: Tensor) -> Tensor:
+        """Return the output of the layer to which each flat position of the weight belongs."""
+        return rows_of(positions, self.shape, flipped=self.layer.flipped)
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Of a dense gradient, all that an update can ask for.
+
+    Attributes:
+        positions: Flat positions of the non-zeros, and of the candidates for growth.
+        gradient: The gradient there.
+        finite: Whether the dense gradient was finite; if not, the rest is empty.
+    """
+
+    positions: Tensor
+    gradient: Tensor
+    finite: bool
+
+    def dense(self, shape: tuple[int, ...]) -> Tensor:
+        """Return the gradient in the shape of the weight, zero at all other positions."""
+        flat = self.gradient.new_zeros(math.prod(shape))
+        flat[self.positions.long()] = self.gradient
+        return flat.view(shape)
+
+
+class Observation:
+    """The dense gradient of one layer, on its way from the backward pass to the update.
+
+    Attributes:
+        growth: The most weights that can grow.
+        passes: Backward passes since the gradient was zero.
+        under_way: Sum over the uses of the layer in the present backward pass.
+        held: Sum over the backward passes of the step, if it is held.
+        excerpt: What was kept of the gradient of the step.
+        lost: Whether another backward pass came after the excerpt had been made.
+    """
+
+    def __init__(self) -> None:
+        self.growth = 0
+        self.passes = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all gradients."""
+        self.under_way: Tensor | None = None
+        self.held: Tensor | None = None
+        self.excerpt: Excerpt | None = None
+        self.lost = False
+
+
+class ExcerptedGradients(Gradients):
+    """Excerpts of the dense gradients.
+
+    Args:
+        layers: The layers that have a gradient, by the name of their weight.
+        observations: What is known of it, if it is needed.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, SparseLayer], observations: Mapping[str, Observation]
+    ) -> None:
+        self.trained = frozenset(layers)
+        self._layers = layers
+        self._observations = observations
+
+    def finite(self) -> bool:
+        """Return whether all were finite, and none was lost."""
+        found = self._observations.values()
+        return not any(o.lost or (o.excerpt and not o.excerpt.finite) for o in found)
+
+    def dense(self, name: str) -> Tensor | None:
+        """Return the gradient of a weight, zero at positions that cannot grow."""
+        observation = self._observations.get(name)
+        if observation is None:
+            return None
+        layer = self._layers[name]
+        if observation.excerpt is None:  # the layer was not used; its gradient is left from before
+            return torch.zeros(layer.dense_shape, dtype=layer.values.dtype)
+        return observation.excerpt.dense(layer.dense_shape)
+
+
+class CompressedWeights(Storage):
+    """The non-zeros are all that is stored.
+
+    In steps whose dense gradients are needed, each layer computes its own in the backward pass, and
+    keeps an excerpt: the gradient of the non-zeros, and those of the positions that could grow,
+    which are no more than the update can drop. The rest is let go before the next layer.
+
+    Over several micro-batches, though, growth is by the sum of their gradients, of which no excerpt
+    can be made before the last. As soon as a step was seen to have had several backward passes
+    since its gradients were zero, the dense gradients of later observed steps are held until the
+    optimizer steps. If that comes as a surprise in a step whose excerpts are made already, nothing
+    is dropped or grown after it.
+
+    Under `DistributedDataParallel` the dense gradient of a layer is reduced over the workers when
+    its excerpt is made.
+
+    Args:
+        model: The model.
+        dense: The weights, still dense.
+        optimizer: The optimizer.
+        pattern: The pattern of the masks.
+    """
+
+    name: ClassVar[str] = "compressed"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dense: Sequence[MaskedTarget],
+        optimizer: Optimizer,
+        pattern: Pattern,
+    ) -> None:
+        self._targets: tuple[CompressedTarget, ...] = ()
+        self._model = model
+        self._dense = tuple(dense)
+        self._optimizer = optimizer
+        self._pattern = pattern
+        self._observed = False
+        self._observations: list[Observation] = []
+        # Until a whole step has been seen, it may have any number of backward passes.
+        self._accumulates = True
+        self._first = True
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    def targets(self) -> tuple[CompressedTarget, ...]:
+        """The weights, once they are compressed."""
+        return self._targets
+
+    def begin(self, masks: Sequence[Tensor]) -> None:
+        """Replace the layers, and their weights in the optimizer."""
+        new = {}
+        for target, mask in zip(self._dense, masks, strict=True):
+            new[target.module] = compress(target.module, mask, rows=self._rows(target.module))
+        replace_modules(self._model, new)
+        for target in self._dense:
+            layer = new[target.module]
+            replace_parameter(self._optimizer, target.weight, layer.values, layer.gather)
+        chosen: dict[str, Tensor] = {}
+        self._targets = tuple(
+            CompressedTarget(t.name, t.nnz, new[t.module], self._optimizer, chosen)
+            for t in self._dense
+        )
+        self._dense = ()
+        self._observations = [Observation() for _ in self.targets]
+        for i, target in enumerate(self.targets):
+            hook = _weakly(CompressedWeights._on_gradient, self, i)
+            self._handles.append(target.layer.values.register_hook(hook))
+
+    def expect(self, growth: Sequence[int | None] | None) -> None:
+        """Let the layers compute their dense gradients in the next step, if these are needed."""
+        self._observed = growth is not None
+        for i, (target, observation) in enumerate(
+            zip(self.targets, self._observations, strict=True)
+        ):
+            observation.forget()
+            bound = growth[i] if growth is not None else None
+            assert growth is None or bound is not None
+            observation.growth = bound or 0
+            target.layer.observer = (
+                _weakly(CompressedWeights._on_dense_gradient, self, i) if self._observed else None
+            )
+
+    def take_gradients(self, scale: Tensor | None) -> Gradients:
+        """Return the excerpts of the dense gradients, if these are needed.
+
+        They are as the backward pass computed them: scaled, and not clipped. That changes no
+        comparison within a layer.
+        """
+        del scale
+        if self._first:
+            self._first = False
+            self._accumulates = any(o.passes > 1 for o in self._observations)
+        trained = {t.name: t.layer for t in self.targets if t.layer.values.grad is not None}
+        observed = {}
+        for i, (target, observation) in enumerate(
+            zip(self.targets, self._observations, strict=True)
+        ):
+            target.layer.observer = None
+            if self._observed and target.name in trained:
+                if observation.held is not None:
+                    observation.excerpt = self._excerpt(i, observation.held)
+                    observation.held = None
+                observed[target.name] = observation
+        return ExcerptedGradients(trained, observed)
+
+    def show(self) -> None:
+        """Do nothing: what the optimizer trains is in place."""
+
+    def hide(self, choose_masks: Callable[[], None] | None) -> None:
+        """Let `choose_masks` change the masks; what is stored needs no masking."""
+        if choose_masks is not None:
+            choose_masks()
+            for target in self._targets:
+                target.commit()
+
+    def remove(self) -> None:
+        """Leave layers and optimizer as they are from now on."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for target in self.targets:
+            target.layer.observer = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the gradients held between a backward pass and the optimizer's step."""
+        held = [t for o in self._observations for t in (o.under_way, o.held)]
+        for observation in self._observations:
+            if observation.excerpt is not None:
+                held += [observation.excerpt.positions, observation.excerpt.gradient]
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
+
+    def _rows(self, module: nn.Module) -> int:
+        """Return how many outputs share an entry of the index."""
+        pattern = self._pattern
+        if not isinstance(pattern, Block):
+            return 1
+        shape = module.get_parameter("weight").shape
+        flipped = is_flipped(module)
+        outputs = shape[1] if flipped else shape[0] // getattr(module, "groups", 1)
+        height = pattern.columns if flipped else pattern.rows
+        return 4 if height % 4 == 0 and outputs % 4 == 0 else 1
+
+    @torch.no_grad()
+    def _on_dense_gradient(self, i: int, dense: Tensor) -> None:
+        """Take the dense gradient of one use of a layer."""
+        observation = self._observations[i]
+        before = observation.under_way
+        observation.under_way = dense if before is None else before.add_(dense)
+
+    @torch.no_grad()
+    def _on_gradient(self, i: int, grad: Tensor) -> None:
+        """Follow a backward pass, just before the gradient of the values is accumulated."""
+        del grad
+        observation, values = self._observations[i], self.targets[i].layer.values
+        dense, observation.under_way = observation.under_way, None
+        if values.grad is None or not bool(values.grad.any()):
+            observation.forget()
+            observation.passes = 0
+        observation.passes += 1
+        self._accumulates |= observation.passes > 1
+        if dense is None or observation.lost:
+            return
+        if observation.excerpt is not None:
+            observation.lost, observation.excerpt = True, None
+            warnings.warn(
+                "A second backward pass came in a step of which only one was expected, since all "
+                "steps before had one: nothing is dropped or grown after this step.",
+                NoEffectWarning,
+                stacklevel=2,
+            )
+        elif self._accumulates:
+            held = observation.held
+            observation.held = dense if held is None else held.add_(dense)
+        else:
+            observation.excerpt = self._excerpt(i, dense)
+
+    def _excerpt(self, i: int, dense: Tensor) -> Excerpt:
+        """Reduce a dense gradient to what an update can ask for."""
+        layer = self.targets[i].layer
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dense = dense.contiguous()
+            dist.all_reduce(dense)
+            dense /= dist.get_world_size()
+        if not bool(dense.isfinite().all()):
+            nothing = dense.new_zeros(0)
+            return Excerpt(nothing, nothing, finite=False)
+        mask = layer.mask()
+        candidates = self._pattern.candidates(mask, dense.abs(), self._observations[i].growth)
+        positions = _positions(mask | candidates)
+        return Excerpt(positions, dense.flatten()[positions.long()], finite=True)
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Return the flat positions of a mask, as small integers as will do."""
+    positions = mask.flatten().nonzero().flatten()
+    return positions.to(torch.int32) if mask.numel() < 2**31 else positions
+
+
+def _weakly(method: Callable[..., None], storage: CompressedWeights, i: int) -> Callable[..., None]:
+    """Return `method` of a storage, which the function does not keep alive.
+
+    Layers and autograd hold on to such functions, and the storage to the layers; the garbage
+    collector does not see through the hooks of autograd.
+    """
+    reference = weakref.ref(storage)
+
+    def call(tensor: Tensor) -> None:
+        alive = reference()
+        if alive is not None:
+            method(alive, i, tensor)
+
+    return call

@@ -1,0 +1,141 @@
+"""What compressed storage cannot do, found before anything is changed."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from isoflop.errors import IsoflopError, OptimizerError
+from isoflop.kernels.convert import has_sparse_form
+from isoflop.kernels.layers import symmetric_padding
+from isoflop.sparsity.arguments import some_of
+from isoflop.sparsity.method import METHODS, Method
+from isoflop.sparsity.optimizers import tensors_in
+from isoflop.sparsity.patterns import PATTERNS, Pattern
+from isoflop.sparsity.sharding import is_sharded
+from isoflop.sparsity.targets import MaskedTarget
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+
+# Of these, one keeps a history of all parameters in one row, the other takes matrices only.
+_REFUSED_OPTIMIZERS = ("LBFGS", "Muon")
+
+_STEPS = 10_000
+
+
+def check_compressible(
+    model: nn.Module,
+    targets: Sequence[MaskedTarget],
+    optimizer: Optimizer,
+    method: Method,
+    pattern: Pattern,
+    total_steps: int,
+) -> None:
+    """Raise if weights cannot be compressed, or not trained so.
+
+    Raises:
+        IsoflopError: A layer, the method or the pattern needs masked storage.
+        OptimizerError: The optimizer does.
+    """
+    _check_method(method, pattern, total_steps)
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise IsoflopError(
+            "The model is wrapped in DistributedDataParallel already, which would go on reducing the "
+            "gradients of the dense weights. Call `sparsify` first, then wrap the model."
+        )
+    owners: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append(f"{path}.{name}" if path else name)
+    for target in targets:
+        for problem in _problems(model, target, owners):
+            raise IsoflopError(
+                f"The weight {target.name!r} cannot be compressed: {problem}. Use storage='masked', or "
+                "leave the layer dense by exclude (with a plan, an argument of `isoflop.transform`)."
+            )
+    kind = next(
+        (c.__name__ for c in type(optimizer).mro() if c.__name__ in _REFUSED_OPTIMIZERS), ""
+    )
+    if kind:
+        raise OptimizerError(
+            f"{kind} does not work on compressed weights, which are one row of non-zeros. Use another "
+            "optimizer, such as SGD or AdamW, or storage='masked'."
+        )
+    for target in targets:
+        for tensor in tensors_in(optimizer.state.get(target.weight, {})):
+            if tensor.numel() > 1 and tensor.shape != target.weight.shape:
+                raise OptimizerError(
+                    f"The optimizer's state of {target.name!r} has a tensor of shape "
+                    f"{tuple(tensor.shape)}, which has no compressed form. Call `sparsify` before "
+                    "the first step, or use storage='masked'."
+                )
+
+
+def _check_method(method: Method, pattern: Pattern, total_steps: int) -> None:
+    step = _first_observed(method, total_steps)
+    if not _compressible(method, step, total_steps):
+        names = [n for n, m in METHODS.items() if _compressible(m(), _first_observed(m(), _STEPS))]
+        raise IsoflopError(
+            f"The method {method.name!r} cannot train compressed weights, since it uses values or "
+            f"gradients of all weights throughout. Those that can are {', '.join(names)}; or use "
+            "storage='masked'."
+        )
+    if step is not None and not pattern.preselects:
+        names = [name for name, kind in PATTERNS.items() if kind.preselects]
+        raise IsoflopError(
+            f"With the pattern {pattern}, the method {method.name!r} needs all gradients of all layers "
+            f"at once, which compressed storage does not keep. Use a pattern of the kinds "
+            f"{', '.join(names)}, a method that grows without gradients, or storage='masked'."
+        )
+    workers = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if workers > 1 and method.ramp is not None:
+        raise IsoflopError(
+            f"The method {method.name!r} changes the number of weights, which "
+            "DistributedDataParallel does not allow for parameters. Use storage='masked' with "
+            "several workers."
+        )
+
+
+def _compressible(method: Method, step: int | None, total_steps: int = _STEPS) -> bool:
+    if not method.masks_weights or method.keeps_dense_weights or method.remembers:
+        return False
+    return step is None or method.largest_growth(1, step, total_steps) is not None
+
+
+def _first_observed(method: Method, total_steps: int) -> int | None:
+    """Return the first step that computes dense gradients, or None."""
+    steps = range(1, total_steps + 1)
+    return next((step for step in steps if method.observes(step, total_steps)), None)
+
+
+def _problems(
+    model: nn.Module, target: MaskedTarget, owners: dict[int, list[str]]
+) -> Iterator[str]:
+    """Iterate over what forbids that the layer of `target` is replaced."""
+    module, weight = target.module, target.module._parameters.get(target.parameter)
+    if weight is None:
+        yield "it is computed from other parameters"
+        return
+    if not has_sparse_form(module) or target.parameter != "weight":
+        yield (
+            f"it belongs to a {type(module).__name__}, and only nn.Linear, nn.Conv2d (not their "
+            "subclasses) and Hugging Face's Conv1D have a compressed form"
+        )
+    if module is model:
+        yield "the layer is the whole model, which cannot be replaced in place"
+    if len(names := owners[id(weight)]) > 1:
+        yield f"it is tied: {some_of(names)} are one parameter"
+    if is_sharded(weight):
+        yield "it is sharded over several workers"
+    elif weight.device.type != "cpu":
+        yield f"it is on {weight.device}, and compressed layers run on the CPU"
+    if weight.dtype not in DTYPES:
+        yield f"its type {weight.dtype} is not float32, bfloat16 or float64"
+    if isinstance(module, nn.Conv2d) and not symmetric_padding(module):
+        yield "its convolution does not pad with the same number of zeros on both sides"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        yield "its layer has hooks, which would be lost"

@@ -1,0 +1,218 @@
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from isoflop.errors import KernelError
+from isoflop.kernels import SparseConv2d, SparseLayer, SparseLinear, compress, densify
+
+LAYERS = {
+    "linear": lambda: (nn.Linear(12, 8), (3, 12)),
+    "linear of sequences": lambda: (nn.Linear(12, 8, bias=False), (2, 5, 12)),
+    "conv": lambda: (nn.Conv2d(4, 8, 3, padding=1), (2, 4, 5, 6)),
+    "conv, strided and dilated": lambda: (
+        nn.Conv2d(4, 8, (3, 2), stride=(2, 1), padding=(0, 2), dilation=2, bias=False),
+        (2, 4, 7, 6),
+    ),
+    "grouped": lambda: (nn.Conv2d(4, 8, 3, padding="same", groups=2), (2, 4, 5, 5)),
+    "depthwise": lambda: (nn.Conv2d(8, 8, 3, padding="valid", groups=8), (2, 8, 5, 5)),
+}
+layers = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+
+
+def random_mask(shape, rows, seed=0, density=0.4):
+    generator = torch.Generator().manual_seed(seed)
+    blocks = torch.rand(shape[0] // rows, *shape[1:], generator=generator) < density
+    return blocks.repeat_interleave(rows, 0)
+
+
+def pair(make, rows=1):
+    """Return a dense layer with zeros, its mask and its compressed form, and an input."""
+    torch.manual_seed(0)
+    dense, shape = make()
+    mask = random_mask(dense.weight.shape, rows)
+    with torch.no_grad():
+        dense.weight.mul_(mask)
+    return dense, mask, compress(dense, mask, rows=rows), torch.randn(shape)
+
+
+@layers
+@pytest.mark.parametrize("rows", [1, 4])
+def test_layers_compute_what_dense_ones_do(make, rows):
+    if make is LAYERS["depthwise"] and rows == 4:
+        with pytest.raises(KernelError, match="blocks of 4"):
+            pair(make, rows)
+        return
+    dense, mask, sparse, x = pair(make, rows)
+    assert torch.equal(sparse.mask(), mask)
+    assert torch.equal(sparse.dense_weight(), dense.weight)
+    assert sparse.nnz == int(mask.sum())
+    assert sparse.dense_shape == dense.weight.shape
+    outputs = []
+    for layer in (dense, sparse):
+        own = x.clone().requires_grad_()
+        y = layer(own)
+        grads = torch.autograd.grad(y.sin().sum(), [own, *layer.parameters()])
+        outputs.append((y, *grads))
+    (y, dx, dw, *db), (y2, dx2, dv, *db2) = outputs
+    torch.testing.assert_close((y, dx, db), (y2, dx2, db2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sparse.gather(dw), dv, rtol=1e-4, atol=1e-5)
+
+
+@layers
+def test_outputs_may_be_changed_in_place(make):
+    _, _, sparse, x = pair(make)
+    F.relu(sparse(x), inplace=True).sum().backward()
+    changed = sparse.values.grad
+    sparse.values.grad = None
+    F.relu(sparse(x)).sum().backward()
+    assert torch.equal(changed, sparse.values.grad)
+
+
+@layers
+def test_conversion_is_exact(make):
+    dense, mask, sparse, x = pair(make)
+    model = densify(nn.Sequential(sparse))
+    assert torch.equal(model.get_parameter("0.weight"), dense.weight)
+    assert torch.equal(model.get_buffer("0.weight_mask"), mask)
+    assert torch.equal(model(x), dense(x))
+    assert densify(sparse).get_parameter("weight").equal(dense.weight)  # the root itself
+
+
+def test_layers_of_hugging_face_keep_their_shape():
+    transformers = pytest.importorskip("transformers.pytorch_utils")
+    dense = transformers.Conv1D(8, 12)
+    mask = random_mask(dense.weight.shape, 1)
+    with torch.no_grad():
+        dense.weight.mul_(mask)
+    sparse = compress(dense, mask)
+    assert isinstance(sparse, SparseLinear)
+    assert torch.equal(sparse.dense_weight(), dense.weight)
+    assert torch.equal(sparse.mask(), mask)
+    assert torch.equal(sparse.scatter(sparse.gather(dense.weight)), dense.weight)
+    x = torch.randn(2, 3, 12)
+    torch.testing.assert_close(sparse(x), dense(x))
+    torch.testing.assert_close(densify(sparse)(x), dense(x))
+
+
+@layers
+def test_observers_see_the_dense_gradient(make):
+    dense, _, sparse, x = pair(make)
+    seen: list[torch.Tensor] = []
+    sparse.observer = seen.append
+    sparse(x)  # no backward pass, no gradient
+    with torch.no_grad():
+        assert not sparse(x).requires_grad
+    assert seen == []
+    # What comes next may change the output in place.
+    F.relu(sparse(x), inplace=True).square().sum().backward()
+    F.relu(dense(x)).square().sum().backward()
+    assert len(seen) == 1
+    torch.testing.assert_close(seen[0], dense.weight.grad, rtol=1e-4, atol=1e-5)
+    assert copy.deepcopy(sparse).observer is None
+
+
+@given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1), st.sampled_from([1, 4]))
+@settings(deadline=None, max_examples=40)
+def test_rewiring_moves_everything_alike(seed, before, after, rows):
+    layer, _ = LAYERS["conv"]()
+    old = random_mask(layer.weight.shape, rows, seed, before)
+    new = random_mask(layer.weight.shape, rows, seed + 1, after)
+    sparse = compress(layer, old, rows=rows)
+    parameter, kept = sparse.values, old & new
+    weight = sparse.dense_weight()
+    momentum = torch.randn(sparse.nnz)
+    moment = sparse.scatter(momentum)
+    sparse.values.grad = torch.randn(sparse.nnz)
+    grad = sparse.scatter(sparse.values.grad)
+    sparse.rewire(new, [momentum])
+    sparse.index.check()
+    assert sparse.values is parameter
+    assert torch.equal(sparse.mask(), new)
+    assert torch.equal(sparse.dense_weight(), weight * kept)
+    assert torch.equal(sparse.scatter(momentum), moment * kept)
+    assert torch.equal(sparse.scatter(sparse.values.grad), grad * kept)
+
+
+def test_rewiring_keeps_the_buffers_while_their_sizes_stay():
+    sparse = compress(nn.Linear(8, 8), torch.eye(8, dtype=torch.bool))
+    buffers = [id(buffer) for buffer in sparse.buffers()]
+    sparse.rewire(torch.eye(8, dtype=torch.bool).flip(0))
+    assert [id(buffer) for buffer in sparse.buffers()] == buffers
+
+
+def test_old_graphs_do_not_hinder_other_lengths():
+    sparse = compress(nn.Linear(8, 8), torch.ones(8, 8, dtype=torch.bool))
+    graphs = []
+    for k in range(1, 5):
+        graphs.append(sparse(torch.randn(2, 8)).sum())
+        graphs[-1].backward()
+        sparse.values.grad = None
+        sparse.rewire(torch.ones(8, 8).tril(k % 3).bool())
+    graphs.append(sparse(torch.randn(2, 8)).sum())
+    graphs[-1].backward()
+    assert sparse.values.grad is not None
+    assert len(sparse.values.grad) == sparse.nnz
+
+
+@layers
+def test_state_dicts_of_other_masks_load(make, tmp_path):
+    _, mask, sparse, x = pair(make)
+    torch.save(sparse.state_dict(), tmp_path / "layer.pt")
+    for other in (~mask, torch.ones_like(mask), torch.zeros_like(mask)):
+        fresh = compress(make()[0], other)
+        graph = fresh(x).sum()
+        graph.backward()
+        parameter = fresh.values
+        parameter.grad = None
+        fresh.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
+        assert fresh.values is parameter
+        assert torch.equal(fresh(x), sparse(x))
+        fresh(x).sum().backward()
+
+
+def test_damaged_states_are_refused():
+    sparse = compress(nn.Linear(8, 8), torch.eye(8, dtype=torch.bool))
+    state = sparse.state_dict()
+    with pytest.raises(KernelError, match="7 values and 8 positions"):
+        copy.deepcopy(sparse).load_state_dict({**state, "values": state["values"][:7]})
+    starts = state["starts"].clone()
+    starts[3] = 100
+    with pytest.raises(KernelError, match="damaged"):
+        copy.deepcopy(sparse).load_state_dict({**state, "starts": starts})
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv1d(4, 4, 1),
+        nn.ConvTranspose2d(4, 4, 1),
+        nn.Bilinear(4, 4, 4),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(4, 4, 2, padding="same"),
+    ],
+)
+def test_other_layers_are_refused(layer):
+    with pytest.raises(KernelError):
+        compress(layer, torch.ones_like(layer.weight, dtype=torch.bool))
+
+
+def test_copies_and_pickles_are_whole(tmp_path):
+    for make, kind in itertools.product(LAYERS.values(), (copy.deepcopy, "pickle")):
+        _, mask, sparse, x = pair(make)
+        if kind == "pickle":
+            torch.save(sparse, tmp_path / "layer.pt")
+            other = torch.load(tmp_path / "layer.pt", weights_only=False)
+        else:
+            other = copy.deepcopy(sparse)
+        assert isinstance(other, SparseLinear | SparseConv2d)
+        assert isinstance(other, SparseLayer)
+        expected = sparse(x)
+        sparse.rewire(~mask)
+        assert torch.equal(other(x), expected)
+        assert torch.equal(other.mask(), mask)
