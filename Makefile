@@ -57,4 +57,4 @@ lint: setup
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	git clean -fdXq csrc src
+	-git clean -fdXq csrc src

@@ -15,6 +15,7 @@ inline int omp_get_thread_num() { return 0; }
 inline int omp_get_num_threads() { return 1; }
 #endif
 
+#include <algorithm>
 #include <new>
 
 #include "flat.h"
@@ -357,7 +358,7 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   const int64_t nnz = index.entries * index.rows;
   Problem p = forward_problem(g, in, out, reserve<Plane>(m.planes, taps),
                               reserve<Tap>(m.taps, taps));
-  std::memset(dvalues, 0, nnz * sizeof(float));
+  std::fill_n(dvalues, nnz, 0.0f);
   if (p.n == 0 || p.out_h <= 0 || p.out_w <= 0 || nnz == 0) return;
 
   const Grouping grouping = index.rows == 4 ? Grouping::block : Grouping::single;
