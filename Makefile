@@ -12,6 +12,7 @@ setup: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@command -v chromedriver > /dev/null || echo "To test reports in a browser as well: apt-get install chromium chromium-driver"
 	touch $@
 
 # After a change of the kernels: the Python module, in place.

@@ -24,6 +24,7 @@ inline int omp_get_num_threads() { return 1; }
 namespace {
 
 constexpr int64_t packed_bytes = 37 << 10;  // of the input, in the first level of the cache
+constexpr int64_t cached_bytes = 32 << 20;  // what the third level may keep
 constexpr int64_t sums_bytes = 640 << 10;    // of the outputs, or their gradients, in the second
 
 // The tile that should take the least time, in FMAs per useful one. `per_entry` and `per_vector` are
@@ -156,12 +157,13 @@ inline void store_rows(const Problem& p, const Tile& t, const Place& at, int64_t
     return epilogue.activation == Activation::none ? v : activate(v, epilogue.activation);
   };
   float* const to = p.out.data + channel * p.out.c;
+  const bool large = p.n * p.groups * p.rows * p.out_h * p.out_w * 4 > cached_bytes;
   if (p.out.n == 1) {
     for (int64_t row = 0; row < rows; row++)
       for (int k = 0; k < count; k++) {
         float* pixel = to + row * p.out.c + spots[k].offset;
         if (spots[k].lanes == LANES) {
-          store(pixel, finish(row, k));
+          large ? store_past_caches(pixel, finish(row, k)) : store(pixel, finish(row, k));
         } else if (spots[k].lanes) {
           Vec v = finish(row, k);
           for (int i = 0; i < spots[k].lanes; i++) pixel[i] = v[i];

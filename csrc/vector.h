@@ -22,6 +22,15 @@ typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
 
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+
+// Stores past the caches, if the machine can; worth while where nobody will read it for long.
+inline void store_past_caches(float* p, Vec v) {
+#if defined(__AVX512F__)
+  if (reinterpret_cast<uintptr_t>(p) % sizeof(Vec) == 0) return __builtin_ia32_movntps512(p, v);
+#endif
+  store(p, v);
+}
+
 inline Vec broadcast(float x) { return x - Vec{}; }
 
 // Keeps a vector in a register: without this, the compiler repeats a load in every use.

@@ -19,7 +19,8 @@ import torch
 
 from isoflop import SparseWide
 from isoflop.errors import IsoflopError
-from isoflop.report import accuracy_against_training_flops, format_table, summary_table
+from isoflop.report import format_table, group_runs, load_run, save_figure, summary_table
+from isoflop.report.figures import accuracy_against_flops
 from isoflop.training import Recipe, get_recipe, train
 
 SPARSITY = 0.75
@@ -87,7 +88,8 @@ def run_demo(out: Path, recipe: Recipe, seeds: int) -> list[dict]:
     rows = summary_table(runs)
     results = {"sparsity": SPARSITY, "seconds": time.perf_counter() - start, "rows": rows}
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    accuracy_against_training_flops(runs, out / "accuracy-vs-training-flops.png")
+    (figure,) = accuracy_against_flops(group_runs(map(load_run, runs)))
+    save_figure(figure, out / "accuracy-vs-training-flops.png")
     return rows
 
 

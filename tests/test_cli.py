@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import isoflop
 from isoflop.cli import main
@@ -183,12 +184,69 @@ def test_train_mistakes_leave_nothing_behind(capsys, tmp_path, args, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_export(capsys, tmp_path):
+    run, file, other = tmp_path / "run", tmp_path / "m.safetensors", tmp_path / "m.pt2"
+    args = ["train", "digits", "--transform", "wide", "--sparsity", "0.5", "--epochs", "1"]
+    run_json(capsys, *args, "--base-width", "4", "--out", str(run))
+    told = run_json(capsys, "export", str(run), "--out", str(file))
+    assert told == {"out": str(file), "format": "safetensors", "bytes": file.stat().st_size}
+    model, plan = isoflop.load(file)
+    assert plan is not None
+    main(["export", str(file), "--format", "pt2", "--out", str(other)])
+    assert "pt2" in capsys.readouterr().out
+    x = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        ours = torch.export.load(other).module()(x)
+        torch.testing.assert_close(ours, model.eval()(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing"], "no file nothing"),
+        (["."], "config.json cannot be read"),
+        (["pyproject.toml"], "no safetensors file"),
+    ],
+)
+def test_export_mistakes(capsys, tmp_path, args, message):
+    assert message in fails(capsys, "export", *args, "--out", str(tmp_path / "m"))
+    assert not (tmp_path / "m").exists()
+
+
+def test_spectra_of_a_run_and_of_a_checkpoint(capsys, tmp_path):
+    args = ["train", "digits", "--transform", "wide", "--sparsity", "0.5", "--epochs", "1"]
+    args += ["--base-width", "4", "--spectra", "every=1epoch", "--out", str(tmp_path / "run")]
+    summary = run_json(capsys, *args)
+    assert summary["spectra_seconds"] > 0
+    last = (tmp_path / "run" / "spectra.jsonl").read_text().splitlines()[-1]
+    found = run_json(capsys, "spectra", str(tmp_path / "run"))
+    assert (found["epoch"], found["step"]) == (1, 21)
+    assert found["layers"] == json.loads(last)["layers"]
+    assert found["network"] == json.loads(last)["network"]
+    checkpoint = str(tmp_path / "run" / "checkpoint-000001")
+    other = run_json(capsys, "spectra", checkpoint, "--bound", "mu0")
+    assert other["network"]["ramanujan_gap"] != found["network"]["ramanujan_gap"]
+    main(["spectra", str(tmp_path / "run")])
+    assert "network (mean of the layers)" in capsys.readouterr().out
+
+
+def test_spectra_mistakes(capsys, tmp_path):
+    assert "no run directory" in fails(capsys, "spectra", str(tmp_path))
+    main(["train", "digits", "--epochs", "1", "--base-width", "4", "--out", str(tmp_path / "run")])
+    capsys.readouterr()
+    assert "has no masks" in fails(capsys, "spectra", str(tmp_path / "run"))
+    assert "no masks" in fails(
+        capsys, "train", "digits", "--spectra", "every=1epoch", "--out", str(tmp_path / "new")
+    )
+    assert not (tmp_path / "new").exists()
+
+
 def test_as_a_program():
     program = [sys.executable, "-m", "isoflop.cli"]
     environment = {**os.environ, "COLUMNS": "100"}
     run = subprocess.run([*program, "--help"], capture_output=True, text=True, env=environment)
     assert run.returncode == 0
-    for command in ("list", "profile", "train", "zoo"):
+    for command in ("bench", "export", "list", "profile", "report", "spectra", "train", "zoo"):
         assert command in run.stdout
     run = subprocess.run(
         [*program, "profile", "timm:nothing-like-it"], capture_output=True, text=True

@@ -8,7 +8,8 @@ from torch import nn
 
 import isoflop
 from isoflop import spectral
-from isoflop.spectral import analyze, analyze_mask, largest_two
+from isoflop.masks import set_mask
+from isoflop.spectral import analyze, analyze_mask, average, largest_two
 
 FANO = torch.tensor([[(c - r) % 7 in (0, 1, 3) for c in range(7)] for r in range(7)])
 BOUNDS = ("mean-degree", "biregular", "mu0")
@@ -118,5 +119,26 @@ def test_mistakes_are_named():
         analyze_mask(FANO, torch.ones(3, 3))
     with pytest.raises(isoflop.IsoflopError, match="not finite"):
         analyze_mask(FANO, torch.full((7, 7), math.nan))
+    layer = nn.Linear(7, 7)
+    set_mask(layer, "weight", FANO)
+    with torch.no_grad():
+        layer.weight[0, 0] = math.inf
+    with pytest.raises(isoflop.IsoflopError, match="'weight' are not finite"):
+        analyze(layer)
     with pytest.raises(isoflop.IsoflopError, match="2 groups"):
         analyze_mask(FANO, groups=2)
+
+
+def test_the_network_is_the_mean_of_the_layers_that_have_a_measure():
+    plain = analyze_mask(torch.cat([FANO, ~FANO]).T)
+    weighted = analyze_mask(FANO, torch.full((7, 7), 0.5))
+    empty = analyze_mask(torch.zeros(4, 4, dtype=torch.bool))
+    found = average({"a": plain, "b": weighted, "c": empty})
+    assert found["ramanujan_gap"] == pytest.approx((1.829708 + math.sqrt(2)) / 2, abs=1e-6)
+    assert found["spectral_gap"] == weighted.spectral_gap
+    assert average({"c": empty}) == dict.fromkeys(found)
+
+
+def test_masks_of_all_ones_have_measures():
+    found = analyze_mask(torch.ones(8, 8, dtype=torch.bool))
+    assert found.ramanujan_gap == pytest.approx(2 * math.sqrt(7), abs=1e-6)  # σ2 = 0

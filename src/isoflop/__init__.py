@@ -5,13 +5,16 @@ any training loop trains it, and `profile` counts the FLOPs.
 """
 
 from isoflop.budget import reallocate
+from isoflop.deploy import ModelSource, load, save
 from isoflop.errors import (
     BudgetError,
+    CacheWarning,
     DataError,
     InputError,
     IsoflopError,
     KernelError,
     LayerCollapseWarning,
+    ModelFileError,
     NoEffectWarning,
     NoTransformableLayersError,
     OptimizerError,
@@ -22,7 +25,7 @@ from isoflop.errors import (
     WideningError,
 )
 from isoflop.flops import FlopTable, network_ends, profile
-from isoflop.kernels import align_masks, densify
+from isoflop.kernels import accelerate, align_masks, densify, freeze
 from isoflop.masks import apply_masks
 from isoflop.methods import (
     Dense,
@@ -73,6 +76,7 @@ def patterns() -> list[str]:
 
 __all__ = [
     "BudgetError",
+    "CacheWarning",
     "DataError",
     "Dense",
     "FlopTable",
@@ -87,6 +91,8 @@ __all__ = [
     "LayerCollapseWarning",
     "LayerPlan",
     "LowRank",
+    "ModelFileError",
+    "ModelSource",
     "NoEffectWarning",
     "NoTransformableLayersError",
     "OptimizerError",
@@ -109,15 +115,19 @@ __all__ = [
     "SynFlow",
     "UnknownNameError",
     "WideningError",
+    "accelerate",
     "align_masks",
     "apply_masks",
     "densify",
+    "freeze",
+    "load",
     "methods",
     "network_ends",
     "patterns",
     "profile",
     "reallocate",
     "register_widening_rule",
+    "save",
     "sparsify",
     "training_flops",
     "transform",

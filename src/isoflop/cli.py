@@ -1,4 +1,4 @@
-"""The command line: `isoflop list | profile | train | zoo`.
+"""The command line: `isoflop bench | export | list | profile | report | spectra | train | zoo`.
 
 Everything heavy is imported by the command that needs it, so that `isoflop --help` is fast.
 """
@@ -17,6 +17,8 @@ try:
     import tyro
 except ModuleNotFoundError:
     sys.exit("The command line needs tyro, which is not installed: pip install 'isoflop[train]'")
+
+from isoflop.bench.command import Bench
 
 
 @dataclass(kw_only=True)
@@ -120,6 +122,8 @@ class Train:
     """Seed of initialisation, masks, order and augmentation."""
     data: Path | None = None
     """Folder of the data set."""
+    spectra: str | None = None
+    """How often to measure the spectra of the masks, such as `every=1epoch` or `every=100steps`."""
     resume: bool = False
     """Continue the run in the run directory, if there is one."""
     epochs: int | None = None
@@ -180,6 +184,7 @@ class Train:
             scope=self.scope,
             seed=self.seed,
             data=self.data,
+            spectra=self.spectra,
             resume=self.resume,
             quiet=self.quiet or self.json,
         )
@@ -195,6 +200,71 @@ class Train:
             f"training FLOPs {summary['training_flops']:.4g} in {summary['seconds']:.1f} s\n"
             f"run directory {self.out}"
         )
+
+
+@dataclass(kw_only=True)
+class Spectra:
+    """Measure the spectra of the masks of a run, as its latest checkpoint has them."""
+
+    path: tyro.conf.Positional[Path]
+    """Run directory, or a checkpoint in one."""
+    bound: Literal["mean-degree", "biregular", "mu0"] = "mean-degree"
+    """Bound of a Ramanujan graph; see docs/spectra.md."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Print the measures of every layer and of the network."""
+        import time
+
+        from isoflop.report import format_spectra
+        from isoflop.training import restore
+        from isoflop.training.observer import measure
+
+        restored = restore(self.path)
+        start = time.perf_counter()
+        found = measure(restored.model, self.bound)
+        seconds = time.perf_counter() - start
+        result = {"epoch": restored.epoch, "step": restored.step, "seconds": seconds, **found}
+        if self.json:
+            _print_json(result)
+        else:
+            print(format_spectra(result))
+
+
+@dataclass(kw_only=True)
+class Report:
+    """Write one HTML page about runs: tables, figures, plans, configurations."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories."""
+    out: Path
+    """The page to write."""
+    bench: tuple[Path, ...] = ()
+    """Results of `isoflop bench … --out FILE`, for the figures of speed."""
+    figures: Path | None = None
+    """Folder for the figures as files too, for print: light and dark."""
+    title: str = "Sparse training report"
+    """Title of the page."""
+    json: bool = False
+    """Print the table, and what the page lacks and why, as JSON."""
+
+    def run(self) -> None:
+        """Write the page and say what it lacks."""
+        from isoflop.report import format_table, write_report
+
+        written = write_report(
+            self.runs, self.out, bench=self.bench, figures=self.figures, title=self.title
+        )
+        if self.json:
+            _print_json(written)
+            return
+        print(format_table(written["rows"]))
+        for name, reason in written["missing"].items():
+            print(f"without {name}: {reason}")
+        for path, problems in written["problems"].items():
+            print(f"{path}: {' '.join(problems)}")
+        print(f"page {self.out}")
 
 
 @dataclass(kw_only=True)
@@ -277,11 +347,55 @@ class Zoo:
         return " ".join(parts)
 
 
+@dataclass(kw_only=True)
+class Export:
+    """Write a trained model as a file for use: isoflop's own, or a program for other engines."""
+
+    model: tyro.conf.Positional[Path]
+    """Run directory, or a file that `isoflop.save` or `--format safetensors` wrote."""
+    out: Path
+    """File to write."""
+    format: Literal["safetensors", "onnx", "pt2"] = "safetensors"
+    """`safetensors` keeps sparse weights without zeros; `onnx` and `pt2` have zeros in place."""
+    input: str | None = None
+    """Shape of the example input of `onnx` and `pt2`, batch first; by default the model's own."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Write the file and print its size."""
+        from isoflop.deploy import export, load_run, save
+        from isoflop.deploy.file import read_model
+        from isoflop.models import example_inputs
+
+        if self.model.is_dir():
+            model, plan, source = load_run(self.model)
+        else:
+            model, plan, source = read_model(self.model)
+        if self.format == "safetensors":
+            save(model, self.out, plan=plan, source=source)
+        else:
+            # A batch of two, as exporters take a size of one for a constant.
+            inputs = source.example_inputs(model, batch=2)
+            if self.input:
+                inputs = example_inputs(source.spec, _shape(self.input))
+            export(model, self.out, format=self.format, example_inputs=inputs)
+        size = self.out.stat().st_size
+        if self.json:
+            _print_json({"out": str(self.out), "format": self.format, "bytes": size})
+        else:
+            print(f"{self.out}: {self.format}, {size:,} bytes")
+
+
 Command = (
-    Annotated[List, tyro.conf.subcommand("list")]
+    Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Spectra, tyro.conf.subcommand("spectra")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 

@@ -44,12 +44,24 @@ class RunDirectoryError(IsoflopError):
     """A run directory that is in use, or that cannot be resumed."""
 
 
+class ModelFileError(IsoflopError):
+    """A file of a model that is missing, damaged, foreign, or of another model."""
+
+
+class FigureError(IsoflopError):
+    """A figure that the given runs hold no data for."""
+
+
 class KernelError(IsoflopError):
     """Sparse kernels that are missing, or data that they cannot work on."""
 
 
 class NoEffectWarning(UserWarning):
     """Something was asked for that leaves the model as it was."""
+
+
+class CacheWarning(UserWarning):
+    """A file of measured times that cannot be read or written; nothing else depends on it."""
 
 
 class LayerCollapseWarning(UserWarning):

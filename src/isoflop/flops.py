@@ -436,7 +436,7 @@ class _Counter(TorchDispatchMode):
     def _weights_of_product(self, packet: Any, args: Any) -> tuple[str, ...]:
         """Return the parameters among the factors of a product, biases left out."""
         name = str(packet)
-        if "convolution" in name or "conv2d" in name:
+        if any(kind in name for kind in ("convolution", "conv2d", "linear")):
             factors = args[:2]
         elif packet in (aten.addmm, aten.baddbmm, aten.addmv, aten.addbmm):
             factors = args[1:3]

@@ -13,7 +13,7 @@ weapon".
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -31,6 +31,9 @@ Matrix = Any
 """A `scipy.sparse.csc_array` of floats, (right, left)."""
 
 Bound = Literal["mean-degree", "biregular", "mu0"]
+
+MEASURES = ("ramanujan_gap", "imdb", "imdb_normalized", "spectral_gap", "imsg")
+"""The fields of a `Spectrum` that are measures, the others being sizes."""
 
 LEAST_DEGREE = 3.0
 """Least mean degree, on both sides, of a graph that the measures are defined for."""
@@ -86,13 +89,15 @@ def analyze(model: nn.Module, *, bound: Bound = "mean-degree") -> dict[str, Spec
         bound: See `analyze_mask`.
 
     Raises:
-        IsoflopError: The model has no masks, or is on the meta device.
+        IsoflopError: The model has no masks, is on the meta device, or has weights that are not
+            finite.
     """
     found = {}
     for name, module, parameter, mask in named_masks(model):
         if mask.is_meta:
             raise IsoflopError("A model on the meta device has no masks to analyse.")
         weight = module.get_parameter(parameter).detach()
+        _check_finite(weight, repr(name))
         groups = getattr(module, "groups", 1)
         found[name] = _measures(
             _blocks(module, mask, groups), _blocks(module, weight, groups), bound
@@ -102,6 +107,16 @@ def analyze(model: nn.Module, *, bound: Bound = "mean-degree") -> dict[str, Spec
             f"{type(model).__name__} has no masks. Pass a model that `isoflop.sparsify` masked."
         )
     return found
+
+
+def average(layers: Mapping[str, Spectrum]) -> dict[str, float | None]:
+    """Return the measures of the network: of each, the mean over the layers that have it.
+
+    The paper does not say how it joins layers; every layer counts alike here. A measure that no
+    layer has is None.
+    """
+    values = {name: [getattr(layer, name) for layer in layers.values()] for name in MEASURES}
+    return {name: _mean([v for v in found if v is not None]) for name, found in values.items()}
 
 
 def analyze_mask(
@@ -129,8 +144,18 @@ def analyze_mask(
         )
     if mask.shape[0] % groups:
         raise IsoflopError(f"{groups} groups do not divide {mask.shape[0]} outputs.")
+    if weight is not None:
+        _check_finite(weight, "this mask")
     blocks = _cut(mask, groups)
     return _measures(blocks, None if weight is None else _cut(weight, groups), bound)
+
+
+def _check_finite(weight: Tensor, of: str) -> None:
+    if not bool(weight.isfinite().all()):
+        raise IsoflopError(
+            f"The weights of {of} are not finite, so they have no spectrum. Take weights from before "
+            "the training diverged."
+        )
 
 
 def _blocks(module: nn.Module, tensor: Tensor, groups: int) -> list[np.ndarray]:
@@ -164,8 +189,6 @@ def _measures(
     weighted = None
     if weights is not None:
         absolute = [np.abs(w.astype(np.float64)) * m for w, m in zip(weights, masks, strict=True)]
-        if not all(np.isfinite(w).all() for w in absolute):
-            raise IsoflopError("Weights that are not finite have no spectrum.")
         weighted = scipy.sparse.csc_array(scipy.sparse.block_diag(absolute))
     whole = _trimmed(graph, np.arange(graph.shape[1]), weighted)
     sizes = {

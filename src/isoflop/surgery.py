@@ -3,7 +3,7 @@
 import copy
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,21 @@ def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.
             if child is not None and child in new:
                 parent._modules[name] = new[child]
     return model
+
+
+_ModuleT = TypeVar("_ModuleT", bound=nn.Module)
+
+
+def recast(module: nn.Module, kind: type[_ModuleT]) -> _ModuleT:
+    """Return a module of class `kind` that has all that `module` has: tensors, children, hooks."""
+    new = kind.__new__(kind)
+    new.__dict__.update(
+        {
+            name: value.copy() if isinstance(value, (dict, set)) else value
+            for name, value in module.__dict__.items()
+        }
+    )
+    return new
 
 
 def match_paths(paths: Iterable[str], patterns: Iterable[str]) -> set[str]:

@@ -149,7 +149,7 @@ def check_forward_and_gradients(layer):
 
 
 CHECKS = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     # The fixtures set what holds for the whole process, and for all examples alike.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -56,3 +56,27 @@ def test_demo_deletes_only_what_it_made(tmp_path, capsys):
     with pytest.raises(SystemExit, match="no folder"):
         demo.main(["--out", str(link)])
     assert capsys.readouterr().out == ""
+
+
+def test_spectra_study_writes_its_results_and_goes_on(tmp_path, capsys):
+    study = load("spectra_study")
+    args = ["--recipe", "digits", "--seeds", "1", "--epochs", "4", "--base-width", "4"]
+    study.main([*args, "--out", str(tmp_path)])
+    first = capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_text())
+    rows = results["rows"]
+    assert len(rows) == 5 * (4 * 2 + 1)
+    assert {row["question"] for row in rows} == {"levels", "changes", "ends"}
+    for row in rows:
+        if row["model"].endswith("static") and row["measure"] == "ramanujan_gap":
+            assert row["rho"] is None  # static masks do not change
+            assert row["mean_move"] == 0
+        elif row["model"].endswith("RigL") and row["measure"] == "spectral_gap":
+            assert -1 <= row["low"] <= row["high"] <= 1
+    assert (tmp_path / "results.md").read_text() == first
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == len(rows) + 1
+    assert (tmp_path / "report.html").stat().st_size > 4_000_000
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*")}
+    study.main([*args, "--out", str(tmp_path)])
+    assert capsys.readouterr().out == first
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*")} == before

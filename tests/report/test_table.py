@@ -3,43 +3,8 @@ import json
 import pytest
 
 from isoflop.errors import RunDirectoryError
-from isoflop.report import format_table, summary_table
-from isoflop.report.table import label
-
-
-@pytest.fixture
-def make_run(tmp_path):
-    """Write a run directory with chosen results."""
-
-    def make(name, seed, accuracy, *, transform=None, sparsity=None, method="dense", **more):
-        path = tmp_path / name
-        path.mkdir()
-        config = {
-            "recipe": {"name": "digits"},
-            "transform": transform,
-            "transform_config": {"sparsity": sparsity} if transform else None,
-            "method": method,
-            "sparsity": sparsity,
-            "seed": seed,
-            "data": name,
-            **more,
-        }
-        summary = {
-            "recipe": "digits",
-            "seed": seed,
-            "accuracy": accuracy,
-            "macs": 1001 if transform else 1000,
-            "dense_macs": 1000,
-            "nnz": 50,
-            "numel": 200 if transform else 50,
-            "training_flops": 10**9 + seed,
-            "seconds": 2.0 + seed,
-        }
-        (path / "config.json").write_text(json.dumps(config))
-        (path / "summary.json").write_text(json.dumps(summary))
-        return path
-
-    return make
+from isoflop.report import format_spectra, format_table, summary_table
+from isoflop.report.runs import label
 
 
 def test_runs_are_grouped_by_all_but_the_seed(make_run):
@@ -50,11 +15,12 @@ def test_runs_are_grouped_by_all_but_the_seed(make_run):
         make_run("c", 1, 94.0),
         make_run("d", 1, 92.0, **wide),
         make_run("e", 0, 95.0, transform="wide", sparsity=0.5, method="rigl"),
-        make_run("f", 2, 50.0, epochs=3),
+        make_run("f", 2, 50.0, epochs=3, storage="x"),
     ]
     rows = summary_table(runs)
     assert [row["label"] for row in rows] == [
-        "Dense", "Sparse Wide 75 % RigL", "Sparse Wide 50 % RigL", "Dense"
+        "Dense (epochs=2)", "Sparse Wide 75 % RigL", "Sparse Wide 50 % RigL",
+        "Dense (epochs=3, storage=x)",
     ]  # fmt: skip
     assert rows[0]["accuracy_mean"] == 92
     assert rows[0]["accuracy_std"] == pytest.approx(8**0.5)  # of a sample
@@ -112,3 +78,29 @@ def test_labels(transform, options, sparsity, method, expected):
         "method": method,
     }
     assert label(config) == expected
+    assert label({**config, "pattern": "unstructured", "allocation": "uniform"}) == expected
+
+
+def test_labels_tell_patterns_and_allocations():
+    config = {"transform": None, "transform_config": None, "sparsity": 0.5, "method": "set"}
+    assert label({**config, "pattern": "2:4", "allocation": "erk"}) == "SET 2:4 erk 50 %"
+
+
+def test_text_of_spectra():
+    numbers = dict.fromkeys(
+        ("ramanujan_gap", "imdb", "imdb_normalized", "spectral_gap", "imsg"), 0.5
+    )
+    layer = {"edges": 1200, "subgraphs": 3, "skipped": None, **numbers}
+    empty = {**layer, **dict.fromkeys(numbers), "skipped": "too sparse"}
+    text = format_spectra(
+        {
+            "layers": {"a": layer, "b": empty}, "network": numbers, "epoch": 2, "step": 9,
+            "bound": "mu0", "seconds": 1.5,
+        }
+    )  # fmt: skip
+    header, first, second, network, last = text.splitlines()
+    assert first.split() == ["a", "1,200", *["0.5000"] * 5, "3"]
+    assert second.split()[-7:] == [*["–"] * 4, "3", "too", "sparse"]
+    assert network.split()[-5:] == ["0.5000"] * 5
+    assert len(header) == len(first)
+    assert last == "after epoch 2, step 9; bound mu0; measured in 1.50 s"

@@ -16,6 +16,7 @@ from isoflop.models import build_model
 from isoflop.sparsity import METHODS, parse_pattern
 from isoflop.training import RunDirectory, get_recipe, train
 from isoflop.training.checkpoint import load_checkpoint
+from isoflop.training.mask_history import unpack
 
 WIDE = isoflop.SparseWide(sparsity=0.75)
 SAMPLES = 21 * 64  # of an epoch; the last batch is left out
@@ -43,11 +44,16 @@ def assert_same(one, two):
     assert first["sparsifier"]["history"] == second["sparsifier"]["history"]
     metrics = [untimed(RunDirectory(path).metrics()) for path in (one, two)]
     assert metrics[0] == metrics[1]
+    assert RunDirectory(one).masks() == RunDirectory(two).masks()
+    spectra = [untimed(RunDirectory(path).spectra()) for path in (one, two)]
+    assert spectra[0] == spectra[1]
+    for name, flags in first["observer"]["masks"].items():
+        assert torch.equal(flags, second["observer"]["masks"][name])
     plans = [(path / "plan.json").read_text() for path in (one, two)]
     assert plans[0] == plans[1]
     summaries = [json.loads((path / "summary.json").read_text()) for path in (one, two)]
     for summary in summaries:
-        del summary["seconds"]
+        del summary["seconds"], summary["spectra_seconds"]
     assert summaries[0] == summaries[1]
 
 
@@ -63,7 +69,7 @@ def sparse_run(tmp_path_factory):
 def test_run_directory_is_complete(sparse_run):
     recipe, path, summary = sparse_run
     assert files(path) == {
-        "config.json", "plan.json", "metrics.jsonl", "summary.json", "tensorboard",
+        "config.json", "plan.json", "metrics.jsonl", "masks.jsonl", "summary.json", "tensorboard",
         "checkpoint-000003",
     }  # fmt: skip
     assert json.loads((path / "summary.json").read_text()) == summary
@@ -141,6 +147,54 @@ def test_resume_gives_the_same_bits(sparse_run, tmp_path, stop):
     assert again["accuracy"] == summary["accuracy"]
     assert_same(path, out)
     assert not (out / ".tmp-half").exists()
+
+
+def test_masks_are_followed_from_the_first_to_the_last(sparse_run):
+    _, path, summary = sparse_run
+    lines = RunDirectory(path).masks()
+    state = load_checkpoint(path)
+    assert state is not None
+    assert [line["step"] for line in lines] == [0, 8, 16, 24, 32, 40]
+    history = state["sparsifier"]["history"]
+    for line, entry in zip(lines[1:], history, strict=True):
+        assert {name: layer["grown"] for name, layer in line["layers"].items()} == entry["new"]
+    final = lines[-1]["layers"]
+    for name, masks in unpack(state["observer"]["masks"]).items():
+        assert torch.equal(masks["present"], state["model"][f"{name}_mask"])
+        assert final[name]["nnz"] == int(masks["present"].sum()) == int(masks["initial"].sum())
+        assert final[name]["from_initial"] == int((masks["present"] ^ masks["initial"]).sum())
+        assert final[name]["explored"] == int(masks["ever"].sum()) > final[name]["nnz"]
+    assert lines[0]["training_flops"] == 0 < lines[-1]["training_flops"] < summary["training_flops"]
+
+
+@pytest.mark.parametrize("method", ["static", "sr_ste", "dense"])
+def test_masks_without_a_history(tiny_recipe, tmp_path, method):
+    train(tiny_recipe, tmp_path, transform=WIDE, method=method, quiet=True)
+    steps = [line["step"] for line in RunDirectory(tmp_path).masks()]
+    assert steps == {"static": [0], "sr_ste": [0, 21, 42], "dense": []}[method]
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [("every=1epoch", [0, 21, 42]), ("every=15steps", [0, 15, 30])]
+)
+def test_spectra_during_training(tiny_recipe, tmp_path, every, steps):
+    options = {"transform": WIDE, "method": "rigl", "spectra": every, "quiet": True}
+    summary = train(tiny_recipe, tmp_path / "whole", **options)
+    lines = RunDirectory(tmp_path / "whole").spectra()
+    assert [line["step"] for line in lines] == steps
+    assert summary["spectra_seconds"] == pytest.approx(sum(line["seconds"] for line in lines))
+    assert all(line["network"]["ramanujan_gap"] is not None for line in lines)
+    assert lines[0]["network"] != lines[-1]["network"]  # the masks have moved
+
+    train(tiny_recipe, tmp_path / "parts", **options, stop_after_epochs=1)
+    with open(tmp_path / "parts" / "spectra.jsonl", "a") as file:
+        file.write(json.dumps({**lines[-1], "step": 37}) + '\n{"step"')
+    train(tiny_recipe, tmp_path / "parts", **options, resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+    plain = train(tiny_recipe, tmp_path / "plain", transform=WIDE, method="rigl", quiet=True)
+    assert plain["accuracy"] == summary["accuracy"]  # measuring changes nothing
+    assert plain["spectra_seconds"] == 0
+    assert RunDirectory(tmp_path / "plain").spectra() == []
 
 
 DYNAMIC = [name for name in isoflop.methods() if METHODS.get(name)().update_due(1000, 4000)]
@@ -375,6 +429,8 @@ def test_method_instance_keeps_its_own_values(tiny_recipe, tmp_path):
         ({"method": "rigl", "sparsity": 0.5, "storage": "x"}, UnknownNameError, "compressed"),
         ({"method": "snfs", "sparsity": 0.5, "storage": "compressed"}, IsoflopError, "masked"),
         ({"seed": -1}, IsoflopError, "seed"),
+        ({"spectra": "every=1epoch"}, IsoflopError, "no masks"),
+        ({"spectra": "1epoch", "method": "rigl", "sparsity": 0.5}, IsoflopError, "every=1epoch"),
         ({"stop_after_epochs": 0}, IsoflopError, "stop_after_epochs"),
     ],
 )

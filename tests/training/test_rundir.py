@@ -78,10 +78,17 @@ def test_live_run_is_left_alone(tmp_path, resume):
 
 def test_metrics_survive_a_line_cut_short(tmp_path):
     run = start(tmp_path)
-    run.metrics_path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3, "lo')
-    assert [line["epoch"] for line in run.metrics()] == [1, 2]
-    run.cut_metrics(1)
-    assert run.metrics_path.read_text() == '{"epoch": 1}\n'
+    for path, read in (
+        (run.metrics_path, run.metrics),
+        (run.masks_path, run.masks),
+        (run.spectra_path, run.spectra),
+    ):
+        path.write_bytes(b'{"step": 0}\n{"step": 2}\n7\n\xff\n{"step": 3, "lo')
+        assert [line["step"] for line in read()] == [0, 2]
+        run.cut(1)
+        assert path.read_text() == '{"step": 0}\n'
+        run.cut(-1)
+        assert path.read_text() == ""
 
 
 def test_damaged_config(tmp_path):

@@ -31,7 +31,7 @@ def test_a_model_that_was_not_widened_fails(models, monkeypatch):
     def lazy(model, config, **options):
         return transform(model, dataclasses.replace(config, sparsity=0.0), **options)
 
-    monkeypatch.setattr(isoflop, "transform", lazy)
+    monkeypatch.setattr("isoflop.zoo.check.transform", lazy)
     result = check(f"{models}:good", CONFIG)
     assert (result["status"], result["stage"]) == ("fail", "check")
     assert result["cause"] == "not widened throughout"
@@ -47,7 +47,7 @@ def test_a_plan_that_misses_the_budget_fails(models, monkeypatch):
         ]
         return model, dataclasses.replace(plan, layers=tuple(layers))
 
-    monkeypatch.setattr(isoflop, "transform", careless)
+    monkeypatch.setattr("isoflop.zoo.check.transform", careless)
     assert check(f"{models}:good", CONFIG)["cause"] == "gap larger than a weight"
 
 

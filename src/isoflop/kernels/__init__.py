@@ -1,22 +1,32 @@
 """Sparse kernels for CPUs: linear and convolution layers that store and compute non-zeros only."""
 
+from isoflop.kernels import counting  # noqa: F401  (tells PyTorch what the operators cost)
+from isoflop.kernels.choose import AccelerationReport, accelerate
+from isoflop.kernels.contest import LayerChoice
 from isoflop.kernels.convert import align_masks, compress, densify
-from isoflop.kernels.functional import sparse_conv2d, sparse_linear
+from isoflop.kernels.freeze import freeze, frozen_dense
+from isoflop.kernels.functional import ACTIVATIONS, sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index, default_blocks
 from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
 from isoflop.kernels.library import available, isa, isas, set_isa, why_unavailable
 
 __all__ = [
+    "ACTIVATIONS",
+    "AccelerationReport",
+    "LayerChoice",
     "SparseConv2d",
     "SparseIndex",
     "SparseLayer",
     "SparseLinear",
+    "accelerate",
     "align_masks",
     "available",
     "build_index",
     "compress",
     "default_blocks",
     "densify",
+    "freeze",
+    "frozen_dense",
     "isa",
     "isas",
     "set_isa",

@@ -5,15 +5,15 @@ they build the dense weight and let PyTorch multiply.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from isoflop.errors import KernelError
 from isoflop.kernels import library, ops
+from isoflop.kernels.dense import ACTIVATIONS, dense_conv2d, dense_linear
 from isoflop.kernels.index import SparseIndex
 
-ACTIVATIONS = {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
-"""What can follow the sum before an output is stored; GELU is the exact one."""
+__all__ = ["ACTIVATIONS", "sparse_conv2d", "sparse_linear"]
 
 
 def sparse_linear(
@@ -45,8 +45,7 @@ def sparse_linear(
     """
     _check(activation)
     if not _compiled(x, values, bias, residual):
-        y = F.linear(x, index.to_dense(values)[:, :, 0, 0], bias)
-        return ACTIVATIONS[activation](y if residual is None else y + residual)
+        return dense_linear(x, values, index, bias, residual=residual, activation=activation)
     after, activation = _unfused(activation, x, values, bias, residual)
     y = ops.linear(
         x,
@@ -100,8 +99,17 @@ def sparse_conv2d(
     """
     _check(activation)
     if not _compiled(x, values, bias, residual):
-        y = F.conv2d(x, index.to_dense(values), bias, stride, padding, dilation, index.groups)
-        return ACTIVATIONS[activation](y if residual is None else y + residual)
+        return dense_conv2d(
+            x,
+            values,
+            index,
+            bias,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            residual=residual,
+            activation=activation,
+        )
     after, activation = _unfused(activation, x, values, bias, residual)
     y = ops.conv2d(
         x,
@@ -131,10 +139,10 @@ def _check(activation: str) -> None:
 
 
 def _compiled(*tensors: Tensor | None) -> bool:
-    # Tensors of the meta device have no values, so need no kernels.
     x = tensors[0]
     assert x is not None
-    return (library.available() or x.is_meta) and all(
+    without_values = x.is_meta or isinstance(x, FakeTensor)  # which need no kernels
+    return (library.available() or without_values) and all(
         t is None or (t.dtype is torch.float32 and (t.is_cpu or t.is_meta)) for t in tensors
     )
 

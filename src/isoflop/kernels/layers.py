@@ -1,15 +1,17 @@
 """Layers that store the non-zeros of their weight only."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from isoflop.errors import KernelError
+from isoflop.kernels.dense import dense_conv2d, dense_linear
 from isoflop.kernels.functional import sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index
+from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
 from isoflop.surgery import is_flipped
 
 _INDEX = ("offsets", "starts", "t_entries", "t_starts")
@@ -26,6 +28,9 @@ class SparseLayer(nn.Module):
         values: (nnz,). The non-zeros, in the order of `index`.
         bias: (out,), or None.
         flipped: Whether the dense weight is stored (in, out), as in Hugging Face's Conv1D.
+        activation: What is applied to the output, a name in `isoflop.kernels.ACTIVATIONS`.
+        backend: ``"sparse"`` computes on the non-zeros; ``"dense"`` makes the dense weight for the
+            time of each pass, which is faster where few weights are zero.
         observer: Called in each backward pass with the gradient of the dense weight, zeros included;
             None, as it mostly is, spares that gradient. Copies of the layer have no observer.
     """
@@ -45,6 +50,8 @@ class SparseLayer(nn.Module):
         self._shape = (out, per_group, kh, kw)
         self._groups = groups
         self.flipped = False
+        self.activation = "none"
+        self.backend: Literal["sparse", "dense"] = "sparse"
         self.observer: Callable[[Tensor], None] | None = None
         self._tiling = (0, 0, 0)
         positions = mask.flatten().nonzero().flatten()
@@ -238,9 +245,18 @@ class SparseLinear(SparseLayer):
         """Size of each output."""
         return self._shape[0]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (…, in) to (…, out)."""
-        return self._observed(x, sparse_linear(x, self.values, self.index, self.bias))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
+        linear = sparse_linear if self.backend == "sparse" else dense_linear
+        y = linear(
+            x,
+            self.values,
+            self.index,
+            self.bias,
+            residual=residual,
+            activation=self.activation,
+        )
+        return self._observed(x, y)
 
     def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
         """Return the gradient of the dense weight, in `dense_shape`, zeros included."""
@@ -268,8 +284,13 @@ class SparseLinear(SparseLayer):
 
 
 class SparseConv2d(SparseLayer):
-    """A convolution that stores and computes its non-zeros only."""
+    """A convolution that stores and computes its non-zeros only.
 
+    Attributes:
+        batch_innermost: Whether the dense backend returns that layout, as the sparse one does.
+    """
+
+    batch_innermost: bool = False
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
@@ -318,18 +339,23 @@ class SparseConv2d(SparseLayer):
         """Groups of channels."""
         return self._groups
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H', W')."""
-        y = sparse_conv2d(
-            x,
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H', W'); a residual is added before the activation."""
+        dense = self.backend == "dense"
+        conv2d = dense_conv2d if dense else sparse_conv2d
+        y = conv2d(
+            from_batch_innermost(x) if dense else x,
             self.values,
             self.index,
             self.bias,
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
+            residual=residual,
+            activation=self.activation,
         )
-        return self._observed(x, y)
+        y = self._observed(x, y)
+        return to_batch_innermost(y) if dense and self.batch_innermost else y
 
     def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
         """Return the gradient of the weight, zeros included."""

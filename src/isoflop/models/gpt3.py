@@ -5,6 +5,7 @@ to the whole context, as in the paper on Iso-FLOP transformations. There is no d
 see each token about once.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from torch import nn
@@ -96,3 +97,10 @@ def _register(name: str, config: Gpt3Config) -> None:
 
 for _name, _config in GPT3_CONFIGS.items():
     _register(_name, _config)
+
+
+@register_model("gpt3_small_blocks", input_shape=(256,), kind="tokens")
+def gpt3_small_blocks(blocks: int = 2, vocab_size: int = 256, context: int = 256) -> nn.Module:
+    """A few blocks of GPT-3 Small with a vocabulary of bytes; context 256. To time blocks."""
+    small = GPT3_CONFIGS["gpt3_small"]
+    return gpt3(dataclasses.replace(small, layers=blocks), vocab_size, context)

@@ -1,6 +1,23 @@
-"""Reports: tables and figures from run directories."""
+"""Reports: tables, figures and pages from run directories."""
 
-from isoflop.report.figure1 import accuracy_against_training_flops
-from isoflop.report.table import format_table, summary_table
+from isoflop.report.figure import Figure
+from isoflop.report.figures import FIGURES
+from isoflop.report.page import draw_all, write_report
+from isoflop.report.runs import Group, Run, group_runs, load_run
+from isoflop.report.static import save_figure
+from isoflop.report.table import format_spectra, format_table, summary_table
 
-__all__ = ["accuracy_against_training_flops", "format_table", "summary_table"]
+__all__ = [
+    "FIGURES",
+    "Figure",
+    "Group",
+    "Run",
+    "draw_all",
+    "format_spectra",
+    "format_table",
+    "group_runs",
+    "load_run",
+    "save_figure",
+    "summary_table",
+    "write_report",
+]

@@ -1,20 +1,13 @@
 """Tables from run directories."""
 
-import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from isoflop.errors import RunDirectoryError
-from isoflop.files import read_json
-from isoflop.training.rundir import RunDirectory
-
-# What may differ between the runs of one group.
-SEED_OPTIONS = ("seed", "data")
-
-# Methods that are written otherwise than they are registered.
-METHOD_NAMES: dict[str, str] = {"rigl": "RigL", "set": "SET", "dense": "Dense"}
+from isoflop.report.runs import Group, group_runs, load_run
+from isoflop.spectral import MEASURES
 
 
 def summary_table(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
@@ -24,47 +17,46 @@ def summary_table(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
         runs: Run directories.
 
     Returns:
-        One row per group, in order of first appearance: the options `transform`, `sparsity` and
-        `method`; `label`; `runs` and `seeds`; mean and sample standard deviation over the seeds of
-        the accuracy in percent (`accuracy_mean`, `accuracy_std`, None for a single run), training
-        FLOPs (`training_flops`) and time (`seconds`); and the exact `macs`, `macs_ratio` to the
-        dense model, `nnz` and `numel`.
+        One row per group, in order of first appearance: the options `transform`, `sparsity`,
+        `method` and `pattern`; `label`; `runs` and `seeds`; mean and sample standard deviation over
+        the seeds of the accuracy in percent (`accuracy_mean`, `accuracy_std`, None for a single
+        run), training FLOPs (`training_flops`) and time (`seconds`); and the exact `macs`,
+        `macs_ratio` to the dense model, `nnz` and `numel`.
 
     Raises:
         RunDirectoryError: A directory holds no complete run, or two runs share a seed.
     """
-    groups: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-    for path in runs:
-        run = RunDirectory(path)
-        if not run.config_path.exists():
-            raise RunDirectoryError(f"{path} holds no run.")
-        config, summary = read_json(run.config_path), run.summary()
-        if summary is None:
-            raise RunDirectoryError(f"The run in {path} is not complete. Finish it with --resume.")
-        key = {name: value for name, value in config.items() if name not in SEED_OPTIONS}
-        groups.setdefault(json.dumps(key, sort_keys=True), []).append((config, summary))
-    return [_row(members) for members in groups.values()]
+    loaded = [load_run(path) for path in runs]
+    for run in loaded:
+        if run.summary is None:
+            raise RunDirectoryError(
+                f"The run in {run.path} is not complete. Finish it with --resume."
+            )
+    return rows_of(group_runs(loaded))
 
 
-def _row(members: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
-    config = members[0][0]
-    summaries = [summary for _, summary in members]
-    seeds = [summary["seed"] for summary in summaries]
-    if len(set(seeds)) < len(seeds):
-        raise RunDirectoryError(
-            f"Two runs of {label(config)} have the same seed; they would not be independent. "
-            "Give each run once."
-        )
+def rows_of(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    """Return the rows of `summary_table`; incomplete runs are left out."""
+    rows = (_row(group) for group in groups)
+    return [row for row in rows if row is not None]
+
+
+def _row(group: Group) -> dict[str, Any] | None:
+    summaries = [run.summary for run in group.runs if run.summary is not None]
+    if not summaries:
+        return None
     accuracies = [summary["accuracy"] for summary in summaries]
-    first = summaries[0]
+    first, config = summaries[0], group.config
     return {
-        "label": label(config),
-        "recipe": first["recipe"],
+        "label": group.label,
+        "group": group.index,
+        "recipe": group.task,
         "transform": config["transform"],
         "sparsity": config["sparsity"],
         "method": config["method"],
-        "runs": len(members),
-        "seeds": seeds,
+        "pattern": config.get("pattern", "unstructured"),
+        "runs": len(summaries),
+        "seeds": [summary["seed"] for summary in summaries],
         "accuracy_mean": statistics.mean(accuracies),
         "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         "macs": first["macs"],
@@ -77,26 +69,7 @@ def _row(members: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, 
     }
 
 
-def label(config: dict[str, Any]) -> str:
-    """Return a short name for the runs with this `config.json`."""
-    transform, sparsity, method = config["transform"], config["sparsity"], config["method"]
-    method_name = METHOD_NAMES.get(method) or str(method)
-    if config.get("storage") == "compressed":
-        method_name += ", compressed"
-    if transform is None:
-        return method_name if not sparsity else f"{method_name} {100 * sparsity:g} %"
-    size = f"{100 * sparsity:g} %"
-    if not sparsity and config["transform_config"].get("width"):
-        size = f"k={config['transform_config']['width']:g}"
-    family = transform.replace("_", " ").title()
-    if transform == "low_rank":
-        return f"{family} {size} {method_name}"
-    if method == "dense":
-        return f"Dense {family}, as large as at {size}"
-    return f"Sparse {family} {size} {method_name}"
-
-
-def format_table(rows: Sequence[dict[str, Any]]) -> str:
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows of `summary_table` as aligned text."""
     header = ("model", "accuracy %", "MACs / dense", "nnz", "weights", "seconds", "runs")
     lines: list[tuple[str, ...]] = [header]
@@ -113,7 +86,30 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
                 str(row["runs"]),
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return _aligned(lines)
+
+
+def format_spectra(measured: Mapping[str, Any]) -> str:
+    """Return what `isoflop spectra` measured as aligned text: a line per layer and the network."""
+    lines: list[tuple[str, ...]] = [("layer", "edges", *MEASURES, "subgraphs", "skipped")]
+    for name, layer in measured["layers"].items():
+        values = [_number(layer[measure]) for measure in MEASURES]
+        sizes = (f"{layer['edges']:,}", *values, str(layer["subgraphs"]))
+        lines.append((name, *sizes, layer["skipped"] or ""))
+    network = [_number(measured["network"][measure]) for measure in MEASURES]
+    lines.append(("network (mean of the layers)", "", *network, "", ""))
+    return (
+        f"{_aligned(lines)}\nafter epoch {measured['epoch']}, step {measured['step']}; "
+        f"bound {measured['bound']}; measured in {measured['seconds']:.2f} s"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)

@@ -4,6 +4,7 @@ from isoflop.training.configs import build_method, build_transform
 from isoflop.training.data import DATASETS, ImageData, load_dataset
 from isoflop.training.loop import train
 from isoflop.training.recipes import RECIPES, Recipe, get_recipe
+from isoflop.training.restore import Restored, restore
 from isoflop.training.rundir import RunDirectory
 
 __all__ = [
@@ -11,10 +12,12 @@ __all__ = [
     "RECIPES",
     "ImageData",
     "Recipe",
+    "Restored",
     "RunDirectory",
     "build_method",
     "build_transform",
     "get_recipe",
     "load_dataset",
+    "restore",
     "train",
 ]

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +27,8 @@ from isoflop.training.checkpoint import (
 )
 from isoflop.training.configs import build_method
 from isoflop.training.data import ImageData, load_dataset, steps_per_epoch
+from isoflop.training.interval import Interval
+from isoflop.training.observer import Observer
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
 from isoflop.training.setup import Job, Setup, build, count_weights
@@ -46,7 +48,8 @@ class Progress:
         accuracy: Test accuracy after the latest epoch, in percent.
         best_accuracy: The best test accuracy after any epoch.
         training_flops: FLOPs of all forward and backward passes.
-        seconds: Time spent, evaluation included, over all processes that resumed one another.
+        seconds: Time spent, evaluation included but spectra not, over all processes that resumed one
+            another.
     """
 
     epoch: int = 0
@@ -74,6 +77,7 @@ def train(
     scope: Literal["model", "layers"] = "model",
     seed: int = 0,
     data: str | Path | None = None,
+    spectra: str | None = None,
     resume: bool = False,
     quiet: bool = False,
     stop_after_epochs: int | None = None,
@@ -95,6 +99,8 @@ def train(
         scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget.
         seed: Seed of initialisation, masks, order and augmentation.
         data: Folder of the data set, for those that need one.
+        spectra: How often to measure the spectra of the masks, such as ``"every=1epoch"`` or
+            ``"every=100steps"``; by default never. They are measured before the first step too.
         resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
             as that of a run that was never interrupted.
         quiet: Show no progress.
@@ -122,6 +128,7 @@ def train(
         scope=scope,
         seed=seed,
         data=None if data is None else str(data),
+        spectra=spectra,
     )
     job.check()
     if stop_after_epochs is not None and stop_after_epochs < 1:
@@ -190,6 +197,10 @@ def _run(
     quiet: bool,
 ) -> dict[str, Any]:
     recipe, sparsifier = job.recipe, setup.sparsifier
+    samples = len(dataset.train_labels)
+    steps = steps_per_epoch(samples, recipe.batch_size, recipe.drop_last)
+    interval = None if job.spectra is None else Interval.parse(job.spectra)
+    observer = Observer(setup.model, sparsifier, interval, steps)
     progress = Progress()
     require("accelerate.utils", "train").set_seed(job.seed)
     state = load_checkpoint(run.path)
@@ -197,6 +208,7 @@ def _run(
         setup.model.load_state_dict(state["model"])
         setup.optimizer.load_state_dict(state["optimizer"])
         sparsifier.load_state_dict(state["sparsifier"])
+        observer.load_state_dict(state["observer"])
         set_random_state(state["random"])
         progress = Progress(**state["progress"])
     model, optimizer = accelerator.prepare(setup.model, setup.optimizer)
@@ -206,24 +218,39 @@ def _run(
 
     main = accelerator.is_main_process
     if main:
-        run.cut_metrics(progress.epoch)
-    samples = len(dataset.train_labels)
-    steps = steps_per_epoch(samples, recipe.batch_size, recipe.drop_last)
+        run.cut(progress.step if state is not None else -1)
     seen = min(steps * recipe.batch_size, samples)
     display = Display(
         recipe.epochs, seen * recipe.epochs, seen * progress.epoch, quiet=quiet or not main
     )
-    tracker = Tracker(run, progress.epoch) if main else contextlib.nullcontext()
+    tracker = Tracker(run, progress.step) if main else contextlib.nullcontext()
     with tracker as log, display.shown():
+        if log is not None and state is None:
+            observer.start(log)
+
+        def after_step() -> None:
+            if log is not None:
+                observer.after_step(log, progress.step, progress.training_flops)
+
         while progress.epoch < last_epoch:
             start = time.perf_counter()
+            apart = observer.spectra_seconds
             loss = _train_epoch(
-                job, setup, model, optimizer, accelerator, dataset, progress, display
+                job,
+                setup,
+                model,
+                optimizer,
+                accelerator,
+                dataset,
+                progress,
+                display,
+                after_step,
             )
             progress.accuracy = _test(model, dataset, accelerator)
             progress.best_accuracy = max(progress.best_accuracy, progress.accuracy)
             progress.epoch += 1
-            progress.seconds += time.perf_counter() - start
+            apart = observer.spectra_seconds - apart
+            progress.seconds += time.perf_counter() - start - apart
             metrics = {
                 "epoch": progress.epoch,
                 "step": progress.step,
@@ -244,6 +271,7 @@ def _run(
                     "model": setup.model.state_dict(),
                     "optimizer": setup.optimizer.state_dict(),
                     "sparsifier": sparsifier.state_dict(),
+                    "observer": observer.state_dict(),
                     "scaler": None if scaler is None else scaler.state_dict(),
                     "random": random_state(),
                     "progress": dataclasses.asdict(progress),
@@ -253,6 +281,7 @@ def _run(
                     sparsifier.plan.save(run.plan_path)
             accelerator.wait_for_everyone()
     summary = _summary(job, setup, progress, accelerator)
+    summary["spectra_seconds"] = observer.spectra_seconds
     if main and progress.epoch == recipe.epochs:
         write_json(run.summary_path, summary)
     return summary
@@ -267,6 +296,7 @@ def _train_epoch(
     dataset: ImageData,
     progress: Progress,
     display: Display,
+    after_step: Callable[[], None],
 ) -> float:
     """Train for one epoch and return the mean loss."""
     recipe, sparsifier = job.recipe, setup.sparsifier
@@ -297,6 +327,7 @@ def _train_epoch(
         progress.training_flops += flops * count
         total += torch.stack([loss.detach() * len(labels), loss.new_tensor(len(labels))])
         display.advance(count)
+        after_step()
     total = accelerator.reduce(total)
     mean = float(total[0] / total[1])
     if not math.isfinite(mean):

@@ -5,6 +5,8 @@
 | `config.json` | all options of the run |
 | `plan.json` | the plan, with the non-zeros after the latest epoch |
 | `metrics.jsonl` | one line per epoch |
+| `masks.jsonl` | one line per change of the masks: how far they have moved |
+| `spectra.jsonl` | one line per measurement of the spectra, if any were asked for |
 | `checkpoint-…` | the state after the latest epoch |
 | `tensorboard/` | the metrics once more, for TensorBoard |
 | `summary.json` | the result; exists once the run is complete |
@@ -54,6 +56,16 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def masks_path(self) -> Path:
+        """One JSON line per change of the masks."""
+        return self.path / "masks.jsonl"
+
+    @property
+    def spectra_path(self) -> Path:
+        """One JSON line per measurement of the spectra."""
+        return self.path / "spectra.jsonl"
+
+    @property
     def summary_path(self) -> Path:
         """The result of a complete run."""
         return self.path / "summary.json"
@@ -93,19 +105,23 @@ class RunDirectory:
         return read_json(self.summary_path) if self.summary_path.exists() else None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the metrics of each epoch so far; a line cut short by a kill is left out."""
-        if not self.metrics_path.exists():
-            return []
-        lines = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                lines.append(json.loads(line))
-        return lines
+        """Return the metrics of each epoch so far."""
+        return _lines(self.metrics_path)
 
-    def cut_metrics(self, epochs: int) -> None:
-        """Forget the metrics of all epochs after the first `epochs`."""
-        kept = [line for line in self.metrics() if line["epoch"] <= epochs]
-        write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+    def masks(self) -> list[dict[str, Any]]:
+        """Return how far the masks had moved at each of their changes so far."""
+        return _lines(self.masks_path)
+
+    def spectra(self) -> list[dict[str, Any]]:
+        """Return the measurements of the spectra so far."""
+        return _lines(self.spectra_path)
+
+    def cut(self, step: int) -> None:
+        """Forget all metrics and measurements after optimizer step `step`; -1 forgets everything."""
+        for path in (self.metrics_path, self.masks_path, self.spectra_path):
+            if path.exists():
+                kept = [line for line in _lines(path) if line["step"] <= step]
+                write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _check_content(self, config: dict[str, Any], *, resume: bool) -> None:
         if not self.config_path.exists():
@@ -155,6 +171,19 @@ class RunDirectory:
             yield
         finally:
             os.close(handle)  # which releases the lock
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file of JSON objects; one that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "step" in line:
+                lines.append(line)
+    return lines
 
 
 def _differences(

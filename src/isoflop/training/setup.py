@@ -19,6 +19,7 @@ from isoflop.sparsity.method import METHODS, Method
 from isoflop.sparsity.patterns import parse_pattern
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches
+from isoflop.training.interval import Interval
 from isoflop.training.recipes import Recipe
 from isoflop.transforms import TRANSFORMS, Transform
 from isoflop.transforms import transform as apply_transform
@@ -38,6 +39,7 @@ class Job:
     scope: Literal["model", "layers"]
     seed: int
     data: str | None
+    spectra: str | None = None
 
     def check(self) -> None:
         """Raise `IsoflopError` if the options contradict each other."""
@@ -58,6 +60,13 @@ class Job:
                 "transform with its own, such as --transform wide --sparsity 0.75."
             )
         parse_pattern(self.pattern)
+        if self.spectra is not None:
+            Interval.parse(self.spectra)
+            if dense:
+                raise IsoflopError(
+                    "A dense model has no masks, so it has no spectra. Leave out --spectra, or choose "
+                    "a sparse method, such as --method rigl."
+                )
         if self.seed < 0:
             raise IsoflopError(f"The seed must not be negative, not {self.seed}.")
 
@@ -77,6 +86,7 @@ class Job:
             "storage": self.storage,
             "seed": self.seed,
             "data": self.data,
+            "spectra": self.spectra,
         }
 
 
@@ -109,13 +119,7 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
     recipe = job.recipe
     shape = (1, *recipe.input_shape)
     require("accelerate.utils", "train").set_seed(job.seed)
-    model = build_model(
-        recipe.model,
-        recipe.num_classes,
-        # None leaves the default, which models of libraries may not let one choose.
-        in_channels=None if recipe.input_shape[0] == 3 else recipe.input_shape[0],
-        base_width=recipe.base_width,
-    )
+    model = dense_model(recipe)
     plan: Plan | None = None
     if job.transform is None:
         dense_macs = profile(model, shape).macs
@@ -152,6 +156,17 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
         optimizer=optimizer,
         sparsifier=sparsifier,
         dense_macs=dense_macs,
+    )
+
+
+def dense_model(recipe: Recipe) -> nn.Module:
+    """Return the recipe's own model, freshly initialised."""
+    return build_model(
+        recipe.model,
+        recipe.num_classes,
+        # None leaves the default, which models of libraries may not let one choose.
+        in_channels=None if recipe.input_shape[0] == 3 else recipe.input_shape[0],
+        base_width=recipe.base_width,
     )
 
 

@@ -1,38 +1,52 @@
-"""Where the metrics of a run go: a file of JSON lines, TensorBoard, and the terminal."""
+"""Where the measurements of a run go: files of JSON lines, TensorBoard, and the terminal."""
 
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from isoflop.models.extras import require
+from isoflop.training.mask_history import shares
 from isoflop.training.rundir import RunDirectory
 
 
 class Tracker:
-    """Writes the metrics of each epoch to `metrics.jsonl` and to TensorBoard.
+    """Writes what is measured of a run to its files of JSON lines and to TensorBoard.
 
     Args:
         run: The run directory.
-        first_epoch: Epochs done before; TensorBoard forgets what it has of later ones.
+        first_step: Optimizer steps taken before; TensorBoard forgets what it has of later ones.
     """
 
-    def __init__(self, run: RunDirectory, first_epoch: int) -> None:
-        self._file = open(run.metrics_path, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
+    def __init__(self, run: RunDirectory, first_step: int) -> None:
+        self._run = run
         writer = require("torch.utils.tensorboard", "train").SummaryWriter
-        self._board = writer(str(run.path / "tensorboard"), purge_step=first_epoch + 1)
+        self._board = writer(str(run.path / "tensorboard"), purge_step=first_step + 1)
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Write the metrics of one epoch, safe from a kill once this returns."""
-        self._file.write(json.dumps(metrics) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        for name, value in metrics.items():
-            if isinstance(value, int | float) and name != "epoch":
-                self._board.add_scalar(name, value, metrics["epoch"])
+        _append(self._run.metrics_path, metrics)
+        self._scalars("", metrics, metrics["step"])
+
+    def log_masks(self, line: dict[str, Any]) -> None:
+        """Write one change of the masks."""
+        _append(self._run.masks_path, line)
+        self._scalars("masks/", shares(line["layers"]), line["step"])
+        self._scalars("", {"training_flops": line["training_flops"]}, line["step"])
+
+    def log_spectra(self, line: dict[str, Any]) -> None:
+        """Write one measurement of the spectra."""
+        _append(self._run.spectra_path, line)
+        self._scalars("spectra/", line["network"], line["step"])
+
+    def _scalars(self, prefix: str, values: Mapping[str, Any], step: int) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float) and name != "step":
+                self._board.add_scalar(prefix + name, value, step)
 
     def __enter__(self) -> "Tracker":
         return self
@@ -43,8 +57,14 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
         self._board.close()
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class Display:

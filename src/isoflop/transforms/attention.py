@@ -200,7 +200,9 @@ def separate_attention(model: nn.Module, trace: Trace, keep: Collection[str]) ->
     return model
 
 
-def forbid_fast_path(model: nn.Module) -> None:
+def forbid_fast_path(
+    model: nn.Module, replaced: tuple[type[nn.Module], ...] = (SeparateAttention, ReplacedLayer)
+) -> None:
     """Keep PyTorch's transformer encoders from bypassing modules that took a layer's place.
 
     In evaluation, an `nn.TransformerEncoderLayer` reads the weights of its layers and runs them as
@@ -208,9 +210,10 @@ def forbid_fast_path(model: nn.Module) -> None:
 
     Args:
         model: The model, changed in place where it contains such modules.
+        replaced: The classes of these modules.
     """
     for module in model.modules():
-        ours = any(isinstance(m, (SeparateAttention, ReplacedLayer)) for m in module.modules())
+        ours = any(isinstance(m, replaced) for m in module.modules())
         if ours and isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0
         elif ours and isinstance(module, nn.TransformerEncoder):

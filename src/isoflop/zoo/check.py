@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import isoflop
-from isoflop.flops import Trace, trace
+from isoflop.flops import Trace, profile, trace
 from isoflop.plan import Plan
-from isoflop.transforms import Transform
+from isoflop.sparsity import sparsify
+from isoflop.transforms import Transform, transform
 from isoflop.zoo.build import build, forward, inputs_for
 from isoflop.zoo.causes import cause_of
 from isoflop.zoo.fixed import fixed_sizes
@@ -105,7 +105,7 @@ class _Check:
         inputs = inputs_for(self.spec, light)
         self.enter("transform")
         start = time.monotonic()
-        wide, plan = isoflop.transform(light, self.config, example_inputs=inputs)
+        wide, plan = transform(light, self.config, example_inputs=inputs)
         self.result["seconds"] = round(time.monotonic() - start, 2)
         self.enter("check")
         before, after = trace(light, inputs), trace(wide, inputs)
@@ -174,14 +174,14 @@ class _Check:
     def _run_for_real(self, dense: nn.Module, outputs: list[Tensor], plan: Plan) -> None:
         self.enter("transform for real")
         inputs = inputs_for(self.spec, dense)
-        wide, real_plan = isoflop.transform(dense, self.config, example_inputs=inputs)
+        wide, real_plan = transform(dense, self.config, example_inputs=inputs)
         if real_plan != plan:
             raise CheckFailed("another plan on the meta device", _difference(plan, real_plan))
         self.enter("sparsify")
         # As it is meant to be used: without its zeros, a deep network's activations overflow.
         optimizer = torch.optim.SGD(wide.parameters(), lr=1e-3)
-        isoflop.sparsify(wide, optimizer, "static", plan=plan, total_steps=2)
-        macs = isoflop.profile(wide, inputs).macs
+        sparsify(wide, optimizer, "static", plan=plan, total_steps=2)
+        macs = profile(wide, inputs).macs
         if macs != plan.macs:
             raise CheckFailed("the masked model costs something else", f"{macs}, not {plan.macs}")
         self.enter("forward")

@@ -6,20 +6,19 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import isoflop
 from isoflop.errors import RunDirectoryError
 from isoflop.files import read_json, write_json
 
 FORMAT_VERSION = 1
 LIBRARIES = ("torch", "timm", "torchvision", "transformers")
 
-_NO_PART = {"cli.py", "report", "training", "zoo/report.py"}
+_NO_PART = {"cli.py", "deploy", "report", "training", "zoo/report.py"}
 """Sources on which no result depends."""
 
 
 def versions() -> dict[str, str]:
     """Return the versions of all that a result depends on; `source` is a digest of isoflop's."""
-    found = {"isoflop": isoflop.__version__, "source": _digest()}
+    found = {"isoflop": importlib.metadata.version("isoflop"), "source": _digest()}
     for library in LIBRARIES:
         try:
             found[library] = importlib.metadata.version(library)
@@ -52,7 +51,7 @@ def save(path: Path | None, outcome: dict[str, Any]) -> None:
 
 
 def _digest() -> str:
-    root = Path(isoflop.__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         name = file.relative_to(root).as_posix()

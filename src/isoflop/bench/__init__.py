@@ -1,0 +1,20 @@
+"""Timings against dense PyTorch and against the libraries that others use, in one run."""
+
+from isoflop.bench.layer_case import layer_case
+from isoflop.bench.machine import describe_machine
+from isoflop.bench.model_case import model_case
+from isoflop.bench.plot import plot_relative_time, plot_speedup
+from isoflop.bench.run import PEERS_FOLDER, run_bench
+from isoflop.bench.table import format_machine, format_result
+
+__all__ = [
+    "PEERS_FOLDER",
+    "describe_machine",
+    "format_machine",
+    "format_result",
+    "layer_case",
+    "model_case",
+    "plot_relative_time",
+    "plot_speedup",
+    "run_bench",
+]

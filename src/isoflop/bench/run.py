@@ -1,0 +1,118 @@
+"""`isoflop bench`: the same work at several sparsities."""
+
+import gc
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoflop.bench import in_process as _in_process  # noqa: F401  (registers the contestants)
+from isoflop.bench import peers as _peers  # noqa: F401
+from isoflop.bench.case import Case
+from isoflop.bench.contestant import CONTESTANTS
+from isoflop.bench.machine import describe_machine
+from isoflop.bench.rounds import compete, summarize
+from isoflop.errors import IsoflopError
+
+PEERS_FOLDER = Path("benchmarks/.peers")
+"""Where `benchmarks/setup_peers.sh` puts the peers, seen from the root of the repository."""
+
+
+def run_bench(
+    build: Callable[..., Case],
+    sparsities: Sequence[float],
+    *,
+    threads: int | None = None,
+    repeats: int = 5,
+    peers: Sequence[str] = ("all",),
+    skip: Sequence[str] = (),
+    peers_folder: Path = PEERS_FOLDER,
+    tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    done: Callable[[list[dict[str, Any]]], None] = lambda results: None,
+) -> list[dict[str, Any]]:
+    """Time all contestants at each sparsity.
+
+    Args:
+        build: Builds the case from `sparsity`, `threads` and `folder`, by keyword.
+        sparsities: The sparsities, each in [0, 1); 0 is the original model.
+        threads: Threads of every contestant; by default as many as PyTorch has.
+        repeats: Rounds that are timed.
+        peers: Peers that take part: names, `all` or `none`.
+        skip: Contestants that do not.
+        peers_folder: Where the peers are installed.
+        tell: Called with lines on the progress.
+        done: Called with all results so far after each sparsity.
+
+    Returns:
+        Plain data, for each sparsity: `workload`, `machine`, `seconds`, `ratio_to_dense`, `median`,
+        `spread`, `dense_is` (see `summarize`), `rounds`, `errors`, `notes`, `skipped` and `failed`
+        (see `compete`).
+
+    Raises:
+        IsoflopError: An option is invalid.
+    """
+    names = _contestants(peers, skip)
+    for name, value in (("--threads", threads), ("--repeats", repeats)):
+        if value is not None and value < 1:
+            raise IsoflopError(f"{name} must be at least 1, not {value}.")
+    if not sparsities:
+        raise IsoflopError("Give at least one --sparsity.")
+    for sparsity in sparsities:
+        if not 0.0 <= sparsity < 1.0:
+            raise IsoflopError(f"--sparsity must lie in [0, 1), not {sparsity}.")
+    before = torch.get_num_threads()
+    threads = before if threads is None else threads
+    results: list[dict[str, Any]] = []
+    try:
+        torch.set_num_threads(threads)
+        machine = describe_machine()
+        if machine["busy"]:
+            tell(
+                f"The machine is busy (load average {machine['load_average']:.1f}): the figures "
+                "will be those of a part of it. Wait until the rest is idle."
+            )
+        for sparsity in sparsities:
+            tell(f"sparsity {sparsity:g}")
+            with tempfile.TemporaryDirectory(prefix="isoflop-bench-") as folder:
+                case = build(sparsity=sparsity, threads=threads, folder=Path(folder))
+                outcome = compete(
+                    case, names, repeats=repeats, peers_folder=peers_folder, tell=tell
+                )
+            dense = [name for name in names if CONTESTANTS.get(name).on_dense]
+            results.append(
+                {
+                    "workload": {**case.workload, "threads": threads, "repeats": repeats},
+                    "machine": machine,
+                    **summarize(outcome["rounds"], dense),
+                    **outcome,
+                }
+            )
+            done(results)
+            del case
+            gc.collect()
+            torch.compiler.reset()
+    finally:
+        torch.set_num_threads(before)
+    return results
+
+
+def _contestants(peers: Sequence[str], skip: Sequence[str]) -> list[str]:
+    """Return the names of the contestants, in the order of registration."""
+    known = [name for name, kind in CONTESTANTS.items() if kind.peer]
+    for name in peers:
+        if name not in (*known, "all", "none"):
+            raise IsoflopError(f"Unknown peer {name!r}. Known: {', '.join(known)}, all, none.")
+    for name in skip:
+        CONTESTANTS.get(name)
+    wanted = set(known) if "all" in peers else set(peers)
+    names = [
+        name
+        for name, kind in CONTESTANTS.items()
+        if (not kind.peer or name in wanted) and name not in skip
+    ]
+    if not names:
+        raise IsoflopError("All contestants are left out; --skip fewer.")
+    return names

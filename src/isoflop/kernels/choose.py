@@ -1,0 +1,270 @@
+"""`isoflop.accelerate`: each layer on what is fastest for it, measured."""
+
+import contextlib
+import itertools
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from isoflop.errors import IsoflopError, KernelError, NoEffectWarning
+from isoflop.fakes import plain_output
+from isoflop.kernels.contest import (
+    Backend,
+    Call,
+    LayerChoice,
+    Mode,
+    choose_backends,
+    find_contestants,
+    observe_calls,
+)
+from isoflop.kernels.inputs import real_inputs
+from isoflop.kernels.layers import SparseConv2d, SparseLayer
+from isoflop.kernels.layout import (
+    LayoutConv2d,
+    layout_modules,
+)
+from isoflop.kernels.library import available
+from isoflop.kernels.timing import measure
+from isoflop.surgery import ExampleInputs, copy_with_tensors, replace_modules
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccelerationReport:
+    """What `accelerate` measured and did.
+
+    Attributes:
+        mode: ``"inference"`` or ``"training"``.
+        layers: The layers that could run on either.
+        seconds_before: Time of the model as it was.
+        seconds_after: Time of the model with the choices made.
+        accelerated: Whether the choices are in place: they are not if the model got slower.
+    """
+
+    mode: str
+    layers: tuple[LayerChoice, ...] = ()
+    seconds_before: float = math.nan
+    seconds_after: float = math.nan
+    accelerated: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{'layer':40}  {'sparsity':>8}  {'dense ms':>9}  {'sparse ms':>9}  chosen"]
+        lines += [
+            f"{layer.path:40}  {1 - layer.nnz / math.prod(layer.shape):8.4f}  "
+            f"{1e3 * layer.seconds['dense']:9.3f}  {1e3 * layer.seconds['sparse']:9.3f}  "
+            f"{layer.chosen}"
+            for layer in self.layers
+        ]
+        verdict = "accelerated" if self.accelerated else "left as it was"
+        lines.append(
+            f"{self.mode}: {1e3 * self.seconds_before:.3f} ms before, "
+            f"{1e3 * self.seconds_after:.3f} ms after; {verdict}"
+        )
+        return "\n".join(lines)
+
+
+def accelerate(
+    model: nn.Module,
+    *,
+    example_inputs: ExampleInputs,
+    mode: Mode = "inference",
+    cache: bool | Path = True,
+) -> tuple[nn.Module, AccelerationReport]:
+    """Run each layer on the faster of dense PyTorch and the sparse kernels.
+
+    Both are measured at the shapes that the example inputs give each layer, once: the times are
+    kept on disk. What it costs to bring activations from the layout of one into that of the other is
+    counted. In the end the whole model is measured, and stays as it was if it got slower.
+
+    Args:
+        model: The model. For inference, its masked and its sparse layers are looked at; `freeze` it
+            first. For training, its sparse layers (`isoflop.sparsify(storage="compressed")`).
+        example_inputs: What it takes, in the batch size that counts; see `isoflop.profile`.
+        mode: ``"inference"`` returns a copy in evaluation mode, and leaves `model` as it is.
+            ``"training"`` changes `model` itself; parameters, buffers and their names stay.
+        cache: Whether to keep the times in the user's cache folder, or in the folder that
+            `ISOFLOP_CACHE` names; or the file for them.
+
+    Returns:
+        The model, and a report of what was measured and chosen; ``print(report)`` shows it.
+
+    Raises:
+        IsoflopError: The mode is not known.
+        KernelError: The model is not on the CPU.
+        InputError: The model cannot be run on the example inputs.
+
+    Warns:
+        NoEffectWarning: There are no compiled kernels, or nothing that they could run.
+    """
+    _check(model, mode)
+    nothing = model, AccelerationReport(mode=mode)
+    if not available():
+        _warn("There are no compiled kernels, so the model stays as it is. See docs/guide.md.")
+        return nothing
+    work = _copy(model) if mode == "inference" else model
+    contestants = find_contestants(work, example_inputs, mode)
+    if not contestants:
+        _warn(
+            "The model has no masked layer and no sparse one, so it stays as it is."
+            if mode == "inference"
+            else "The model has no sparse layer, so it stays as it is. Train with "
+            "isoflop.sparsify(storage='compressed')."
+        )
+        return nothing
+    args, kwargs = real_inputs(work, example_inputs)
+    run = _inference if mode == "inference" else _training
+    with _undisturbed(work):
+        calls = observe_calls(work, contestants, args, kwargs)
+        layers = choose_backends(calls, contestants, mode, cache)
+        change = _Change(work, calls, contestants, layers, mode)
+
+        def after() -> None:
+            change.apply()
+            run(change.model, args, kwargs)
+
+        def before() -> None:
+            change.undo()
+            run(change.model, args, kwargs)
+
+        seconds = measure({"before": before, "after": after})
+    faster = seconds["after"] < seconds["before"]
+    if faster:
+        change.apply()
+    else:
+        change.undo()
+    report = AccelerationReport(
+        mode=mode,
+        layers=tuple(layers.values()),
+        seconds_before=seconds["before"],
+        seconds_after=seconds["after"],
+        accelerated=faster,
+    )
+    return change.model if faster else model, report
+
+
+class _Change:
+    """The choices as a change of the model that can be undone."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        calls: Sequence[Call],
+        contestants: Mapping[str, dict[str, nn.Module]],
+        layers: Mapping[str, LayerChoice],
+        mode: Mode,
+    ) -> None:
+        self._holder = nn.ModuleList([model])
+        self._stages: list[dict[nn.Module, nn.Module]] = []
+        self._backends: dict[SparseLayer, tuple[Backend, Backend]] = {}
+        modules = {call.path: call.module for call in calls}
+        for path, layer in layers.items():
+            module = modules[path]
+            if mode == "training":
+                # The same module, as sparsifiers and optimizers hold on to it.
+                assert isinstance(module, SparseLayer)
+                self._backends[module] = module.backend, layer.chosen
+        if mode == "inference":
+            self._stage({modules[p]: contestants[p][c.chosen] for p, c in layers.items()})
+        convs = [call for call in calls if call.is_conv]
+        chosen = {c.path: layers[c.path].chosen if c.path in layers else "dense" for c in convs}
+        if "sparse" in chosen.values():
+            self._stage(layout_modules(self._holder))
+            for call, following in itertools.pairwise(convs):
+                if (chosen[call.path], chosen[following.path]) == ("dense", "sparse"):
+                    for module in self.model.get_submodule(call.path).modules():
+                        if isinstance(module, (LayoutConv2d, SparseConv2d)):
+                            module.batch_innermost = True
+        self.apply()
+
+    @property
+    def model(self) -> nn.Module:
+        return self._holder[0]
+
+    def apply(self) -> None:
+        """Put the choices in place."""
+        for stage in self._stages:
+            replace_modules(self._holder, stage)
+            for old, new in stage.items():
+                new.training = old.training
+        for layer, (_, chosen) in self._backends.items():
+            layer.backend = chosen
+
+    def undo(self) -> None:
+        """Put everything back."""
+        for stage in reversed(self._stages):
+            replace_modules(self._holder, {new: old for old, new in stage.items()})
+        for layer, (before, _) in self._backends.items():
+            layer.backend = before
+
+    def _stage(self, new: dict[nn.Module, nn.Module]) -> None:
+        new = {old: module for old, module in new.items() if old is not module}
+        replace_modules(self._holder, new)
+        self._stages.append(new)
+
+
+def _check(model: nn.Module, mode: str) -> None:
+    if mode not in ("inference", "training"):
+        raise IsoflopError(f"mode must be 'inference' or 'training', not {mode!r}.")
+    for name, parameter in model.named_parameters():
+        if parameter.device.type != "cpu":
+            raise KernelError(
+                f"The sparse kernels run on CPUs, and {name} is on {parameter.device}: use "
+                "model.cpu(), or the masked model as it is."
+            )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, NoEffectWarning, stacklevel=3)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    return copy_with_tensors(model, lambda *args: args[-1].detach().clone()).eval()
+
+
+@torch.no_grad()
+def _inference(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    model(*args, **kwargs)
+
+
+def _training(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    outputs = tree_leaves(plain_output(model.train()(*args, **kwargs)))
+    trained = [y for y in outputs if isinstance(y, Tensor) and y.requires_grad]
+    torch.autograd.backward([y.float().sum() for y in trained])
+    model.zero_grad()
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Let a model be run, and give it back its statistics, gradients and modes afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    buffers = {
+        buffer: buffer.clone()
+        for module in model.modules()
+        if not isinstance(module, SparseLayer)
+        for buffer in module._buffers.values()
+        if buffer is not None
+    }
+    for parameter in gradients:
+        parameter.grad = None
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers.items():
+                buffer.copy_(value)
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,305 @@
+"""The contest of dense PyTorch and the sparse kernels for each layer of a model."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isoflop.kernels.candidates import masked_layers, sparse_layer
+from isoflop.kernels.functional import ACTIVATIONS
+from isoflop.kernels.layers import SparseConv2d, SparseLayer
+from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
+from isoflop.kernels.library import isa
+from isoflop.kernels.timing import TimingCache, cpu_name, default_cache_path
+from isoflop.masks import remove_mask
+from isoflop.surgery import ExampleInputs, recast
+
+Mode = Literal["inference", "training"]
+Backend = Literal["sparse", "dense"]
+
+_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu_,
+    "silu": functools.partial(F.silu, inplace=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerChoice:
+    """What was measured of one layer.
+
+    Attributes:
+        path: Where the layer is.
+        shape: Shape of its weight.
+        nnz: Its non-zeros.
+        inputs: Shapes of its inputs.
+        seconds: Time of the ``"dense"`` and of the ``"sparse"`` layer, for all its calls; forward,
+            and backward too for training.
+        conversions: For convolutions, the time of bringing the input into the layout of each.
+        chosen: ``"dense"`` or ``"sparse"``.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    nnz: int
+    inputs: tuple[tuple[int, ...], ...]
+    seconds: dict[Backend, float]
+    conversions: dict[Backend, float]
+    chosen: Backend
+
+
+class WithEpilogue(nn.Module):
+    """A dense layer in the place of a sparse one that has an epilogue.
+
+    Args:
+        layer: The layer.
+        activation: A name in `isoflop.kernels.ACTIVATIONS`.
+    """
+
+    def __init__(self, layer: nn.Module, activation: str) -> None:
+        super().__init__()
+        self.layer = layer
+        self.activation = activation
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Apply the layer, add the residual, apply the activation."""
+        y = self.layer(x)
+        if residual is not None:
+            y += residual
+        return _IN_PLACE.get(self.activation, ACTIVATIONS[self.activation])(y)
+
+
+@dataclass
+class Call:
+    """How a layer was called first, and how often in all."""
+
+    path: str
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    count: int = 1
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether the layer is a convolution of batches of images."""
+        kinds = (nn.Conv2d, SparseConv2d)
+        return isinstance(self.module, kinds) and self.inputs[0].ndim == 4
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the inputs."""
+        return tuple(tuple(x.shape) for x in self.inputs)
+
+    @property
+    def layout(self) -> str:
+        """The layout in which dense layers have the input."""
+        x = self.inputs[0]
+        if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+            return "channels_last"
+        return "contiguous"
+
+    def make_inputs(self, *, innermost: bool) -> list[Tensor]:
+        """Return random inputs, with the batch innermost or in the layout of dense layers."""
+        made = []
+        for like in self.inputs:
+            x = torch.randn(like.shape).to(like.dtype)
+            if self.is_conv and innermost:
+                x = to_batch_innermost(x)
+            elif self.is_conv and self.layout == "channels_last":
+                x = x.contiguous(memory_format=torch.channels_last)
+            made.append(x.detach())
+        return made
+
+
+def find_contestants(
+    model: nn.Module, example_inputs: ExampleInputs, mode: Mode
+) -> dict[str, dict[str, nn.Module]]:
+    """Return what each layer can be, by path: itself, or what could take its place."""
+    found: dict[str, dict[str, nn.Module]] = {}
+    for path, layer in model.named_modules():
+        if isinstance(layer, SparseLayer) and mode == "training":
+            # Views of the layer, for measuring only.
+            dense, sparse = recast(layer, type(layer)), recast(layer, type(layer))
+            dense.backend, sparse.backend = "dense", "sparse"
+            found[path] = {"dense": dense, "sparse": sparse}
+        elif isinstance(layer, SparseLayer):
+            dense = WithEpilogue(layer.to_dense().requires_grad_(False), layer.activation)
+            found[path] = {"dense": dense, "sparse": layer}
+    if mode == "inference":
+        for path, layer in masked_layers(model, example_inputs).items():
+            sparse = sparse_layer(layer, layer.get_buffer("weight_mask"))
+            if sparse is not None:
+                remove_mask(layer)
+                found[path] = {"dense": layer, "sparse": sparse.requires_grad_(False)}
+    return found
+
+
+@torch.no_grad()
+def observe_calls(
+    model: nn.Module,
+    contestants: Mapping[str, object],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> list[Call]:
+    """Run the model and return the calls of convolutions and contestants, in order."""
+    calls: dict[str, Call] = {}
+    hooks = []
+
+    def observe(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if path in calls:
+                calls[path].count += 1
+            elif inputs:  # else it is called by keywords
+                calls[path] = Call(path, module, tuple(x for x in inputs if x is not None))
+
+        return hook
+
+    for path, module in model.named_modules():
+        if path in contestants or isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_pre_hook(observe(path)))
+    try:
+        model.eval()
+        model(*args, **kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(calls.values())
+
+
+def choose_backends(
+    calls: Sequence[Call],
+    contestants: Mapping[str, dict[str, nn.Module]],
+    mode: Mode,
+    cache: bool | Path,
+) -> dict[str, LayerChoice]:
+    """Measure every contestant that was called, and choose."""
+    path = cache if isinstance(cache, Path) else default_cache_path() if cache else None
+    kept = TimingCache(path)
+    common = {
+        "mode": mode,
+        "threads": torch.get_num_threads(),
+        "isa": isa(),
+        "cpu": cpu_name(),
+        "torch": torch.__version__,
+        "isoflop": metadata.version("isoflop"),
+    }
+    seconds: dict[str, dict[Backend, float]] = {}
+    conversions: dict[str, dict[Backend, float]] = {}
+    for call in calls:
+        if call.is_conv:
+            what = {"conversion": call.shapes[0], "layout": call.layout, **common}
+            times = kept.times(what, _conversion_runs(call, mode))
+            if mode == "training":  # the gradient takes the opposite way
+                times = dict.fromkeys(times, sum(times.values()))
+            conversions[call.path] = _by_backend(times)
+        if call.path in contestants:
+            modules = contestants[call.path]
+            times = kept.times(
+                {**_description(call, modules), **common}, _runs(call, modules, mode)
+            )
+            seconds[call.path] = _by_backend(times, call.count)
+    kept.save()
+    convs = [call.path for call in calls if call.is_conv]
+    chosen = dict(zip(convs, _cheapest(convs, seconds, conversions), strict=True))
+    layers: dict[str, LayerChoice] = {}
+    for call in calls:
+        if call.path in contestants:
+            sparse = contestants[call.path]["sparse"]
+            assert isinstance(sparse, SparseLayer)
+            layers[call.path] = LayerChoice(
+                path=call.path,
+                shape=sparse.index.shape,
+                nnz=sparse.nnz,
+                inputs=call.shapes,
+                seconds=seconds[call.path],
+                conversions=conversions.get(call.path, {}),
+                chosen=chosen.get(call.path) or _fastest(seconds[call.path]),
+            )
+    return layers
+
+
+def _by_backend(times: Mapping[str, float], factor: int = 1) -> dict[Backend, float]:
+    return {"dense": factor * times["dense"], "sparse": factor * times["sparse"]}
+
+
+def _fastest(seconds: Mapping[Backend, float]) -> Backend:
+    return "sparse" if seconds["sparse"] < seconds["dense"] else "dense"
+
+
+def _cheapest(
+    convs: Sequence[str],
+    seconds: Mapping[str, Mapping[Backend, float]],
+    conversions: Mapping[str, Mapping[Backend, float]],
+) -> tuple[Backend, ...]:
+    """Return the choices that are fastest together, for convolutions that follow one another.
+
+    Where a dense convolution follows a sparse one, or the other way round, the activations between
+    them are converted.
+    """
+    best: dict[Backend, tuple[float, tuple[Backend, ...]]] = {"dense": (0.0, ())}
+    for path in convs:
+        best = {
+            choice: min(
+                (
+                    total + cost + (0.0 if last == choice else conversions[path][choice]),
+                    (*choices, choice),
+                )
+                for last, (total, choices) in best.items()
+            )
+            for choice, cost in seconds.get(path, {"dense": 0.0}).items()
+        }
+    return min(best.values())[1]
+
+
+def _description(call: Call, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Return everything about a layer and its call that its times depend on."""
+    sparse = modules["sparse"]
+    assert isinstance(sparse, SparseLayer)
+    options = ("stride", "padding", "dilation")
+    return {
+        "layer": type(sparse).__name__,
+        "shape": sparse.index.shape,
+        "groups": sparse.index.groups,
+        "rows": sparse.index.rows,
+        "nnz": sparse.nnz,
+        "activation": sparse.activation,
+        "bias": sparse.bias is not None,
+        "inputs": call.shapes,
+        "layout": call.layout,
+        "dtype": str(call.inputs[0].dtype),
+        **{name: getattr(sparse, name) for name in options if hasattr(sparse, name)},
+    }
+
+
+def _runs(
+    call: Call, modules: Mapping[str, nn.Module], mode: Mode
+) -> dict[str, Callable[[], object]]:
+    run = _forward if mode == "inference" else _forward_and_backward
+    return {
+        name: functools.partial(run, module, call.make_inputs(innermost=name == "sparse"))
+        for name, module in modules.items()
+    }
+
+
+def _conversion_runs(call: Call, mode: Mode) -> dict[str, Callable[[], object]]:
+    x, innermost = call.make_inputs(innermost=False)[0], call.make_inputs(innermost=True)[0]
+    return {
+        "sparse": lambda: to_batch_innermost(x),
+        "dense": lambda: from_batch_innermost(innermost),
+    }
+
+
+@torch.no_grad()
+def _forward(module: nn.Module, inputs: Sequence[Tensor]) -> None:
+    module(*inputs)
+
+
+def _forward_and_backward(module: nn.Module, inputs: Sequence[Tensor]) -> None:
+    inputs = [x.requires_grad_() for x in inputs]
+    y = module(*inputs)
+    wanted = [*inputs, *(p for p in module.parameters() if p.requires_grad)]
+    torch.autograd.grad(y, wanted, torch.ones_like(y))

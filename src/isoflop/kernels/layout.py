@@ -1,0 +1,134 @@
+"""Activations with the batch innermost: (N, C, H, W) in the strides of a contiguous (C, H, W, N).
+
+The sparse convolutions compute in this layout. Element-wise operations of PyTorch keep it by
+themselves; batch normalisation, pooling and dense convolutions would convert, slowly. The modules
+here do neither: they look at the tensor in a way for which PyTorch has a fast path.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoflop.surgery import recast
+
+
+def is_batch_innermost(x: Tensor) -> bool:
+    """Return whether `x`, (N, C, H, W), lies in memory as a contiguous (C, H, W, N) does.
+
+    If the batch or all other sizes are 1, this and the contiguous layout are the same.
+    """
+    return x.ndim == 4 and x.permute(1, 2, 3, 0).is_contiguous()
+
+
+def to_batch_innermost(x: Tensor) -> Tensor:
+    """Return `x`, (N, C, H, W), with the batch innermost; its gradient gets the layout of `x`."""
+    return x if is_batch_innermost(x) else _Transposed.apply(x, True)
+
+
+def from_batch_innermost(x: Tensor) -> Tensor:
+    """Return a contiguous tensor if `x` has the batch innermost, else `x` as it is."""
+    return _Transposed.apply(x, False) if _needs_view(x) else x
+
+
+def layout_modules(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Return a replacement for each module that would convert the layout.
+
+    The replacements have the parameters, buffers and hooks of the modules, so optimizers and state
+    dicts do not notice.
+    """
+    return {
+        module: recast(module, _KEEPING[type(module)])
+        for module in model.modules()
+        if type(module) in _KEEPING and not getattr(module, "return_indices", False)
+    }
+
+
+class LayoutBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d that keeps the batch innermost."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
+        if not _needs_view(input):
+            return super().forward(input)
+        n, c, h, w = input.shape
+        # One sample of N times as many pixels has the same statistics.
+        y = super().forward(input.permute(1, 2, 3, 0).view(1, c, h * w, n))
+        return y.reshape(c, h, w, n).permute(3, 0, 1, 2)
+
+
+class _LayoutPool(nn.Module):
+    """Mixin for pooling: with channels and batch exchanged, the channels lie innermost."""
+
+    def forward(self, input: Tensor) -> Any:
+        """Pool (N, C, H, W)."""
+        if not _needs_view(input):
+            return super().forward(input)
+        return super().forward(input.transpose(0, 1)).transpose(0, 1)
+
+
+class LayoutMaxPool2d(_LayoutPool, nn.MaxPool2d):
+    """MaxPool2d that keeps the batch innermost."""
+
+
+class LayoutAvgPool2d(_LayoutPool, nn.AvgPool2d):
+    """AvgPool2d that keeps the batch innermost."""
+
+
+class LayoutAdaptiveMaxPool2d(_LayoutPool, nn.AdaptiveMaxPool2d):
+    """AdaptiveMaxPool2d that keeps the batch innermost."""
+
+
+class LayoutAdaptiveAvgPool2d(_LayoutPool, nn.AdaptiveAvgPool2d):
+    """AdaptiveAvgPool2d that keeps the batch innermost."""
+
+
+class LayoutConv2d(nn.Conv2d):
+    """A dense convolution between sparse ones: it transposes to PyTorch's layout, and back.
+
+    Attributes:
+        batch_innermost: Whether the output has the batch innermost.
+    """
+
+    batch_innermost: bool = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H', W')."""
+        y = super().forward(from_batch_innermost(input))
+        return to_batch_innermost(y) if self.batch_innermost else y
+
+
+_KEEPING: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: LayoutBatchNorm2d,
+    nn.MaxPool2d: LayoutMaxPool2d,
+    nn.AvgPool2d: LayoutAvgPool2d,
+    nn.AdaptiveMaxPool2d: LayoutAdaptiveMaxPool2d,
+    nn.AdaptiveAvgPool2d: LayoutAdaptiveAvgPool2d,
+    nn.Conv2d: LayoutConv2d,
+}
+
+
+class _Transposed(torch.autograd.Function):
+    """Between contiguous and batch innermost; the gradient goes the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, innermost: bool) -> Tensor:
+        ctx.innermost = innermost
+        return _transposed(x, innermost)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        (grad,) = grads
+        return _transposed(grad, not ctx.innermost), None
+
+
+def _transposed(x: Tensor, innermost: bool) -> Tensor:
+    # As matrices, because PyTorch transposes these by tiles, and other permutations by elements.
+    n, c, h, w = x.shape
+    if innermost:
+        return x.reshape(n, c * h * w).t().contiguous().view(c, h, w, n).permute(3, 0, 1, 2)
+    return x.permute(1, 2, 3, 0).reshape(c * h * w, n).t().contiguous().view(n, c, h, w)
+
+
+def _needs_view(x: Tensor) -> bool:
+    return is_batch_innermost(x) and not x.is_contiguous()

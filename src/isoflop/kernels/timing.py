@@ -1,0 +1,114 @@
+"""Measured times, and the file in which they are kept."""
+
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from isoflop.errors import CacheWarning
+from isoflop.files import write_json
+
+ROUNDS = 5
+"""Least number of times that each contestant runs, after one run to warm up."""
+
+SECONDS = 0.2
+"""Further rounds follow while all contestants together have taken less than that."""
+
+
+def measure(contestants: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the least time of each contestant in seconds; they take turns."""
+    best = dict.fromkeys(contestants, float("inf"))
+    for run in contestants.values():
+        run()
+    start, rounds = time.perf_counter(), 0
+    while rounds < ROUNDS or time.perf_counter() - start < SECONDS:
+        for name, run in contestants.items():
+            before = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - before)
+        rounds += 1
+    return best
+
+
+class TimingCache:
+    """Times by what they were measured for, kept in a JSON file.
+
+    Args:
+        path: The file; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._times = _read(path)
+        self._new: dict[str, dict[str, float]] = {}
+
+    def times(
+        self, what: Mapping[str, Any], contestants: Mapping[str, Callable[[], object]]
+    ) -> dict[str, float]:
+        """Return the times of the contestants in seconds, measured if they are not known.
+
+        Args:
+            what: Everything on which the times depend, as plain data.
+            contestants: What to run.
+        """
+        key = json.dumps(what, sort_keys=True)
+        known = self._times.get(key, {})
+        if known.keys() != contestants.keys():
+            known = self._times[key] = self._new[key] = measure(contestants)
+        return known
+
+    def save(self) -> None:
+        """Write the file, with what other processes have added to it meanwhile."""
+        if self._path is None or not self._new:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._path, _read(self._path) | self._new)
+        except OSError as error:
+            warnings.warn(
+                f"The times of layers cannot be kept in {self._path} ({error}); they will be measured "
+                "again. Set ISOFLOP_CACHE to a folder that can be written.",
+                CacheWarning,
+                stacklevel=3,
+            )
+
+
+def default_cache_path() -> Path:
+    """Return the file of the times: in the folder `ISOFLOP_CACHE`, else the user's cache folder."""
+    folder = os.environ.get("ISOFLOP_CACHE")
+    if folder:
+        return Path(folder) / "timings.json"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "isoflop" / "timings.json"
+
+
+def cpu_name() -> str:
+    """Return the name of the processor, since caches may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _read(path: Path | None) -> dict[str, dict[str, float]]:
+    if path is None or not path.exists():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(key): {str(name): float(seconds) for name, seconds in times.items()}
+            for key, times in data.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        warnings.warn(
+            f"The times of layers in {path} cannot be read ({error}); they are measured again.",
+            CacheWarning,
+            stacklevel=4,
+        )
+        return {}

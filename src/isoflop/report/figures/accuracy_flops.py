@@ -1,0 +1,71 @@
+"""The paper's figure 1: accuracy against training FLOPs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from isoflop.errors import FigureError
+from isoflop.report.figure import Figure, Panel, Points
+from isoflop.report.figures.registry import FIGURES
+from isoflop.report.runs import Group
+from isoflop.report.table import rows_of
+
+SAME_FLOPS = 0.05
+SPACING = 14.0  # points
+
+
+@FIGURES.register("accuracy-flops")
+def accuracy_against_flops(groups: Sequence[Group]) -> list[Figure]:
+    """Accuracy against training FLOPs, a panel per task; error bars are the standard deviation."""
+    rows = rows_of(groups)
+    if not rows:
+        raise FigureError("No run is complete.")
+    tasks = dict.fromkeys(row["recipe"] for row in rows)
+    counts = sorted({row["runs"] for row in rows})
+    seeds = "–".join(str(count) for count in (counts[0], counts[-1])[: len(counts)])
+    spread = "One seed" if counts == [1] else f"Mean ± std of {seeds} seeds"
+    return [
+        Figure(
+            name="accuracy-flops",
+            title="Accuracy against training FLOPs",
+            caption=f"{spread}. Logarithmic scale; in print, points of about equal FLOPs stand side "
+            "by side.",
+            panels=[_panel(task, [row for row in rows if row["recipe"] == task]) for task in tasks],
+        )
+    ]
+
+
+def _panel(task: str, rows: Sequence[dict[str, Any]]) -> Panel:
+    flops = [row["training_flops"] for row in rows]
+    low = min(row["accuracy_mean"] - (row["accuracy_std"] or 0) for row in rows)
+    high = max(row["accuracy_mean"] + (row["accuracy_std"] or 0) for row in rows)
+    # At least a point high, or the axis would make much of differences that are noise.
+    margin = max(0.1 * (high - low), (1.0 - (high - low)) / 2)
+    return Panel(
+        title=task,
+        x_label="Training FLOPs",
+        y_label="Test accuracy (%)",
+        x_log=True,
+        # Iso-FLOP points lie close together: leave room, so that the axis does not magnify nothing.
+        x_range=(min(flops) / 1.5, max(flops) * 1.5),
+        y_range=(low - margin, high + margin),
+        marks=[
+            Points(
+                label=row["label"],
+                group=row["group"],
+                x=[row["training_flops"]],
+                y=[row["accuracy_mean"]],
+                error=None if row["accuracy_std"] is None else [row["accuracy_std"]],
+                shift=shift,
+            )
+            for row, shift in zip(rows, _shifts(flops), strict=True)
+        ],
+    )
+
+
+def _shifts(flops: Sequence[float]) -> list[float]:
+    """Return how many points each mark is moved sideways, so that equal FLOPs do not overlap."""
+    shifts = []
+    for index, own in enumerate(flops):
+        alike = [i for i, other in enumerate(flops) if abs(other / own - 1) < SAME_FLOPS]
+        shifts.append(SPACING * (alike.index(index) - (len(alike) - 1) / 2))
+    return shifts

@@ -1,0 +1,53 @@
+"""How much of the masks has changed during training."""
+
+from collections.abc import Callable, Sequence
+
+from isoflop.errors import FigureError
+from isoflop.report.figure import Figure, Panel
+from isoflop.report.figures.registry import FIGURES
+from isoflop.report.figures.seeds import BAND, Series, seed_line
+from isoflop.report.runs import Group, Run
+from isoflop.training.mask_history import shares
+
+_SHARES = {
+    "from_initial": "Distance to the first masks",
+    "churn": "Distance to the previous masks",
+    "explored": "Share of positions ever active",
+}
+
+
+@FIGURES.register("mask-changes")
+def mask_changes(groups: Sequence[Group]) -> list[Figure]:
+    """Hamming distances of the masks to the first and previous ones, and what they explored."""
+    panels = []
+    for task in dict.fromkeys(group.task for group in groups):
+        own = [group for group in groups if group.task == task]
+        for key, noun in _SHARES.items():
+            lines = [line for group in own if (line := seed_line(group, _series(key)))]
+            if lines:
+                panels.append(Panel(title=task, x_label="Step", y_label=noun, marks=lines))
+    if not panels:
+        raise FigureError("No run has masks whose changes were recorded.")
+    return [
+        Figure(
+            name="mask-changes",
+            title="How the masks change",
+            caption="Hamming distances, divided by the active weights of both masks: 0 for equal "
+            "masks, 1 if they share nothing. Positions that were ever active are the in-time "
+            f"over-parameterisation. {BAND}",
+            panels=panels,
+            columns=3,
+        )
+    ]
+
+
+def _series(key: str) -> Callable[[Run], Series]:
+    def series(run: Run) -> Series:
+        points = [(line["step"], shares(line["layers"])[key]) for line in run.changes]
+        last = run.metrics[-1]["step"] if run.metrics else 0
+        if points and last > points[-1][0]:
+            # The masks stay as they are after their last change.
+            points.append((last, 0.0 if key == "churn" else points[-1][1]))
+        return points[1:] if key == "churn" else points
+
+    return series

@@ -1,0 +1,63 @@
+"""Masks as images."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from isoflop.errors import FigureError
+from isoflop.report.figure import Figure, Image, Panel
+from isoflop.report.figures.chosen import note, spread
+from isoflop.report.figures.registry import FIGURES
+from isoflop.report.runs import Group
+
+LARGEST_SIDE = 64
+
+
+@FIGURES.register("mask-images")
+def mask_images(groups: Sequence[Group]) -> list[Figure]:
+    """The masks of the first run of each group, layer by layer, as images of their density."""
+    figures = []
+    for group in groups:
+        masks = group.runs[0].masks
+        if masks:
+            panels = [
+                Panel(
+                    title=name.removesuffix(".weight"),
+                    x_label="×".join(map(str, masks[name]["present"].shape)),
+                    marks=[Image(label="", group=0, values=percentages(masks[name]["present"]))],
+                )
+                for name in spread(list(masks))
+            ]
+            figures.append(
+                Figure(
+                    name=f"mask-images-{group.index}",
+                    title=f"Masks: {group.label}",
+                    caption="Outputs from top to bottom, inputs and kernel positions from left to "
+                    "right; large masks are averaged over blocks. "
+                    f"Seed {group.runs[0].config['seed']}.{note(list(masks))}",
+                    panels=panels,
+                    columns=4,
+                    value_label="Active weights (%)",
+                    ratio=0.8,
+                )
+            )
+    if not figures:
+        raise FigureError("No run has a checkpoint with masks.")
+    return figures
+
+
+def percentages(mask: np.ndarray) -> np.ndarray:
+    """Return how dense each block of a mask is, in percent, in at most 64 × 64 blocks.
+
+    Args:
+        mask: Boolean, (outputs, ...).
+    """
+    matrix = mask.reshape(mask.shape[0], -1).astype(np.float64)
+    for axis in (0, 1):
+        blocks = min(LARGEST_SIDE, matrix.shape[axis])
+        starts = [math.floor(i * matrix.shape[axis] / blocks) for i in range(blocks)]
+        sizes = np.diff([*starts, matrix.shape[axis]])
+        sums = np.add.reduceat(matrix, starts, axis=axis)
+        matrix = sums / (sizes[:, None] if axis == 0 else sizes)
+    return np.rint(100 * matrix).astype(np.uint8)

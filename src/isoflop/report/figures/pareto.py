@@ -1,0 +1,67 @@
+"""The paper's figure 4: two spectral measures at a time, coloured by accuracy."""
+
+from collections.abc import Sequence
+
+from isoflop.errors import FigureError
+from isoflop.report.figure import COLORS, Figure, Line, Panel, Points
+from isoflop.report.figures.measures import NAMES, WITHOUT
+from isoflop.report.figures.registry import FIGURES
+from isoflop.report.runs import Group
+from isoflop.report.spectra import epochs_with_spectra
+
+_PAIRS = (("ramanujan_gap", "spectral_gap"), ("imdb", "imsg"))
+
+
+@FIGURES.register("measures-pareto")
+def pareto_of_measures(groups: Sequence[Group]) -> list[Figure]:
+    """Connectivity against weighted spectral gap, coloured by accuracy, with the Pareto front."""
+    panels = []
+    for task in dict.fromkeys(group.task for group in groups):
+        for pair in _PAIRS:
+            panel = _panel(task, [group for group in groups if group.task == task], pair)
+            if panel is not None:
+                panels.append(panel)
+    if not panels:
+        raise FigureError(WITHOUT)
+    return [
+        Figure(
+            name="measures-pareto",
+            title="Spectral measures, coloured by accuracy",
+            caption="One point per epoch and seed; a marker per model. The dashed line is the Pareto "
+            "front: no point has more of both measures.",
+            panels=panels,
+            columns=2,
+            value_label="Test accuracy (%)",
+        )
+    ]
+
+
+def _panel(task: str, groups: Sequence[Group], pair: tuple[str, str]) -> Panel | None:
+    marks, everything = [], []
+    for group in groups:
+        points = [
+            (x, y, point.accuracy)
+            for run in group.runs
+            for point in epochs_with_spectra(run)
+            if (x := point.measures[pair[0]]) is not None
+            and (y := point.measures[pair[1]]) is not None
+        ]
+        if points:
+            x, y, accuracy = (list(column) for column in zip(*points, strict=True))
+            marks.append(Points(label=group.label, group=group.index, x=x, y=y, values=accuracy))
+            everything += [point[:2] for point in points]
+    if not marks:
+        return None
+    front = pareto_front(everything)
+    x, y = [x for x, _ in front], [y for _, y in front]
+    marks.append(Line(label="Pareto front", group=len(COLORS) - 1, x=x, y=y, dashed=True))
+    return Panel(title=task, x_label=NAMES[pair[0]], y_label=NAMES[pair[1]], marks=marks)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points that no other one exceeds in one coordinate without less of the other."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, reverse=True):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front[::-1]

@@ -1,0 +1,48 @@
+"""Lines of a group: means and confidence bands over its seeds."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from isoflop.report.figure import Line
+from isoflop.report.runs import Group, Run
+
+Series = Sequence[tuple[float, float]]
+
+CONFIDENCE = 0.95
+LEAST_SEEDS = 3
+BAND = (
+    f"Bands: {100 * CONFIDENCE:g} % confidence of the mean (Student's t) from {LEAST_SEEDS} seeds."
+)
+
+
+def seed_line(group: Group, series: Callable[[Run], Series], **options: Any) -> Line | None:
+    """Return the mean of a group's series, at the positions that all of its runs have.
+
+    The band is the confidence interval of the mean by Student's t, from three seeds on; two say too
+    little.
+
+    Args:
+        group: The group.
+        series: Returns positions and values of a run; runs with none are left out.
+        options: Further options of the line.
+    """
+    found = [dict(series(run)) for run in group.runs]
+    found = [values for values in found if values]
+    if not found:
+        return None
+    places = sorted(set.intersection(*(set(values) for values in found)))
+    if not places:
+        return None
+    table = np.array([[values[x] for x in places] for values in found])
+    mean = table.mean(axis=0)
+    low = high = None
+    if len(found) >= LEAST_SEEDS:
+        quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(found) - 1)
+        half = quantile * table.std(axis=0, ddof=1) / math.sqrt(len(found))
+        low, high = (mean - half).tolist(), (mean + half).tolist()
+    line = {"x": places, "y": mean.tolist(), "low": low, "high": high}
+    return Line(label=group.label, group=group.index, **line, **options)

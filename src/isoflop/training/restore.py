@@ -1,0 +1,95 @@
+"""The trained model of a run, from its directory alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from isoflop.errors import RunDirectoryError
+from isoflop.files import read_json
+from isoflop.masks import SUFFIX, set_mask
+from isoflop.training.checkpoint import PREFIX, STATE, load_checkpoint
+from isoflop.training.recipes import Recipe
+from isoflop.training.rundir import RunDirectory
+from isoflop.training.setup import dense_model
+from isoflop.transforms import TRANSFORMS
+from isoflop.transforms import transform as apply_transform
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A model as a checkpoint has it.
+
+    Attributes:
+        model: The model, with its masks, on the CPU.
+        epoch: Epochs of training behind it.
+        step: Optimizer steps behind it.
+    """
+
+    model: nn.Module
+    epoch: int
+    step: int
+
+
+def restore(path: str | Path) -> Restored:
+    """Return the model of a run as its latest checkpoint has it.
+
+    Args:
+        path: A run directory, a checkpoint in it, or the file in the checkpoint.
+
+    Raises:
+        RunDirectoryError: There is no run, it has no checkpoint, or a file of it is damaged.
+    """
+    run = RunDirectory(_run_of(Path(path)))
+    if not run.config_path.exists():
+        raise RunDirectoryError(f"{path} is no run directory and no checkpoint of one.")
+    config = read_json(run.config_path)
+    state = load_checkpoint(run.path)
+    if state is None:
+        raise RunDirectoryError(
+            f"The run in {run.path} has no checkpoint yet. Wait for its first epoch."
+        )
+    try:
+        model = _build(config)
+        _put_masks(model, state["model"])
+        model.load_state_dict(state["model"])
+        progress = state["progress"]
+        return Restored(model, progress["epoch"], progress["step"])
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise RunDirectoryError(
+            f"The checkpoint in {run.path} does not fit the model of its config.json: {error}. Was "
+            "one of them changed, or written by another version?"
+        ) from error
+
+
+def _run_of(path: Path) -> Path:
+    if path.name == STATE:
+        path = path.parent
+    return path.parent if path.name.startswith(PREFIX) else path
+
+
+def _build(config: dict[str, Any]) -> nn.Module:
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in config["recipe"].items()
+    }
+    recipe = Recipe(**values)
+    model = dense_model(recipe)
+    if config["transform"] is None:
+        return model
+    kind = TRANSFORMS.get(config["transform"])
+    options = kind(**config["transform_config"])
+    shape = (1, *recipe.input_shape)
+    return apply_transform(model, options, example_inputs=shape, scope=config["scope"])[0]
+
+
+def _put_masks(model: nn.Module, state: dict[str, Any]) -> None:
+    """Make room for the masks in `state`."""
+    for key in state:
+        owner, _, name = key.rpartition(".")
+        module = model.get_submodule(owner)
+        parameter = name.removesuffix(SUFFIX)
+        if name.endswith(SUFFIX) and parameter in module._parameters:
+            weight = module.get_parameter(parameter)
+            set_mask(module, parameter, torch.ones_like(weight, dtype=torch.bool))

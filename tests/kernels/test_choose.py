@@ -1,0 +1,271 @@
+"""Which layers run on the sparse kernels. Times are made up, so that the choices are known."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from tests.zoo import cifar_resnet
+from torch import nn
+
+from isoflop.errors import InputError, IsoflopError, NoEffectWarning
+from isoflop.kernels import (
+    SparseConv2d,
+    SparseLayer,
+    SparseLinear,
+    accelerate,
+    choose,
+    freeze,
+    timing,
+)
+from isoflop.kernels.candidates import sparse_layer
+from isoflop.kernels.contest import Backend, WithEpilogue, _cheapest
+from isoflop.kernels.layout import LayoutBatchNorm2d, LayoutConv2d, LayoutMaxPool2d
+from isoflop.masks import named_masks, set_mask
+
+Times = dict[str, dict[Backend, float]]
+
+
+class Clock:
+    """Made-up times: every contestant runs once, and takes what `seconds` says."""
+
+    def __init__(self, **seconds):
+        self.seconds = seconds
+        self.measured = 0
+
+    def __call__(self, contestants):
+        self.measured += 1
+        for run in contestants.values():
+            run()
+        return {name: self.seconds[name] for name in contestants}
+
+
+@pytest.fixture
+def clock(monkeypatch, tmp_path):
+    """Pretend that there are kernels, which win everywhere."""
+    made_up = Clock(dense=9.0, sparse=1.0, before=2.0, after=1.0)
+    monkeypatch.setattr(choose, "available", lambda: True)
+    monkeypatch.setattr(choose, "measure", made_up)
+    monkeypatch.setattr(timing, "measure", made_up)
+    monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path))
+    return made_up
+
+
+def masked(model, density=0.4):
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            set_mask(module, "weight", torch.rand_like(module.weight) < density)
+    return model
+
+
+def compressed(model):
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            sparse = sparse_layer(module, module.get_buffer("weight_mask"))
+            assert sparse is not None
+            model.set_submodule(path, sparse)
+    return model
+
+
+def net():
+    """A stem that stays dense, and layers that are masked."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 5),
+    )
+    masked(model[4:])
+    return model
+
+
+def same(model, other, shape=(3, 3, 8, 8)):
+    x = torch.randn(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), other(x), rtol=1e-4, atol=1e-5)
+
+
+def test_masked_layers_become_sparse_where_these_win(clock):
+    model = net().eval()
+    before = copy.deepcopy(model)
+    fast, report = accelerate(model, example_inputs=(4, 3, 8, 8))
+    assert report.accelerated
+    assert [layer.path for layer in report.layers] == ["4", "9"]
+    assert {layer.chosen for layer in report.layers} == {"sparse"}
+    layers = list(fast.children())
+    assert isinstance(layers[0], LayoutConv2d)
+    assert layers[0].batch_innermost
+    assert isinstance(layers[1], LayoutBatchNorm2d)
+    assert isinstance(layers[3], LayoutMaxPool2d)
+    assert isinstance(layers[4], SparseConv2d)
+    assert isinstance(layers[9], SparseLinear)
+    assert not fast.training
+    same(fast, model)
+    # The model itself is as it was.
+    assert str(model) == str(before)
+    assert len(list(named_masks(model))) == 2
+    assert "accelerated" in str(report)
+    assert report.to_dict()["layers"][0]["nnz"] == int(model[4].get_buffer("weight_mask").sum())
+
+
+def test_layers_stay_dense_where_that_wins(clock):
+    clock.seconds |= {"dense": 1.0, "sparse": 2.0}
+    model = net().eval()
+    fast, report = accelerate(model, example_inputs=(4, 3, 8, 8))
+    assert {layer.chosen for layer in report.layers} == {"dense"}
+    assert not any(isinstance(m, SparseLayer | LayoutConv2d) for m in fast.modules())
+    same(fast, model)
+
+
+def test_a_model_that_got_slower_stays_as_it_was(clock):
+    clock.seconds |= {"after": 3.0}
+    model = net()
+    fast, report = accelerate(model, example_inputs=(4, 3, 8, 8))
+    assert fast is model
+    assert model.training
+    assert not report.accelerated
+    assert "left as it was" in str(report)
+
+
+def test_frozen_models(clock):
+    model = masked(torchvision.models.resnet18(num_classes=5)).eval()
+    frozen = freeze(model, example_inputs=(2, 3, 32, 32))
+    fast, report = accelerate(frozen, example_inputs=(2, 3, 32, 32))
+    assert len(report.layers) == 21
+    assert {len(layer.inputs) for layer in report.layers} == {1, 2}
+    same(fast, model, (2, 3, 32, 32))
+    clock.seconds |= {"dense": 0.5}
+    dense, report = accelerate(frozen, example_inputs=(2, 3, 32, 32), cache=False)
+    assert not any(isinstance(m, SparseLayer) for m in dense.modules())
+    assert any(isinstance(m, WithEpilogue) for m in dense.modules())
+    same(dense, model, (2, 3, 32, 32))
+
+
+def test_training_keeps_parameters_and_names(clock):
+    model = compressed(masked(cifar_resnet())).train()
+    reference = copy.deepcopy(model)
+    parameters, state = dict(model.named_parameters()), copy.deepcopy(model.state_dict())
+    model(torch.randn(2, 3, 16, 16)).sum().backward()
+    model.load_state_dict(state)
+    gradients = {name: copy.deepcopy(p.grad) for name, p in parameters.items()}
+    random = torch.get_rng_state()
+
+    clock.seconds |= {"dense": 0.5}
+    fast, report = accelerate(model, example_inputs=(4, 3, 16, 16), mode="training")
+    assert fast is model
+    assert {layer.chosen for layer in report.layers} == {"dense"}
+    assert {m.backend for m in model.modules() if isinstance(m, SparseLayer)} == {"dense"}
+    assert all(parameters[name] is p for name, p in model.named_parameters())
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=0, atol=0)
+    assert all(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), random)
+
+    clock.seconds |= {"sparse": 0.1}
+    fast, report = accelerate(model, example_inputs=(4, 3, 16, 16), mode="training", cache=False)
+    assert {m.backend for m in model.modules() if isinstance(m, SparseLayer)} == {"sparse"}
+    assert any(isinstance(m, LayoutBatchNorm2d) for m in model.modules())
+    assert all(module.training for module in model.modules())
+    assert all(parameters[name] is p for name, p in model.named_parameters())
+
+    # Both train alike.
+    for either in (model, reference):
+        either.zero_grad()
+        torch.manual_seed(3)
+        either(torch.randn(4, 3, 16, 16)).square().sum().backward()
+    for a, b in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.state_dict(), reference.state_dict())
+
+
+def test_training_that_got_slower_is_undone(clock):
+    model = compressed(masked(cifar_resnet())).train()
+    text = str(model)
+    clock.seconds |= {"after": 3.0, "dense": 0.5}
+    _, report = accelerate(model, example_inputs=(4, 3, 16, 16), mode="training")
+    assert not report.accelerated
+    assert str(model) == text
+    assert {m.backend for m in model.modules() if isinstance(m, SparseLayer)} == {"sparse"}
+
+
+def test_times_are_measured_once_for_each_shape(clock, tmp_path):
+    model = net()
+    accelerate(model, example_inputs=(4, 3, 8, 8))
+    first = clock.measured
+    accelerate(model, example_inputs=(4, 3, 8, 8))
+    assert clock.measured == first + 1  # the whole model only
+    accelerate(model, example_inputs=(5, 3, 8, 8))
+    assert clock.measured == 2 * first + 1
+    accelerate(model, example_inputs=(4, 3, 8, 8), cache=False)
+    assert clock.measured == 3 * first + 1
+    accelerate(model, example_inputs=(4, 3, 8, 8), cache=tmp_path / "other.json")
+    assert (tmp_path / "other.json").exists()
+
+
+def test_conversions_count():
+    convs = ["a", "b", "c"]
+    conversions: Times = {name: {"dense": 1.0, "sparse": 1.0} for name in convs}
+    # b alone would gain 1.5 and cost 2 conversions.
+    seconds: Times = {"b": {"dense": 2.0, "sparse": 0.5}}
+    assert _cheapest(convs, seconds, conversions) == ("dense", "dense", "dense")
+    # With c it stays in the layout to the end.
+    seconds["c"] = {"dense": 1.0, "sparse": 1.0}
+    assert _cheapest(convs, seconds, conversions) == ("dense", "sparse", "sparse")
+    # A layer that loses a little keeps the layout between two that win.
+    seconds = {name: {"dense": 3.0, "sparse": 1.0} for name in "ac"}
+    seconds["b"] = {"dense": 1.0, "sparse": 2.0}
+    assert _cheapest(convs, seconds, conversions) == ("sparse", "sparse", "sparse")
+    assert _cheapest([], {}, {}) == ()
+
+
+def test_a_single_layer(clock):
+    layer = masked(nn.Linear(8, 4))
+    fast, _ = accelerate(layer, example_inputs=(3, 8))
+    assert isinstance(fast, SparseLinear)
+    same(fast, layer, (3, 8))
+
+
+def test_layers_that_are_called_by_keyword_or_not_at_all_stay(clock):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.idle = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.second(input=self.first(x))
+
+    model = masked(Odd())
+    fast, report = accelerate(model, example_inputs=(3, 8))
+    assert [layer.path for layer in report.layers] == ["first"]
+    same(fast, model, (3, 8))
+
+
+def test_without_kernels(monkeypatch):
+    monkeypatch.setattr(choose, "available", lambda: False)
+    model = net()
+    with pytest.warns(NoEffectWarning, match="no compiled kernels"):
+        fast, report = accelerate(model, example_inputs=(4, 3, 8, 8))
+    assert fast is model
+    assert report.layers == ()
+
+
+def test_nothing_to_accelerate(clock):
+    with pytest.warns(NoEffectWarning, match="no masked layer"):
+        accelerate(nn.Linear(3, 3), example_inputs=(1, 3))
+    with pytest.warns(NoEffectWarning, match="compressed"):
+        accelerate(net(), example_inputs=(4, 3, 8, 8), mode="training")
+
+
+def test_mistakes(clock):
+    with pytest.raises(IsoflopError, match="'inference' or 'training'"):
+        accelerate(net(), example_inputs=(4, 3, 8, 8), mode="both")  # pyright: ignore
+    with pytest.raises(InputError):
+        accelerate(net(), example_inputs=(4, 5, 8, 8))

@@ -1,0 +1,40 @@
+"""The reference of the kernels, which is also what runs without them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from isoflop.errors import KernelError
+from isoflop.kernels import ACTIVATIONS, SparseLinear, sparse_conv2d, sparse_linear
+from isoflop.kernels.candidates import sparse_layer
+from isoflop.masks import set_mask
+
+EXPECTED = {"none": lambda x: x, "relu": torch.relu, "gelu": F.gelu, "silu": F.silu}
+
+
+@pytest.mark.parametrize("backend", ["sparse", "dense"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_epilogue(activation, backend):
+    torch.manual_seed(0)
+    conv, linear = nn.Conv2d(6, 8, 3, padding=1, groups=2), nn.Linear(6, 8)
+    image, rows = torch.randn(2, 6, 5, 5), torch.randn(2, 3, 6)
+    for layer, x in ((conv, image), (linear, rows)):
+        set_mask(layer, "weight", torch.rand_like(layer.weight) < 0.3)
+        sparse = sparse_layer(layer, layer.get_buffer("weight_mask"))
+        assert sparse is not None
+        sparse.activation, sparse.backend = activation, backend
+        residual = torch.randn_like(layer(x))
+        torch.testing.assert_close(sparse(x), EXPECTED[activation](layer(x)))
+        torch.testing.assert_close(sparse(x, residual), EXPECTED[activation](layer(x) + residual))
+
+
+def test_unknown_activations_and_wrong_residuals_are_refused():
+    layer = SparseLinear.from_dense(nn.Linear(4, 4), torch.ones(4, 4, dtype=torch.bool))
+    x = torch.randn(2, 4)
+    with pytest.raises(KernelError, match="none, relu, gelu, silu"):
+        sparse_linear(x, layer.values, layer.index, activation="tanh")
+    with pytest.raises(KernelError, match="residual"):
+        sparse_linear(x, layer.values, layer.index, residual=torch.randn(4))
+    with pytest.raises(KernelError, match="residual"):
+        sparse_conv2d(x[:, :, None, None], layer.values, layer.index, residual=torch.randn(4, 1, 1))

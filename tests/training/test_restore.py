@@ -1,0 +1,62 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+import isoflop
+from isoflop.errors import RunDirectoryError
+from isoflop.masks import named_masks
+from isoflop.training import build_transform, restore, train
+from isoflop.training.checkpoint import load_checkpoint
+
+
+@pytest.fixture
+def run(tiny_recipe, tmp_path):
+    wide = isoflop.SparseWide(sparsity=0.5, exclude=("stages.0.*",))
+    recipe = tiny_recipe.replace(epochs=1)
+    train(recipe, tmp_path / "run", transform=wide, method="rigl", quiet=True)
+    return tmp_path / "run"
+
+
+def assert_restored(path, run):
+    restored = restore(path)
+    assert (restored.epoch, restored.step) == (1, 21)
+    state = load_checkpoint(run)
+    assert state is not None
+    own = restored.model.state_dict()
+    assert own.keys() == state["model"].keys()
+    assert all(torch.equal(own[key], value) for key, value in state["model"].items())
+    return restored.model
+
+
+def test_run_checkpoint_and_file(run):
+    for path in (run, run / "checkpoint-000001", run / "checkpoint-000001" / "state.pt"):
+        model = assert_restored(path, run)
+        assert len(list(named_masks(model))) > 0
+
+
+@pytest.mark.parametrize("name", ["parallel", "factorized", "doped"])
+def test_other_transforms(tiny_recipe, tmp_path, name):
+    recipe = tiny_recipe.replace(epochs=1)
+    config = build_transform(name, sparsity=0.5)
+    train(recipe, tmp_path, transform=config, method="static", quiet=True)
+    assert_restored(tmp_path, tmp_path)
+
+
+def test_models_without_a_transform(tiny_recipe, tmp_path):
+    train(tiny_recipe.replace(epochs=1), tmp_path, method="set", sparsity=0.5, quiet=True)
+    assert_restored(tmp_path, tmp_path)
+
+
+def test_what_is_no_run(run, tmp_path):
+    with pytest.raises(RunDirectoryError, match="no run directory"):
+        restore(tmp_path)
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"]["base_width"] = 8
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunDirectoryError, match="does not fit"):
+        restore(run)
+    shutil.rmtree(run / "checkpoint-000001")
+    with pytest.raises(RunDirectoryError, match="no checkpoint yet"):
+        restore(run)
