@@ -12,9 +12,9 @@ import torch
 
 import isoflop
 from isoflop.errors import DataError, IsoflopError, RunDirectoryError, UnknownNameError
-from isoflop.models import build_model
+from isoflop.masks import named_masks
 from isoflop.sparsity import METHODS, parse_pattern
-from isoflop.training import RunDirectory, get_recipe, train
+from isoflop.training import RunDirectory, get_recipe, restore, train
 from isoflop.training.checkpoint import load_checkpoint
 from isoflop.training.mask_history import unpack
 
@@ -240,35 +240,22 @@ def test_patterns_by_text(tiny_recipe, tmp_path, pattern, density):
     assert all(parse_pattern(pattern).check(mask) for mask in masks)
 
 
-def masks_of(path):
-    """Return the masks in the checkpoint of a run, by weight."""
-    recipe = get_recipe("digits")
-    dense = build_model(recipe.model, recipe.num_classes, in_channels=1, base_width=4)
-    shape = (1, *recipe.input_shape)
-    model, _ = isoflop.transform(dense, WIDE, example_inputs=shape)
-    state = load_checkpoint(path)
-    assert state is not None
-    sparsifier = isoflop.sparsify(
-        model,
-        torch.optim.SGD(model.parameters(), lr=0.1),
-        "static",
-        plan=isoflop.Plan.load(path / "plan.json"),
-        total_steps=1,
-        storage=state["sparsifier"]["storage"],
-    )
-    model.load_state_dict(state["model"])
-    return sparsifier.masks
-
-
 @pytest.mark.parametrize("method", ["static", "set", "rigl", "gmp", "granet", "snip"])
 def test_compressed_storage_ends_like_masked(tiny_recipe, tmp_path, method):
-    """Few updates, so that rounding has not decided any mask."""
-    recipe = tiny_recipe.replace(epochs=1, update_every=4, lr=0.02)
+    # Few updates, small steps, and a network that is not too narrow: in a narrower one, outputs
+    # without weights have norms of nothing but rounding errors, and masked runs differ from each
+    # other in the same way when PyTorch's convolutions are computed by another library.
+    recipe = tiny_recipe.replace(epochs=1, update_every=8, base_width=8, lr=0.005)
+    if method == "gmp":
+        method = isoflop.Gmp(update_every=4)
     summaries = [
         train(recipe, tmp_path / s, transform=WIDE, method=method, storage=s, quiet=True)
         for s in ("masked", "compressed")
     ]
-    masked, compressed = (masks_of(tmp_path / s) for s in ("masked", "compressed"))
+    masked, compressed = (
+        {name: mask for name, *_, mask in named_masks(restore(tmp_path / s).model)}
+        for s in ("masked", "compressed")
+    )
     assert masked.keys() == compressed.keys()
     assert all(torch.equal(mask, compressed[key]) for key, mask in masked.items())
     assert [summary.pop("storage") for summary in summaries] == ["masked", "compressed"]

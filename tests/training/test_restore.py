@@ -9,6 +9,7 @@ from isoflop.errors import RunDirectoryError
 from isoflop.masks import named_masks
 from isoflop.training import build_transform, restore, train
 from isoflop.training.checkpoint import load_checkpoint
+from isoflop.training.observer import measure
 
 
 @pytest.fixture
@@ -34,6 +35,30 @@ def test_run_checkpoint_and_file(run):
     for path in (run, run / "checkpoint-000001", run / "checkpoint-000001" / "state.pt"):
         model = assert_restored(path, run)
         assert len(list(named_masks(model))) > 0
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "4x1"])
+@pytest.mark.filterwarnings("ignore::isoflop.errors.PatternGapWarning")
+def test_compressed_runs_come_back_masked(tiny_recipe, tmp_path, pattern):
+    recipe = tiny_recipe.replace(epochs=1, base_width=8)
+    options = {"transform": isoflop.SparseWide(sparsity=0.5), "method": "rigl", "quiet": True}
+    options |= {"pattern": pattern, "spectra": "every=1epoch", "storage": "compressed"}
+    summary = train(recipe, tmp_path, **options)
+    restored = restore(tmp_path)
+    assert (restored.epoch, restored.step) == (1, 21)
+    masks = {name: mask for name, *_, mask in named_masks(restored.model)}
+    plan = isoflop.Plan.load(tmp_path / "plan.json")
+    assert {x.parameter: x.nnz for x in plan.sparse_layers} == {
+        name: int(mask.sum()) for name, mask in masks.items()
+    }
+    for name, mask in masks.items():
+        assert not restored.model.get_parameter(name)[~mask].any()
+    profiled = isoflop.profile(restored.model, (1, *recipe.input_shape))
+    assert profiled.macs == summary["macs"]
+    # The spectra of the run are those of the restored model.
+    lines = (tmp_path / "spectra.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["layers"].keys() == masks.keys()
+    assert json.loads(lines[-1])["network"] == pytest.approx(measure(restored.model)["network"])
 
 
 @pytest.mark.parametrize("name", ["parallel", "factorized", "doped"])

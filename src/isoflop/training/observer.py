@@ -1,5 +1,6 @@
 """Watches the masks of a run, and their spectra, and writes down what it sees."""
 
+import copy
 import dataclasses
 import time
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from isoflop import spectral
+from isoflop.kernels import SparseLayer, densify
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.training.interval import Interval
 from isoflop.training.mask_history import MaskHistory
@@ -83,6 +85,8 @@ class Observer:
 
 def measure(model: nn.Module, bound: spectral.Bound = "mean-degree") -> dict[str, Any]:
     """Return the spectra of a model as plain data: `bound`, `network` and, by name, `layers`."""
+    if any(isinstance(module, SparseLayer) for module in model.modules()):
+        model = densify(copy.deepcopy(model))
     layers = spectral.analyze(model, bound=bound)
     return {
         "bound": bound,

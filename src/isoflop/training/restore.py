@@ -9,7 +9,9 @@ from torch import nn
 
 from isoflop.errors import RunDirectoryError
 from isoflop.files import read_json
+from isoflop.kernels import compress, densify
 from isoflop.masks import SUFFIX, set_mask
+from isoflop.surgery import replace_modules
 from isoflop.training.checkpoint import PREFIX, STATE, load_checkpoint
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
@@ -23,7 +25,7 @@ class Restored:
     """A model as a checkpoint has it.
 
     Attributes:
-        model: The model, with its masks, on the CPU.
+        model: The model, with its masks, on the CPU; also if the run had compressed storage.
         epoch: Epochs of training behind it.
         step: Optimizer steps behind it.
     """
@@ -54,7 +56,9 @@ def restore(path: str | Path) -> Restored:
     try:
         model = _build(config)
         _put_masks(model, state["model"])
+        _compress(model, state["model"])
         model.load_state_dict(state["model"])
+        densify(model)
         progress = state["progress"]
         return Restored(model, progress["epoch"], progress["step"])
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
@@ -82,6 +86,18 @@ def _build(config: dict[str, Any]) -> nn.Module:
     options = kind(**config["transform_config"])
     shape = (1, *recipe.input_shape)
     return apply_transform(model, options, example_inputs=shape, scope=config["scope"])[0]
+
+
+def _compress(model: nn.Module, state: dict[str, Any]) -> None:
+    """Make room for the compressed layers in `state`."""
+    new: dict[nn.Module, nn.Module] = {}
+    for key in state:
+        path, _, name = key.rpartition(".")
+        if name == "tiling":
+            layer = model.get_submodule(path)
+            nothing = torch.zeros_like(layer.get_parameter("weight"), dtype=torch.bool)
+            new[layer] = compress(layer, nothing)
+    replace_modules(model, new)
 
 
 def _put_masks(model: nn.Module, state: dict[str, Any]) -> None:
