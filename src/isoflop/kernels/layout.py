@@ -52,8 +52,9 @@ def out_of_place_modules(model: nn.Module) -> dict[nn.Module, nn.Module]:
     new: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
         if type(module) in _ACTIVATIONS and module.inplace:
-            new[module] = recast(module, type(module))
-            new[module].inplace = False
+            other: Any = recast(module, type(module))
+            other.inplace = False
+            new[module] = other
     return new
 
 
