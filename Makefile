@@ -38,7 +38,7 @@ sanitize: setup
 	$(BIN)/cmake --install build/sanitize --prefix build/sanitize/python
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 		ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 PYTHONPATH=build/sanitize/python \
-		$(BIN)/python -m pytest -q tests/kernels/test_fuzz.py tests/kernels/test_library.py
+		$(BIN)/python csrc/tests/sanitized.py
 
 # The fuzz test for 64-bit Arm, in an emulator. Needs a cross-compiler and qemu; on Debian the
 # packages g++-aarch64-linux-gnu and qemu-user.

@@ -1,0 +1,13 @@
+"""Run the kernel tests on the build with sanitizers, which is on PYTHONPATH."""
+
+import sys
+
+import pytest
+
+# The installation for development would be found first.
+sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__name__.startswith("ScikitBuild")]
+
+from isoflop.kernels import library  # noqa: E402
+
+assert "sanitize" in str(library.native().__file__), library.native().__file__
+sys.exit(pytest.main(["-q", "tests/kernels/test_fuzz.py", "tests/kernels/test_library.py"]))
