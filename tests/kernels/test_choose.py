@@ -100,7 +100,7 @@ def test_masked_layers_become_sparse_where_these_win(clock):
     assert [layer.path for layer in report.layers] == ["0", "4", "9"]
     assert {layer.chosen for layer in report.layers} == {"sparse"}
     layers = list(fast.children())
-    assert isinstance(layers[0], LayoutConv2d)
+    assert isinstance(layers[0], SparseConv2d)
     assert layers[0].batch_innermost
     assert isinstance(layers[1], LayoutBatchNorm2d)
     assert isinstance(layers[3], LayoutMaxPool2d)
