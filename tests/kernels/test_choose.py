@@ -101,7 +101,6 @@ def test_masked_layers_become_sparse_where_these_win(clock):
     assert {layer.chosen for layer in report.layers} == {"sparse"}
     layers = list(fast.children())
     assert isinstance(layers[0], SparseConv2d)
-    assert layers[0].batch_innermost
     assert isinstance(layers[1], LayoutBatchNorm2d)
     assert isinstance(layers[3], LayoutMaxPool2d)
     assert isinstance(layers[4], SparseConv2d)
