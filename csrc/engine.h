@@ -320,10 +320,16 @@ void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
   }
 }
 
+inline void prefer_huge_pages(const View& v, int64_t n, int64_t c, int64_t h, int64_t w) {
+  if (n && c && h && w)
+    prefer_huge_pages(v.data, (n - 1) * v.n + (c - 1) * v.c + (h - 1) * v.h + (w - 1) * v.w + 1);
+}
+
 void forward(const Geometry& geometry, const Index& index, const float* values, const View& x,
              const View& y, const Epilogue& epilogue, int threads) {
   View in = x, out = y;
   Geometry g = geometry;
+  prefer_huge_pages(out, g.n, g.out, g.oh, g.ow);
   if (!epilogue.residual.data) g = with_pixels_as_images(geometry, in, out);
   Memory& m = memory();
   const int taps = static_cast<int>(g.kh * g.kw);
@@ -336,6 +342,7 @@ void forward(const Geometry& geometry, const Index& index, const float* values, 
 void input_gradient(const Geometry& geometry, const Index& index, const float* values,
                     const View& dy, const View& dx, int threads) {
   View in = dy, out = dx;
+  prefer_huge_pages(out, geometry.n, geometry.in, geometry.h, geometry.w);
   Geometry g = with_pixels_as_images(geometry, in, out);
   Memory& m = memory();
   const int taps = static_cast<int>(g.kh * g.kw);

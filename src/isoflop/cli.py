@@ -147,9 +147,12 @@ class Train:
 
     def run(self) -> None:
         """Train and print the summary."""
+        from isoflop.kernels import keep_memory
         from isoflop.training import build_transform, get_recipe, train
         from isoflop.training.configs import build_method, method_options, parse_options
 
+        if self.storage == "compressed":
+            keep_memory()
         recipe = get_recipe(self.recipe).replace(
             epochs=self.epochs,
             batch_size=self.batch_size,

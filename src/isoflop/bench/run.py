@@ -16,6 +16,7 @@ from isoflop.bench.contestant import CONTESTANTS
 from isoflop.bench.machine import describe_machine
 from isoflop.bench.rounds import compete, summarize
 from isoflop.errors import IsoflopError
+from isoflop.kernels import keep_memory
 
 PEERS_FOLDER = Path("benchmarks/.peers")
 """Where `benchmarks/setup_peers.sh` puts the peers, seen from the root of the repository."""
@@ -63,6 +64,8 @@ def run_bench(
     for sparsity in sparsities:
         if not 0.0 <= sparsity < 1.0:
             raise IsoflopError(f"--sparsity must lie in [0, 1), not {sparsity}.")
+    # For all contestants of this process alike.
+    keep_memory()
     before = torch.get_num_threads()
     threads = before if threads is None else threads
     results: list[dict[str, Any]] = []

@@ -9,6 +9,7 @@ from isoflop.kernels.functional import ACTIVATIONS, sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index, default_blocks
 from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
 from isoflop.kernels.library import available, isa, isas, set_isa, why_unavailable
+from isoflop.kernels.memory import keep_memory
 
 __all__ = [
     "ACTIVATIONS",
@@ -29,6 +30,7 @@ __all__ = [
     "frozen_dense",
     "isa",
     "isas",
+    "keep_memory",
     "set_isa",
     "sparse_conv2d",
     "sparse_linear",

@@ -18,6 +18,7 @@ from torch.library import custom_op
 
 from isoflop.errors import KernelError
 from isoflop.kernels import library
+from isoflop.kernels.layout import to_batch_innermost
 
 Ints = Sequence[int]
 _ONE = (1, 1)
@@ -372,6 +373,9 @@ def _rows(x: Tensor) -> Tensor:
 
 def _readable(x: Tensor) -> Tensor:
     """Return `x`, or a copy if elements share their place or lie across those of the memory."""
+    # The kernels read neighbouring images or channels as vectors, and other layouts one by one.
+    if x.ndim == 4 and len(x) >= 16 and x.stride(0) != 1 and (x.stride(1) != 1 or x.shape[1] < 16):
+        return to_batch_innermost(x.detach())
     if 0 not in x.stride() and x.data_ptr() % 4 == 0:
         return x
     if x.ndim == 4:
