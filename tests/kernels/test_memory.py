@@ -30,4 +30,5 @@ def faults(how):
 
 
 def test_kept_memory_is_not_mapped_again():
-    assert faults("keep") < 1000
+    # The system may take pages back by itself, so not all faults go.
+    assert faults("keep") < faults("give") / 2

@@ -20,4 +20,5 @@ def keep_memory() -> bool:
     except (AttributeError, OSError):
         return False
     options = ((_M_TRIM_THRESHOLD, 2**31 - 1), (_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1))
-    return all([bool(mallopt(option, value)) for option, value in options])
+    done = [bool(mallopt(option, value)) for option, value in options]
+    return all(done)
