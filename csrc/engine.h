@@ -15,7 +15,6 @@ inline int omp_get_thread_num() { return 0; }
 inline int omp_get_num_threads() { return 1; }
 #endif
 
-#include <algorithm>
 #include <new>
 
 #include "flat.h"
@@ -26,15 +25,15 @@ namespace {
 
 constexpr int64_t packed_bytes = 37 << 10;  // of the input, in the first level of the cache
 constexpr int64_t cached_bytes = 32 << 20;  // what the third level may keep
-constexpr int64_t sums_bytes = 640 << 10;    // of the outputs, or their gradients, in the second
+constexpr int64_t sums_bytes = 640 << 10;   // of the outputs, or their gradients, in the second
 
-// The tile that should take the least time, in FMAs per useful one. `per_entry` and `per_vector` are
-// what an entry and a vector of sums cost besides.
 struct Choice {
-  const Shape* shape;
+  const Shape* shape;  // null if no tile can be packed
   Tile tile;
 };
 
+// The tile that should take the least time, in FMAs per useful one. `per_entry` and `per_sum` are what
+// an entry, and a vector of sums in a pass, cost besides.
 template <class Has>
 inline Choice choose_tile(const Problem& p, double density, int taps, int block, double per_entry,
                           double per_sum, Has has) {
@@ -44,13 +43,13 @@ inline Choice choose_tile(const Problem& p, double density, int taps, int block,
   for (int k = 0; k < taps; k++) used += p.tap[k].plane >= 0;
   auto consider = [&](const Shape& shape, bool flat) {
     Tile t = make_tile(p, shape.h, shape.w, flat);
+    if (t.channel * minimum<int64_t>(block, p.channels) > most_distance) return;
     double channels = static_cast<double>(packed_bytes) / (4.0 * t.channel + 1);
     channels = minimum<double>(maximum<double>(channels, block), static_cast<double>(p.channels));
     double entries = maximum(density * used * channels, 0.1);
     double computed = static_cast<double>(t.tasks) * t.vectors() * LANES;
     double useful = static_cast<double>(p.n) * p.out_h * p.out_w;
-    double packing =
-        2.0 * t.channel / LANES / (density * used * p.rows * t.vectors() + 0.1);
+    double packing = 2.0 * t.channel / LANES / (density * used * p.rows * t.vectors() + 0.1);
     double over = maximum(4.0 * t.channel * minimum<int64_t>(block, p.channels) / packed_bytes, 1.0);
     double cost = 1 + per_sum / entries + per_entry / t.vectors() + packing;
     cost *= computed / useful * over;
@@ -70,34 +69,29 @@ inline Choice choose_tile(const Problem& p, double density, int taps, int block,
 struct Plan {
   Tile tile;
   int taps;
-  int64_t merge;       // blocks of the index in a pass
-  int64_t chunk;       // row groups whose sums are held at a time
-  int64_t chunks;      // of a group
-  int64_t together;    // tiles that use a part of the stream one after the other
-  int64_t packed;      // floats of the packed input
+  int64_t merge;     // blocks of the index in a pass
+  int64_t together;  // tiles that use a part of the stream one after the other
+  int64_t chunk;     // row groups whose sums (or gradients) are held at a time
+  int64_t chunks;    // of a group
+  int64_t packed;    // floats of the packed input, rounded up to whole pages
 };
 
-inline Plan make_plan(const Problem& p, const Tile& tile, int taps, int64_t block, Stream& s,
-                      Grouping grouping, int64_t nnz, int threads) {
-  Plan plan{};
-  plan.tile = tile;
-  plan.taps = taps;
-  plan.merge = maximum<int64_t>(1, packed_bytes / maximum<int64_t>(1, 4 * tile.channel * block));
-  int64_t blocks = ceil_div(p.channels, block);
-  plan.merge = minimum(plan.merge, blocks);
-  s.grouping = grouping;
-  s.channels = plan.merge * block;
-  s.passes = ceil_div(blocks, plan.merge);
-  s.row_groups = ceil_div(p.rows, rows_of(grouping));
-  plan.packed = s.channels * tile.channel;
-  // A stream that does not stay in the second level is used for several tiles at a time.
-  plan.together = nnz < 50000 ? 1 : nnz < 1000000 ? 2 : 4;
-  plan.together = maximum<int64_t>(1, minimum(plan.together, tile.tasks / threads));
-  int64_t bytes = int64_t{4} * LANES * tile.vectors() * rows_of(grouping) * plan.together;
+inline int64_t whole_pages(int64_t floats) { return ceil_div(floats, 1024) * 1024; }
+
+// Blocks of the index that can be packed together.
+inline int64_t most_merged(const Problem& p, const Tile& tile, int64_t block) {
+  const int64_t bytes = maximum<int64_t>(1, 4 * tile.channel * block);
+  return minimum(maximum<int64_t>(1, packed_bytes / bytes), ceil_div(p.channels, block));
+}
+
+inline Plan make_plan(const Problem& p, const Tile& tile, int taps, int64_t block, int64_t merge,
+                      int64_t together, Stream& s) {
+  s.channels = merge * block;
+  s.passes = ceil_div(ceil_div(p.channels, block), merge);
+  s.row_groups = ceil_div(p.rows, rows_of(s.grouping));
+  Plan plan{tile, taps, merge, together, 0, 0, whole_pages(s.channels * tile.channel)};
+  const int64_t bytes = int64_t{4} * LANES * tile.vectors() * rows_of(s.grouping) * together;
   plan.chunk = minimum(maximum<int64_t>(1, sums_bytes / bytes), s.row_groups);
-  // Enough tasks for all threads.
-  int64_t wanted = ceil_div(int64_t{4} * threads, maximum<int64_t>(1, tile.tasks / plan.together * p.groups));
-  plan.chunk = minimum(plan.chunk, maximum<int64_t>(ceil_div(s.row_groups, wanted), 32));
   plan.chunks = ceil_div(s.row_groups, plan.chunk);
   return plan;
 }
@@ -115,6 +109,7 @@ inline Vec activate(Vec v, Activation a) {
   }
 }
 
+// As `store_rows`, for a flat tile.
 inline void store_flat(const Problem& p, const Tile& t, const Place& at, int64_t channel,
                        int64_t rows, const float* sums, const Epilogue& epilogue) {
   int64_t offsets[most_pixels], others[most_pixels];
@@ -155,7 +150,7 @@ inline void store_rows(const Problem& p, const Tile& t, const Place& at, int64_t
         for (int i = 0; i < spots[k].lanes; i++) v[i] += add[i * r.n];
       }
     }
-    return epilogue.activation == Activation::none ? v : activate(v, epilogue.activation);
+    return activate(v, epilogue.activation);
   };
   float* const to = p.out.data + channel * p.out.c;
   const bool large = p.n * p.groups * p.rows * p.out_h * p.out_w * 4 > cached_bytes;
@@ -164,7 +159,11 @@ inline void store_rows(const Problem& p, const Tile& t, const Place& at, int64_t
       for (int k = 0; k < count; k++) {
         float* pixel = to + row * p.out.c + spots[k].offset;
         if (spots[k].lanes == LANES) {
-          large ? store_past_caches(pixel, finish(row, k)) : store(pixel, finish(row, k));
+          const Vec v = finish(row, k);
+          if (large)
+            store_past_caches(pixel, v);
+          else
+            store(pixel, v);
         } else if (spots[k].lanes) {
           Vec v = finish(row, k);
           for (int i = 0; i < spots[k].lanes; i++) pixel[i] = v[i];
@@ -245,80 +244,103 @@ inline const float* pack_inputs(const Problem& p, const Tile& t, int threads) {
                      memory().input_panels, threads);
 }
 
+// The packed input of a pass of a tile, in `patch` if it is not in `panels`.
+inline const float* packed_input(const Problem& p, const Tile& t, const Stream& s,
+                                 const float* panels, int64_t tile, const Spot* spots,
+                                 int64_t group, int64_t pass, float* patch) {
+  const int64_t skipped = pass * s.channels, first = group * p.channels + skipped;
+  const int64_t channels = minimum(s.channels, p.channels - skipped);
+  if (panels) return panels + (tile * p.groups * p.channels + first) * t.channel;
+  if (t.flat)
+    pack_flat(p, t, place(t, tile), first, channels, patch);
+  else
+    pack(p, t, spots, first, channels, s.channels, patch);
+  return patch;
+}
+
+inline double density_of(const Problem& p, int64_t nnz, int taps) {
+  return static_cast<double>(nnz) / (static_cast<double>(p.groups) * p.rows * p.channels * taps);
+}
+
 // out = sum of values * in, then the epilogue. Every output is computed by one thread, in one order.
+// Returns false, and does nothing, if the kernel is too large to be packed.
 template <class Source>
-void multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int taps,
+bool multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int taps,
               const Epilogue& epilogue, int threads) {
-  if (p.n == 0 || p.out_h <= 0 || p.out_w <= 0) return;
+  if (p.n == 0 || p.out_h <= 0 || p.out_w <= 0) return true;
   Memory& m = memory();
-  double density = static_cast<double>(nnz) /
-                   (static_cast<double>(p.groups) * p.rows * p.channels * taps);
-  Grouping grouping = Grouping::single;
+  const double density = density_of(p, nnz, taps);
   const double vectors = static_cast<double>(p.out_h) * p.out_w * p.n / LANES;
-  if (rows == 4)
-    grouping = Grouping::block;
-  else if (density > 0.15 && p.rows > 1 && vectors >= 512)
-    grouping = Grouping::pair;
-  const Choice choice = choose_tile(p, density, taps, source.block(), 0.5, 2, [&](const Shape& s) {
-    return rows_loop(s, grouping) != nullptr;
-  });
   Stream s{};
-  Plan plan = make_plan(p, choice.tile, taps, source.block(), s, grouping,
-                        nnz, threads);
-  const Tile& t = plan.tile;
+  if (rows == 4)
+    s.grouping = Grouping::block;
+  else if (density > 0.15 && p.rows > 1 && vectors >= 512)
+    s.grouping = Grouping::pair;
+  const Choice choice = choose_tile(p, density, taps, source.block(), 0.5, 2, [&](const Shape& x) {
+    return rows_loop(x, s.grouping) != nullptr;
+  });
+  if (!choice.shape) return false;
+  const Tile& t = choice.tile;
+  // A stream that does not stay in the second level is used for several tiles at a time.
+  int64_t together = nnz < 50000 ? 1 : nnz < 1000000 ? 2 : 4;
+  together = maximum<int64_t>(1, minimum(together, t.tasks / threads));
+  Plan plan = make_plan(p, t, taps, source.block(), most_merged(p, t, source.block()), together, s);
+  // Enough tasks for all threads.
+  const int64_t batches = ceil_div(t.tasks, together);
+  const int64_t wanted = ceil_div(int64_t{4} * threads, batches * p.groups);
+  plan.chunk = minimum(plan.chunk, maximum<int64_t>(ceil_div(s.row_groups, wanted), 32));
+  plan.chunks = ceil_div(s.row_groups, plan.chunk);
   s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
   s.distance = reserve<uint16_t>(m.distance, nnz);
   s.values = reserve<float>(m.values, nnz);
   list(p, plan, source, s, threads);
 
   const float* panels = pack_inputs(p, t, threads);
-  const int group_rows = rows_of(grouping);
+  const int group_rows = rows_of(s.grouping);
   const int64_t sums_length = plan.chunk * group_rows * t.vectors() * LANES;
-  const int64_t packed = ceil_div(plan.packed, 1024) * 1024;
-  const int64_t spots_length = plan.together * t.packed_vectors();
-  const int64_t own = packed + ceil_div(sums_length * plan.together, 1024) * 1024;
+  const int64_t spots_length = together * t.packed_vectors();
+  const int64_t own = plan.packed + whole_pages(sums_length * together);
   float* buffers = reserve<float>(m.threads, own * threads);
   Spot* all_spots = reserve<Spot>(m.spots, spots_length * threads);
-  const Rows loop = rows_loop(*choice.shape, grouping);
-  const int64_t batches = ceil_div(t.tasks, plan.together);
+  const Rows loop = rows_loop(*choice.shape, s.grouping);
   const int64_t tasks = batches * p.groups * plan.chunks;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t task = 0; task < tasks; task++) {
     float* patch = buffers + own * omp_get_thread_num();
-    float* sums = patch + packed;
+    float* sums = patch + plan.packed;
     Spot* spots = all_spots + spots_length * omp_get_thread_num();
     const int64_t chunk = task % plan.chunks, group = task / plan.chunks % p.groups;
-    const int64_t first_tile = task / plan.chunks / p.groups * plan.together;
-    const int64_t tiles = minimum(plan.together, t.tasks - first_tile);
+    const int64_t first_tile = task / plan.chunks / p.groups * together;
+    const int64_t tiles = minimum(together, t.tasks - first_tile);
     const int64_t begin = chunk * plan.chunk;
     const int64_t end = minimum(begin + plan.chunk, s.row_groups);
-    int64_t count = 0;
     for (int64_t k = 0; k < tiles && !panels && !t.flat; k++)
-      count = input_spots(p, t, place(t, first_tile + k), spots + k * t.packed_vectors());
-    for (int64_t pass = 0; pass < s.passes; pass++) {
-      const int64_t first = pass * s.channels;
+      input_spots(p, t, place(t, first_tile + k), spots + k * t.packed_vectors());
+    for (int64_t pass = 0; pass < s.passes; pass++)
       for (int64_t k = 0; k < tiles; k++) {
-        const float* input = patch;
-        if (panels) {
-          input = panels + ((first_tile + k) * p.groups * p.channels + group * p.channels + first) *
-                               t.channel;
-        } else if (t.flat) {
-          pack_flat(p, t, place(t, first_tile + k), group * p.channels + first,
-                    minimum(s.channels, p.channels - first), patch);
-        } else {
-          pack(p, t, spots + k * t.packed_vectors(), count, group * p.channels + first,
-               minimum(s.channels, p.channels - first), s.channels, patch);
-        }
+        const float* input = packed_input(p, t, s, panels, first_tile + k,
+                                          spots + k * t.packed_vectors(), group, pass, patch);
         loop(s, s.starts_of(group, pass), begin, end, input, t.stride, sums + k * sums_length,
              pass == 0);
       }
-    }
     const int64_t row = begin * group_rows;
     for (int64_t k = 0; k < tiles; k++)
       store_rows(p, t, place(t, first_tile + k), group * p.rows + row,
                  minimum(end * group_rows, p.rows) - row, sums + k * sums_length, epilogue);
   }
+  return true;
 }
+
+struct Taps {
+  int count;
+  Plane* planes;
+  Tap* taps;
+
+  explicit Taps(const Geometry& g)
+      : count(static_cast<int>(g.kh * g.kw)),
+        planes(reserve<Plane>(memory().planes, count)),
+        taps(reserve<Tap>(memory().taps, count)) {}
+};
 
 inline void prefer_huge_pages(const View& v, int64_t n, int64_t c, int64_t h, int64_t w) {
   if (n && c && h && w)
@@ -331,123 +353,99 @@ void forward(const Geometry& geometry, const Index& index, const float* values, 
   Geometry g = geometry;
   prefer_huge_pages(out, g.n, g.out, g.oh, g.ow);
   if (!epilogue.residual.data) g = with_pixels_as_images(geometry, in, out);
-  Memory& m = memory();
-  const int taps = static_cast<int>(g.kh * g.kw);
-  Problem p = forward_problem(g, in, out, reserve<Plane>(m.planes, taps),
-                              reserve<Tap>(m.taps, taps));
-  multiply(p, ByRow(index, values, p.rows, p.channels), index.entries * index.rows, index.rows,
-           taps, epilogue, threads);
+  const Taps k(g);
+  const Problem p = forward_problem(g, in, out, k.planes, k.taps);
+  if (!multiply(p, ByRow(index, values, p.rows, p.channels), index.entries * index.rows, index.rows,
+                k.count, epilogue, threads))
+    isoflop::portable.forward(geometry, index, values, x, y, epilogue, threads);
 }
 
 void input_gradient(const Geometry& geometry, const Index& index, const float* values,
                     const View& dy, const View& dx, int threads) {
   View in = dy, out = dx;
   prefer_huge_pages(out, geometry.n, geometry.in, geometry.h, geometry.w);
-  Geometry g = with_pixels_as_images(geometry, in, out);
-  Memory& m = memory();
-  const int taps = static_cast<int>(g.kh * g.kw);
-  Plane* planes = reserve<Plane>(m.planes, taps);
-  Tap* tap = reserve<Tap>(m.taps, taps);
+  const Geometry g = with_pixels_as_images(geometry, in, out);
+  const Taps k(g);
   for (int64_t phase_h = 0; phase_h < minimum(g.stride_h, g.h); phase_h++)
     for (int64_t phase_w = 0; phase_w < minimum(g.stride_w, g.w); phase_w++) {
-      Problem p = backward_problem(g, in, out, phase_h, phase_w, planes, tap);
-      multiply(p, ByColumn(index, values, taps, p.channels, p.rows), index.entries * index.rows, 1,
-               taps, Epilogue{}, threads);
+      const Problem p = backward_problem(g, in, out, phase_h, phase_w, k.planes, k.taps);
+      if (!multiply(p, ByColumn(index, values, k.count, p.channels, p.rows),
+                    index.entries * index.rows, 1, k.count, Epilogue{}, threads))
+        return isoflop::portable.input_gradient(geometry, index, values, dy, dx, threads);
     }
 }
 
 void weight_gradient(const Geometry& geometry, const Index& index, const View& x, const View& dy,
                      float* dvalues, int threads) {
-  View in = x, out = dy;
-  Geometry g = with_pixels_as_images(geometry, in, out);
-  Memory& m = memory();
-  const int taps = static_cast<int>(g.kh * g.kw);
   const int64_t nnz = index.entries * index.rows;
-  Problem p = forward_problem(g, in, out, reserve<Plane>(m.planes, taps),
-                              reserve<Tap>(m.taps, taps));
-  std::fill_n(dvalues, nnz, 0.0f);
-  if (p.n == 0 || p.out_h <= 0 || p.out_w <= 0 || nnz == 0) return;
+  if (nnz == 0) return;
+  std::memset(dvalues, 0, nnz * sizeof(float));
+  View in = x, out = dy;
+  const Geometry g = with_pixels_as_images(geometry, in, out);
+  const Taps k(g);
+  const Problem p = forward_problem(g, in, out, k.planes, k.taps);
+  if (p.n == 0 || p.out_h <= 0 || p.out_w <= 0) return;
 
-  const Grouping grouping = index.rows == 4 ? Grouping::block : Grouping::single;
-  double density = static_cast<double>(nnz) /
-                   (static_cast<double>(p.groups) * p.rows * p.channels * taps);
-  const Choice choice = choose_tile(p, density, taps, index.block_in, 4, 0, [&](const Shape& s) {
-    return products_loop(s, grouping) != nullptr;
-  });
-  ByRow source(index, nullptr, p.rows, p.channels);
+  Memory& m = memory();
   Stream s{};
-  Plan plan = make_plan(p, choice.tile, taps, index.block_in, s, grouping,
-                        nnz, 1);
-  const int64_t row_bytes = int64_t{4} * LANES * plan.tile.vectors() * rows_of(grouping);
-  plan.chunk = minimum(s.row_groups, maximum<int64_t>(1, sums_bytes / row_bytes));
-  plan.chunks = ceil_div(s.row_groups, plan.chunk);
+  s.grouping = index.rows == 4 ? Grouping::block : Grouping::single;
+  const Choice choice =
+      choose_tile(p, density_of(p, nnz, k.count), k.count, index.block_in, 4, 0,
+                  [&](const Shape& x) { return products_loop(x, s.grouping) != nullptr; });
+  if (!choice.shape)
+    return isoflop::portable.weight_gradient(geometry, index, x, dy, dvalues, threads);
+  const Tile& t = choice.tile;
   // One block of the index in a pass, so that the entries keep its order.
-  plan.merge = 1;
-  s.channels = index.block_in;
-  s.passes = source.blocks;
-  plan.packed = s.channels * plan.tile.channel;
-  const Tile& t = plan.tile;
+  const Plan plan = make_plan(p, t, k.count, index.block_in, 1, 1, s);
   s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
   s.distance = reserve<uint16_t>(m.distance, nnz);
-  list(p, plan, source, s, threads);
+  list(p, plan, ByRow(index, nullptr, p.rows, p.channels), s, threads);
 
   const float* panels = pack_inputs(p, t, threads);
   const float* dy_panels = pack_panels(p, t, p.out, 1, 1, p.groups * p.rows, m.output_panels,
                                        threads);
-  const int group_rows = rows_of(grouping);
+  const int group_rows = rows_of(s.grouping);
   const int64_t tile_length = t.vectors() * LANES;
-  const int64_t packed = ceil_div(plan.packed, 1024) * 1024;
-  const int64_t own = packed + plan.chunk * group_rows * tile_length;
+  const int64_t own = plan.packed + plan.chunk * group_rows * tile_length;
   float* buffers = reserve<float>(m.threads, own * threads);
   float* others = reserve<float>(m.gradients, nnz * (threads - 1));
   Spot* all_spots = reserve<Spot>(m.spots, t.packed_vectors() * threads);
-  const Products loop = products_loop(*choice.shape, grouping);
+  const Products loop = products_loop(*choice.shape, s.grouping);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
     float* sums = thread ? others + (thread - 1) * nnz : dvalues;
     if (thread) std::memset(sums, 0, nnz * sizeof(float));
     float* patch = buffers + own * thread;
-    float* gradient = patch + packed;
+    float* gradient = patch + plan.packed;
     Spot* spots = all_spots + thread * t.packed_vectors();
     for (int64_t tile = t.tasks * thread / team; tile < t.tasks * (thread + 1) / team; tile++) {
       const Place at = place(t, tile);
-      int64_t count = 0;
-      if (!panels && !t.flat) count = input_spots(p, t, at, spots);
       Spot outputs[most_vectors];
-      if (!t.flat) output_spots(p, t, at, p.out, outputs);
+      if (!panels && !t.flat) input_spots(p, t, at, spots);
+      if (!dy_panels && !t.flat) output_spots(p, t, at, p.out, outputs);
       for (int64_t task = 0; task < p.groups * plan.chunks; task++) {
         const int64_t group = task / plan.chunks, begin = task % plan.chunks * plan.chunk;
         const int64_t end = minimum(begin + plan.chunk, s.row_groups);
-        const int64_t first_row = group * p.rows + begin * group_rows;
+        const int64_t first = group * p.rows + begin * group_rows;
+        const int64_t rows = (end - begin) * group_rows;
         const float* dy_tile = gradient;
-        if (dy_panels) {
-          dy_tile = dy_panels + (tile * p.groups * p.rows + first_row) * tile_length;
-        } else if (t.flat) {
-          pack_flat_pixels(p, t, at, p.out, first_row, (end - begin) * group_rows, gradient);
-        } else {
-          pack_pixels(p.out, outputs, t.vectors(), first_row, (end - begin) * group_rows, gradient,
-                      tile_length);
-        }
-        for (int64_t pass = 0; pass < s.passes; pass++) {
-          const int64_t first = group * p.channels + pass * s.channels;
-          const float* input = patch;
-          if (panels) {
-            input = panels + (tile * p.groups * p.channels + first) * t.channel;
-          } else if (t.flat) {
-            pack_flat(p, t, at, first, minimum(s.channels, p.channels - pass * s.channels), patch);
-          } else {
-            pack(p, t, spots, count, first, minimum(s.channels, p.channels - pass * s.channels),
-                 s.channels, patch);
-          }
-          loop(s, s.starts_of(group, pass), begin, end, input, t.stride, dy_tile, sums);
-        }
+        if (dy_panels)
+          dy_tile = dy_panels + (tile * p.groups * p.rows + first) * tile_length;
+        else if (t.flat)
+          pack_flat_pixels(p, t, at, p.out, first, rows, gradient);
+        else
+          pack_pixels(p.out, outputs, t.vectors(), first, rows, gradient, tile_length);
+        for (int64_t pass = 0; pass < s.passes; pass++)
+          loop(s, s.starts_of(group, pass), begin, end,
+               packed_input(p, t, s, panels, tile, spots, group, pass, patch), t.stride, dy_tile,
+               sums);
       }
     }
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (int64_t e = 0; e < nnz; e++)
-      for (int64_t k = 1; k < team; k++) dvalues[e] += others[(k - 1) * nnz + e];
+      for (int64_t other = 1; other < team; other++) dvalues[e] += others[(other - 1) * nnz + e];
   }
 }
 

@@ -12,6 +12,9 @@ enum class Grouping { single, pair, block };
 constexpr int rows_of(Grouping g) { return g == Grouping::single ? 1 : g == Grouping::pair ? 2 : 4; }
 constexpr int segments_of(Grouping g) { return g == Grouping::pair ? 4 : 1; }
 
+// The farthest that an entry can be from the start of the packed input, in floats.
+constexpr int64_t most_distance = UINT16_MAX;
+
 struct Stream {
   Grouping grouping;
   int64_t passes;      // over the packed input, for each group

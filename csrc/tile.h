@@ -1,11 +1,4 @@
 // Tiles of the output and the packing of the input they read.
-//
-// The lanes of a vector are images (or rows, for a linear layer). A task is a tile of pixels of the
-// output, for one group of LANES images. The part of the input that it needs is packed, one block of
-// channels after the other, into a buffer that stays in the first level of the cache while the
-// non-zeros of all outputs use it; the sums of all outputs stay in the second level. A stream lists
-// the non-zeros in this order, each with its value and the distance of its first vector from the
-// start of the packed block, so that the inner loop is the same for every geometry.
 #pragma once
 
 #include "kernels.h"
@@ -59,7 +52,7 @@ struct Tile {
   int64_t stride;   // floats between two rows of the packed input
   int64_t unit;     // floats between two pixels of it
   int64_t channel;  // floats of a packed channel
-  int64_t tasks, tiles_h, tiles_w, image_groups;
+  int64_t tasks, tiles_w, image_groups;
 
   int vectors() const { return h * w; }
   int64_t packed_vectors() const { return ceil_div(channel, LANES); }
@@ -94,13 +87,11 @@ inline Tile make_tile(const Problem& p, int h, int w, bool flat) {
     t.tiles_w = ceil_div(p.out_h * t.stride, w * LANES);
     t.tasks = p.n * t.tiles_w;
   } else if (t.pointwise) {
-    t.tiles_h = 1;
     t.tiles_w = ceil_div(p.out_h * p.out_w * t.image_groups, t.vectors());
     t.tasks = t.tiles_w;
   } else {
-    t.tiles_h = ceil_div(p.out_h, h);
     t.tiles_w = ceil_div(p.out_w, w);
-    t.tasks = t.tiles_h * t.tiles_w * t.image_groups;
+    t.tasks = ceil_div(p.out_h, h) * t.tiles_w * t.image_groups;
   }
   return t;
 }
@@ -167,14 +158,12 @@ inline void output_spots(const Problem& p, const Tile& t, const Place& at, const
 
 // --- Packing ----------------------------------------------------------------------------------
 
-// Copies `channels` channels of one vector of pixels to `to`, `stride` floats apart.
+// Copies `channels` channels of one vector of pixels to `to`, `stride` floats apart, where images do not
+// lie next to each other.
 inline void gather(const View& view, const float* from, Spot s, int64_t channels, float* to,
                    int64_t stride) {
   if (s.lanes == 0) {
     for (int64_t c = 0; c < channels; c++) store(to + c * stride, Vec{});
-  } else if (s.lanes == LANES && view.n == 1) {
-    from += s.offset;
-    for (int64_t c = 0; c < channels; c++) store(to + c * stride, load(from + c * view.c));
   } else if (s.lanes == LANES && view.c == 1) {
     from += s.offset;
     int64_t c = 0;
@@ -219,12 +208,9 @@ inline void pack_pixels(const View& view, const Spot* spots, int64_t count, int6
 }
 
 // The vectors of pixels that a task reads, in the order in which they are packed.
-inline int64_t input_spots(const Problem& p, const Tile& t, const Place& at, Spot* spots) {
-  if (t.pointwise) {
-    pointwise_spots(p, t, at, p.in, p.plane[0].step_h, p.plane[0].step_w, spots);
-    return t.vectors();
-  }
-  int64_t count = 0;
+inline void input_spots(const Problem& p, const Tile& t, const Place& at, Spot* spots) {
+  if (t.pointwise)
+    return pointwise_spots(p, t, at, p.in, p.plane[0].step_h, p.plane[0].step_w, spots);
   for (int k = 0; k < p.planes; k++) {
     const Plane& a = p.plane[k];
     for (int64_t i = 0; i < t.h + a.most_h; i++) {
@@ -232,17 +218,17 @@ inline int64_t input_spots(const Problem& p, const Tile& t, const Place& at, Spo
       for (int64_t j = 0; j < t.stride / LANES; j++) {
         int64_t w = (at.j + j) * a.step_w + a.origin_w;
         bool inside = j < t.w + a.most_w && h >= 0 && h < p.in_h && w >= 0 && w < p.in_w;
-        spots[count++] = inside ? spot(p, p.in, h, w, at.images) : Spot{0, 0};
+        *spots++ = inside ? spot(p, p.in, h, w, at.images) : Spot{0, 0};
       }
     }
   }
-  return count;
 }
 
 // Packs `channels` channels of the pixels `spots` from `channel` on. What the next pass will read,
 // `ahead` channels on, is fetched into the second level of the cache.
-inline void pack(const Problem& p, const Tile& t, const Spot* spots, int64_t count, int64_t channel,
+inline void pack(const Problem& p, const Tile& t, const Spot* spots, int64_t channel,
                  int64_t channels, int64_t ahead, float* patch) {
+  const int64_t count = t.packed_vectors();
   pack_pixels(p.in, spots, count, channel, channels, patch, t.channel);
   if (p.in.n != 1) return;
   channel += ahead;

@@ -246,3 +246,20 @@ def test_wrong_arguments():
         kernels.sparse_linear(x, layer.values, layer.index, residual=torch.randn(2, 9))
     with pytest.raises(KernelError, match="tanh"):
         kernels.sparse_linear(x, layer.values, layer.index, activation="tanh")
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_kernels_too_large_to_be_packed(batch):
+    layer = nn.Conv2d(1, 4, 70, padding=1, bias=False)
+    mask = torch.rand_like(layer.weight) < 0.3
+    with torch.no_grad():
+        layer.weight *= mask
+    sparse = SparseConv2d.from_dense(layer, mask)
+    x = torch.randn(batch, 1, 72, 73, requires_grad=True)
+    y, expected = sparse(x), layer(x)
+    dy = torch.randn_like(expected)
+    dx, dv = torch.autograd.grad(y, (x, sparse.values), dy)
+    expected_dx, dw = torch.autograd.grad(expected, (x, layer.weight), dy)
+    torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(dx, expected_dx, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(dv, sparse.gather(dw), rtol=1e-3, atol=1e-4)
