@@ -1,4 +1,4 @@
-"""Masked layers that have a sparse form, and back."""
+"""Masked layers that have a sparse form."""
 
 import torch
 from torch import Tensor, nn
@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from isoflop.errors import KernelError
 from isoflop.flops import trace
 from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
-from isoflop.masks import get_mask, set_mask
-from isoflop.surgery import ExampleInputs, is_flipped, replace_modules
+from isoflop.masks import get_mask
+from isoflop.surgery import ExampleInputs, is_flipped
 from isoflop.transforms.usage import owner_counts, weight_users
 
 BLOCK = 4
@@ -54,17 +54,6 @@ def masked_layers(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, 
         if users.get(f"{path}.weight" if path else "weight") == {path}
         and owners[id(module._parameters["weight"])] == 1
     }
-
-
-def with_masked_layers(model: nn.Module) -> nn.Module:
-    """Replace every sparse layer by the dense one with a mask, and return the root."""
-    new: dict[nn.Module, nn.Module] = {}
-    for module in model.modules():
-        if isinstance(module, SparseLayer):
-            dense, mask = module.to_dense(), module.mask()
-            set_mask(dense, "weight", mask.t() if module.flipped else mask)
-            new[module] = dense
-    return replace_modules(model, new)
 
 
 def _in_blocks(mask: Tensor, groups: int) -> bool:

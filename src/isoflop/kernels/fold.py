@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from isoflop.kernels.candidates import with_masked_layers
+from isoflop.kernels.convert import densify
 from isoflop.kernels.inputs import output_tensors, outputs_agree, real_inputs
 from isoflop.surgery import ExampleInputs, copy_with_tensors, is_flipped, recast, replace_modules
 
@@ -56,7 +56,7 @@ def folded(model: nn.Module, example_inputs: ExampleInputs) -> nn.Module:
         InputError: They are no example inputs.
     """
     copied = copy_with_tensors(model, lambda *args: args[-1].detach().clone())
-    copied = _split_norms(with_masked_layers(copied.eval())).requires_grad_(False)
+    copied = _split_norms(densify(copied.eval())).requires_grad_(False)
     args, kwargs = real_inputs(copied, example_inputs)
     expected = output_tensors(copied, args, kwargs)
     graph = _traced(copied, args, kwargs)
