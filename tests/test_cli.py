@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.commands import fails
 
 import isoflop
 from isoflop.cli import main
@@ -16,17 +17,6 @@ ROOT = Path(__file__).parents[1]
 def run_json(capsys, *args):
     main([*args, "--json"])
     return json.loads(capsys.readouterr().out)
-
-
-def fails(capsys, *args):
-    """Return the message of a command that must fail as the user's mistakes do."""
-    with pytest.raises(SystemExit) as error:
-        main(args)
-    assert error.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 1
-    return err
 
 
 def test_list(capsys):

@@ -1,21 +1,12 @@
 import json
 
 import pytest
+from tests.commands import fails
 
 from isoflop.cli import main
 
 LAYER = ["bench", "matmul", "--inputs", "8", "--outputs", "12", "--batch", "4", "--threads", "1"]
 QUICK = ["--peers", "none", "--skip", "dense_compiled", "--repeats", "2"]
-
-
-def fails(capsys, *args):
-    with pytest.raises(SystemExit) as error:
-        main(args)
-    assert error.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 1
-    return err
 
 
 def test_one_sparsity_is_one_object(capsys, tmp_path):

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from isoflop.errors import FigureError
-from isoflop.report.figure import Figure, Panel
+from isoflop.report.figure import Figure
 from isoflop.report.figures.registry import FIGURES
-from isoflop.report.figures.seeds import BAND, Series, seed_line
+from isoflop.report.figures.seeds import BAND, Series, panels_by_task
 from isoflop.report.runs import Group, Run
 
 _CURVES = {
@@ -19,13 +19,7 @@ _CURVES = {
 @FIGURES.register("curves")
 def training_curves(groups: Sequence[Group]) -> list[Figure]:
     """Loss, accuracy, density and FLOPs by epoch, with confidence bands over seeds."""
-    panels = []
-    for task in dict.fromkeys(group.task for group in groups):
-        own = [group for group in groups if group.task == task]
-        for key, noun in _CURVES.items():
-            lines = [line for group in own if (line := seed_line(group, _series(key)))]
-            if lines:
-                panels.append(Panel(title=task, x_label="Epoch", y_label=noun, marks=lines))
+    panels = panels_by_task(groups, _CURVES, "Epoch", _series)
     if not panels:
         raise FigureError("No run has finished an epoch.")
     caption = f"Means over seeds. {BAND}"

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isoflop.errors import FigureError
 from isoflop.report.figure import Figure, Line, Panel
-from isoflop.report.figures.chosen import note, spread
+from isoflop.report.figures.chosen import Masks, mask_figures
 from isoflop.report.figures.registry import FIGURES
 from isoflop.report.runs import Group
 
@@ -16,32 +15,22 @@ _BINS = 20
 @FIGURES.register("degrees")
 def degree_distributions(groups: Sequence[Group]) -> list[Figure]:
     """How many active weights the inputs and outputs of each layer have, at first and at last."""
-    figures = []
-    for group in groups:
-        masks = group.runs[0].masks
-        if masks:
-            panels = [
-                Panel(
-                    title=name.removesuffix(".weight"),
-                    x_label="Degree ÷ largest possible",
-                    y_label="Share of nodes",
-                    marks=_lines(masks[name]["initial"], masks[name]["present"]),
-                )
-                for name in spread(list(masks))
-            ]
-            figures.append(
-                Figure(
-                    name=f"degrees-{group.index}",
-                    title=f"Degrees: {group.label}",
-                    caption="Inputs are channels at kernel positions. "
-                    f"Seed {group.runs[0].config['seed']}.{note(list(masks))}",
-                    panels=panels,
-                    columns=4,
-                )
-            )
-    if not figures:
-        raise FigureError("No run has a checkpoint with masks.")
-    return figures
+    return mask_figures(
+        groups,
+        _panel,
+        name="degrees",
+        title="Degrees",
+        caption="Inputs are channels at kernel positions.",
+    )
+
+
+def _panel(title: str, masks: Masks) -> Panel:
+    return Panel(
+        title=title,
+        x_label="Degree ÷ largest possible",
+        y_label="Share of nodes",
+        marks=_lines(masks["initial"], masks["present"]),
+    )
 
 
 def _lines(initial: np.ndarray, present: np.ndarray) -> list[Line]:

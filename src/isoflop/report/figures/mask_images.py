@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isoflop.errors import FigureError
 from isoflop.report.figure import Figure, Image, Panel
-from isoflop.report.figures.chosen import note, spread
+from isoflop.report.figures.chosen import Masks, mask_figures
 from isoflop.report.figures.registry import FIGURES
 from isoflop.report.runs import Group
 
@@ -17,34 +16,22 @@ LARGEST_SIDE = 64
 @FIGURES.register("mask-images")
 def mask_images(groups: Sequence[Group]) -> list[Figure]:
     """The masks of the first run of each group, layer by layer, as images of their density."""
-    figures = []
-    for group in groups:
-        masks = group.runs[0].masks
-        if masks:
-            panels = [
-                Panel(
-                    title=name.removesuffix(".weight"),
-                    x_label="×".join(map(str, masks[name]["present"].shape)),
-                    marks=[Image(label="", group=0, values=percentages(masks[name]["present"]))],
-                )
-                for name in spread(list(masks))
-            ]
-            figures.append(
-                Figure(
-                    name=f"mask-images-{group.index}",
-                    title=f"Masks: {group.label}",
-                    caption="Outputs from top to bottom, inputs and kernel positions from left to "
-                    "right; large masks are averaged over blocks. "
-                    f"Seed {group.runs[0].config['seed']}.{note(list(masks))}",
-                    panels=panels,
-                    columns=4,
-                    value_label="Active weights (%)",
-                    ratio=0.8,
-                )
-            )
-    if not figures:
-        raise FigureError("No run has a checkpoint with masks.")
-    return figures
+    return mask_figures(
+        groups,
+        _panel,
+        name="mask-images",
+        title="Masks",
+        caption="Outputs from top to bottom, inputs and kernel positions from left to right; large "
+        "masks are averaged over blocks.",
+        value_label="Active weights (%)",
+        ratio=0.8,
+    )
+
+
+def _panel(title: str, masks: Masks) -> Panel:
+    present = masks["present"]
+    image = Image(label="", group=0, values=percentages(present))
+    return Panel(title=title, x_label="×".join(map(str, present.shape)), marks=[image])
 
 
 def percentages(mask: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Lines of a group: means and confidence bands over its seeds."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.stats
 
-from isoflop.report.figure import Line
+from isoflop.report.figure import Line, Panel
 from isoflop.report.runs import Group, Run
 
 Series = Sequence[tuple[float, float]]
@@ -17,6 +17,30 @@ LEAST_SEEDS = 3
 BAND = (
     f"Bands: {100 * CONFIDENCE:g} % confidence of the mean (Student's t) from {LEAST_SEEDS} seeds."
 )
+
+
+def panels_by_task(
+    groups: Sequence[Group],
+    nouns: Mapping[str, str],
+    x_label: str,
+    series: Callable[[str], Callable[[Run], Series]],
+) -> list[Panel]:
+    """Return, for each task, a panel of each noun that some run has a series for.
+
+    Args:
+        groups: The groups; each is a line.
+        nouns: What the y axes show, by key.
+        x_label: What the x axes show.
+        series: Maps a key to what `seed_line` takes.
+    """
+    panels = []
+    for task in dict.fromkeys(group.task for group in groups):
+        own = [group for group in groups if group.task == task]
+        for key, noun in nouns.items():
+            lines = [line for group in own if (line := seed_line(group, series(key)))]
+            if lines:
+                panels.append(Panel(title=task, x_label=x_label, y_label=noun, marks=lines))
+    return panels
 
 
 def seed_line(group: Group, series: Callable[[Run], Series], **options: Any) -> Line | None:
