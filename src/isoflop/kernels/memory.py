@@ -9,8 +9,8 @@ def keep_memory() -> bool:
     """Let this process keep the memory that it has freed, for its next tensors.
 
     By default the C library gives the memory of every large tensor back to the system, which clears
-    and maps new pages for the next: for the wide activations of Sparse Wide models that takes a
-    fifth of the time, and for dense models a tenth. Call it before the first tensors are made.
+    and maps new pages for the next; the wide activations of Sparse Wide models pay more for that
+    than those of the dense model. Call it before the first tensors are made.
 
     Returns:
         Whether the C library can do so; only glibc can.
