@@ -39,3 +39,18 @@ def test_runs_that_give_none(tmp_path, tiny_recipe):
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(RunDirectoryError, match="no run of this version"):
         load_run(tmp_path / "run")
+
+
+def test_a_compressed_run_gives_its_model(tiny_recipe, tmp_path):
+    run = tmp_path / "run"
+    options: dict[str, Any] = {"transform": isoflop.SparseWide(0.5), "storage": "compressed"}
+    train(tiny_recipe, run, method="rigl", quiet=True, **options)
+    model, plan, source = load_run(run)
+    assert plan is not None
+    nnz = {name: int(mask.sum()) for name, module, _, mask in named_masks(model)}
+    assert sorted(nnz.values()) == sorted(layer.nnz for layer in plan.sparse_layers)
+    isoflop.save(model, tmp_path / "m", plan=plan, source=source)
+    loaded, _ = isoflop.load(tmp_path / "m")
+    x = source.example_inputs(batch=2)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(x), model.eval()(x), rtol=1e-4, atol=1e-5)

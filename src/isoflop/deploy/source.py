@@ -5,18 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from isoflop.errors import IsoflopError, ModelFileError, RunDirectoryError
+from isoflop.errors import ModelFileError
 from isoflop.files import read_json
-from isoflop.kernels.candidates import sparse_layer
-from isoflop.masks import SUFFIX
 from isoflop.models.specs import build_model, default_example_shape, example_inputs
 from isoflop.plan import Plan
-from isoflop.surgery import replace_modules
-from isoflop.training.checkpoint import load_checkpoint
-from isoflop.training.rundir import RunDirectory
 from isoflop.transforms import TRANSFORMS, transform
 
 LIBRARIES = ("timm", "torchvision", "isoflop", "hf")
@@ -98,55 +92,29 @@ class ModelSource:
 def load_run(path: str | Path) -> tuple[nn.Module, Plan | None, ModelSource]:
     """Return the model that a run has trained so far, its plan, and how it was built.
 
+    Sparse layers of a run with compressed storage come back as dense ones with masks.
+
     Args:
         path: A run directory, which `isoflop train` wrote.
 
     Raises:
         RunDirectoryError: There is no run, or it has no checkpoint yet, or a damaged one.
     """
+    # Only runs need the code for training, which takes long to import.
+    from isoflop.training.restore import restore
+    from isoflop.training.rundir import RunDirectory
+
     run = RunDirectory(path)
     config = read_json(run.config_path)
-    state = load_checkpoint(run.path)
-    if state is None:
-        raise RunDirectoryError(f"{path} has no checkpoint yet. Train for at least an epoch.")
-    plan = Plan.load(run.plan_path) if run.plan_path.exists() else None
-    try:
-        recipe = config["recipe"]
-        shape = tuple(recipe["input_shape"])
-        source = ModelSource(
-            spec=recipe["model"],
-            num_classes=recipe["num_classes"],
-            in_channels=None if shape[0] == 3 else shape[0],
-            base_width=recipe["base_width"],
-            input_shape=shape,
-        )
-        weights = state["model"]
-        transformed = config["transform"] is not None
-    except (KeyError, TypeError, IndexError) as error:
-        raise RunDirectoryError(f"{path} is no run of this version: {error!r}.") from error
-    model = source.build(plan if transformed else None)
-    model = _with_storage_of(weights, model)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise RunDirectoryError(f"The checkpoint in {path} is of another model: {error}") from error
-    return model, plan if transformed else None, source
-
-
-def _with_storage_of(state: dict[str, Any], model: nn.Module) -> nn.Module:
-    """Give `model` the masks and the compressed layers that a state dict has."""
-    modules = dict(model.named_modules())
-    new: dict[nn.Module, nn.Module] = {}
-    for name, tensor in state.items():
-        path, _, attribute = name.rpartition(".")
-        module = modules.get(path)
-        if module is None:
-            continue
-        if attribute.endswith(SUFFIX) and attribute.removesuffix(SUFFIX) in module._parameters:
-            module.register_buffer(attribute, torch.empty_like(tensor))
-        elif attribute == "tiling":
-            sparse = sparse_layer(module, torch.zeros_like(module.get_parameter("weight")).bool())
-            if sparse is None:
-                raise IsoflopError(f"{path!r} cannot be compressed, but the checkpoint has it so.")
-            new[module] = sparse
-    return replace_modules(model, new)
+    model = restore(run.path).model
+    recipe = config["recipe"]
+    shape = tuple(recipe["input_shape"])
+    source = ModelSource(
+        spec=recipe["model"],
+        num_classes=recipe["num_classes"],
+        in_channels=None if shape[0] == 3 else shape[0],
+        base_width=recipe["base_width"],
+        input_shape=shape,
+    )
+    planned = config["transform"] is not None and run.plan_path.exists()
+    return model, Plan.load(run.plan_path) if planned else None, source

@@ -158,7 +158,7 @@ def _activation(graph: fx.GraphModule, node: fx.Node) -> str | None:
 
 
 def _make_modules_of_pools(graph: fx.GraphModule) -> None:
-    """Make pooling modules of pooling functions, for `keep_layout` to find."""
+    """Make pooling modules of pooling functions, for `layout_modules` to find."""
     for number, node in enumerate(list(graph.graph.nodes)):
         kind = _POOLS.get(node.target)  # pyright: ignore[reportArgumentType]
         options = (*node.args[1:], *node.kwargs.values())

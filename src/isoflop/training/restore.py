@@ -64,7 +64,7 @@ def restore(path: str | Path) -> Restored:
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise RunDirectoryError(
             f"The checkpoint in {run.path} does not fit the model of its config.json: {error}. Was "
-            "one of them changed, or written by another version?"
+            "one of them changed, or is it no run of this version?"
         ) from error
 
 
