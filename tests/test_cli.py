@@ -22,7 +22,7 @@ def run_json(capsys, *args):
 def test_list(capsys):
     tables = run_json(capsys, "list")
     assert list(tables) == [
-        "transforms", "methods", "patterns", "allocations", "schedules", "recipes", "models"
+        "transforms", "methods", "patterns", "allocations", "schedules", "recipes", "models", "tables"
     ]  # fmt: skip
     assert {"wide", "parallel", "factorized", "doped", "low_rank"} <= tables["transforms"].keys()
     assert {"static", "dense", "set", "rigl"} <= tables["methods"].keys()

@@ -1,4 +1,4 @@
-"""The command line: `isoflop bench | export | list | profile | report | spectra | train | zoo`.
+"""The command line: `isoflop bench | export | list | profile | report | reproduce | …`.
 
 Everything heavy is imported by the command that needs it, so that `isoflop --help` is fast.
 """
@@ -19,11 +19,12 @@ except ModuleNotFoundError:
     sys.exit("The command line needs tyro, which is not installed: pip install 'isoflop[train]'")
 
 from isoflop.bench.command import Bench
+from isoflop.reproduce.command import Reproduce
 
 
 @dataclass(kw_only=True)
 class List:
-    """List transforms, methods, patterns, allocations, schedules, recipes and models."""
+    """List transforms, methods, patterns, allocations, schedules, recipes, models and tables."""
 
     json: bool = False
     """Print JSON."""
@@ -397,6 +398,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Spectra, tyro.conf.subcommand("spectra")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]
     | Annotated[Export, tyro.conf.subcommand("export")]
 )
@@ -424,7 +426,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print(
-            "Interrupted. Continue a training run with --resume, a survey by the same command.",
+            "Interrupted. Continue a training run with --resume, others by the same command.",
             file=sys.stderr,
         )
         sys.exit(130)
@@ -433,6 +435,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def _registries() -> dict[str, Any]:
     import isoflop.methods  # noqa: F401  (registers the methods)
     from isoflop.models import MODELS
+    from isoflop.reproduce import TABLES
     from isoflop.sparsity.allocation import ALLOCATIONS
     from isoflop.sparsity.method import METHODS
     from isoflop.sparsity.patterns import PATTERNS
@@ -448,6 +451,7 @@ def _registries() -> dict[str, Any]:
         "schedules": SCHEDULES,
         "recipes": RECIPES,
         "models": MODELS,
+        "tables": TABLES,
     }
 
 

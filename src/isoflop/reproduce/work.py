@@ -1,0 +1,194 @@
+"""What has to be done for a table: units of work, each in a process of its own."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from isoflop.errors import IsoflopError, RunDirectoryError
+from isoflop.files import write_text
+from isoflop.report.figures.speed import read_bench
+from isoflop.training import RunDirectory, train
+from isoflop.training.setup import Job
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Work(ABC):
+    """A unit of work, which can be sent to other processes."""
+
+    alone: ClassVar[bool] = False
+    """Whether nothing else may run meanwhile."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Where the result is, seen from the folder; two units of one name are the same."""
+
+    @property
+    def needs(self) -> "tuple[Work, ...]":
+        """What must be done before."""
+        return ()
+
+    @abstractmethod
+    def result(self, folder: Path) -> Any:
+        """Return the result, or None if there is none yet."""
+
+    @abstractmethod
+    def run(self, folder: Path) -> None:
+        """Do the work, or what is left of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunWork(Work):
+    """A training run.
+
+    Attributes:
+        job: What to train.
+        backbone: The run whose model is transferred.
+    """
+
+    job: Job
+    backbone: "RunWork | None" = None
+
+    @property
+    def name(self) -> str:
+        """Path of the run directory, which follows from the options but seed and data."""
+        config = self.job.config()
+        seed = config.pop("seed")
+        del config["data"]
+        if self.backbone is not None:
+            config["backbone"] = self.backbone.name
+        parts = [config["recipe"]["name"]]
+        if config["transform"] is not None:
+            parts.append(config["transform"])
+        if config["sparsity"]:
+            parts.append(f"{config['sparsity']:g}")
+        parts.append(config["method"])
+        if config["pattern"] != "unstructured":
+            parts.append(config["pattern"].replace(":", "of"))
+        return f"runs/{'-'.join(parts)}-{_digest(config)}/seed{seed}"
+
+    @property
+    def needs(self) -> tuple[Work, ...]:
+        """The backbone."""
+        return () if self.backbone is None else (self.backbone,)
+
+    def result(self, folder: Path) -> dict[str, Any] | None:
+        """Return the summary of the run, if it is complete."""
+        return RunDirectory(folder / self.name).summary()
+
+    def run(self, folder: Path) -> None:
+        """Train, from where an earlier attempt was interrupted."""
+        job = self.job
+        path = folder / self.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = {}
+        if self.backbone is not None:
+            options["backbone"] = folder / self.backbone.name
+        train(
+            job.recipe,
+            path,
+            transform=job.transform,
+            method=job.method,
+            sparsity=job.sparsity,
+            allocation=job.allocation,
+            pattern=job.pattern,
+            storage=job.storage,
+            scope=job.scope,
+            seed=job.seed,
+            data=job.data,
+            spectra=job.spectra,
+            resume=True,
+            quiet=True,
+            **options,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingWork(Work):
+    """A call of `isoflop bench`.
+
+    Attributes:
+        arguments: Its arguments, without sparsities.
+        sparsities: The sparsities.
+    """
+
+    arguments: tuple[str, ...]
+    sparsities: tuple[float, ...]
+
+    alone: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """Path of the file of the results."""
+        return f"bench/{self.arguments[0]}-{_digest([self.arguments, self.sparsities])}.json"
+
+    def result(self, folder: Path) -> list[dict[str, Any]] | None:
+        """Return the results of all sparsities, if they were measured."""
+        path = folder / self.name
+        return read_bench(path) if path.exists() else None
+
+    def run(self, folder: Path) -> None:
+        """Run the command; its file is there once all is measured."""
+        path = folder / self.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".partial")
+        command = [sys.executable, "-m", "isoflop.cli", "bench", *self.arguments]
+        command += ["--sparsity", *map(str, self.sparsities), "--out", str(aside)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            lines = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
+            raise IsoflopError(f"isoflop bench failed: {lines[-1]}")
+        os.replace(aside, path)
+
+
+def execute(work: Work, folder: Path) -> str | None:
+    """Do a unit of work and return why it failed, or None.
+
+    The traceback of an error that is no mistake of the user is written to a file beside the result.
+    """
+    try:
+        work.run(folder)
+    except Exception as error:
+        if any(isinstance(e, OSError) and e.errno in _FULL for e in _causes(error)):
+            return (
+                "The disk is full. Free some space and give the same command again: the work goes "
+                "on from where it was saved last."
+            )
+        if isinstance(error, IsoflopError):
+            return str(error)
+        path = folder / f"{work.name}.error"
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, traceback.format_exc())
+        return f"{type(error).__name__}: {error} (traceback in {path})"
+    return None
+
+
+def is_done(work: Work, folder: Path) -> bool:
+    """Return whether a unit of work has its result; a damaged one counts as none."""
+    try:
+        return work.result(folder) is not None
+    except RunDirectoryError:
+        return False
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _digest(data: Any) -> str:
+    text = json.dumps(data, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
