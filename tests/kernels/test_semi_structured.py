@@ -68,7 +68,7 @@ def layer(
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(small_integers(*parameter.shape))
-    mask = pattern.random((outputs, inputs), pattern.count((outputs, inputs)))
+    mask = pattern.random((outputs, inputs), pattern.count((outputs, inputs), 0))
     set_mask(made, "weight", mask.t().contiguous() if flipped else mask)
     return made
 
@@ -77,7 +77,7 @@ def layer(
 @pytest.mark.parametrize("shape", [(32, 64), (96, 128), (64, 192)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_packing_there_and_back_is_exact(pattern, shape, dtype):
-    weight = torch.randn(shape).to(dtype) * pattern.random(shape, pattern.count(shape))
+    weight = torch.randn(shape).to(dtype) * pattern.random(shape, pattern.count(shape, 0))
     weight[weight > 2] = 0  # active weights may be zero
     matrices = [weight]
     if pattern is BOTH_WAYS and shape[0] % 64 == 0:
@@ -147,8 +147,6 @@ def test_packed_layers_compute_the_same(flipped, pattern):
     for x in (small_integers(3, 5, 64), small_integers(64), small_integers(64, 2).t()):
         assert torch.equal(packed(x), dense(x))
     assert not any(p.requires_grad for p in packed.parameters())
-    copied = copy.deepcopy(packed)
-    assert torch.equal(copied(x), dense(x))
     assert "in_features=64, out_features=128, bias=True" in str(packed)
 
 

@@ -93,7 +93,8 @@ def why_not(layer: nn.Module, kind: Packing, *, training: bool) -> str | None:
 class SemiStructuredLinear(nn.Module):
     """A linear layer for inference whose weight is packed.
 
-    Save the model before its layers become such ones: a packed weight is for one kind of GPU.
+    Save or copy the model before its layers become such ones: a packed weight is for one kind of
+    GPU, and not every version of PyTorch can copy it.
 
     Attributes:
         weight: (out, in), packed.
