@@ -25,11 +25,15 @@ class Registry(Generic[T]):
         """Decorator that registers a class or function under `name`."""
 
         def add(entry: U) -> U:
-            assert name not in self._entries, f"{self.noun} {name!r} is registered twice"
-            self._entries[name] = entry  # pyright: ignore[reportArgumentType]
+            self.add(name, entry)  # pyright: ignore[reportArgumentType]
             return entry
 
         return add
+
+    def add(self, name: str, entry: T) -> None:
+        """Register an entry that is no class or function."""
+        assert name not in self._entries, f"{self.noun} {name!r} is registered twice"
+        self._entries[name] = entry
 
     def get(self, name: str) -> T:
         """Return the entry called `name`.

@@ -4,6 +4,7 @@ import sys
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from isoflop.training.metrics import ACCURACY
 from isoflop.training.rundir import RunDirectory
 from isoflop.training.tracking import Display, Tracker
 
@@ -49,7 +50,7 @@ def test_masks_and_spectra_are_live_too(tmp_path):
 
 
 def test_display_prints_lines_where_there_is_no_terminal(capsys):
-    display = Display(2, 100, 0, quiet=False)
+    display = Display(2, 100, 0, ACCURACY, quiet=False)
     with display.shown():
         display.advance(10)
         display.epoch(METRICS)
@@ -68,7 +69,7 @@ def test_display_shows_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    display = Display(2, 100, 0, quiet=False)
+    display = Display(2, 100, 0, ACCURACY, quiet=False)
     with display.shown():
         for _ in range(5):
             display.advance(10)
@@ -76,7 +77,7 @@ def test_display_shows_a_bar_on_a_terminal(monkeypatch):
     assert "50%" in terminal.getvalue()
     assert "accuracy 91.50 %" in terminal.getvalue()
     terminal.truncate(0)
-    quiet = Display(2, 100, 0, quiet=True)
+    quiet = Display(2, 100, 0, ACCURACY, quiet=True)
     with quiet.shown():
         quiet.advance(10)
         quiet.epoch(METRICS)

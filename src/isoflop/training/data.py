@@ -5,18 +5,22 @@ resumed run sees exactly what an uninterrupted one would have seen.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isoflop.errors import DataError
 from isoflop.models.extras import require
 from isoflop.registry import Registry
 from isoflop.training import idx
+from isoflop.training.recipes import steps_per_epoch
+
+TEST_BATCH = 512
 
 DIGITS_TEST_SIZE = 450
 DIGITS_SPLIT_SEED = 0
@@ -61,6 +65,11 @@ class ImageData:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(self.train_images.shape[1:])
+
+    @property
+    def samples(self) -> int:
+        """Number of training images."""
+        return len(self.train_labels)
 
     def to(self, device: torch.device) -> "ImageData":
         """Return the data set with its images and labels on `device`."""
@@ -127,10 +136,24 @@ class ImageData:
             part = slice(start, start + batch_size)
             yield self.normalize(images[part]), labels[part]
 
+    def evaluate(self, model: nn.Module, accelerator: Any) -> dict[str, float]:
+        """Return the `accuracy` on the test set in percent."""
+        correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
+        model.eval()
+        batches = self.test_batches(
+            TEST_BATCH, rank=accelerator.process_index, world_size=accelerator.num_processes
+        )
+        with torch.no_grad():
+            for images, labels in batches:
+                correct += (model(images).argmax(1) == labels).sum()
+        return {"accuracy": 100.0 * int(accelerator.reduce(correct)) / len(self.test_labels)}
 
-def steps_per_epoch(samples: int, batch_size: int, drop_last: bool) -> int:
-    """Return the number of batches of an epoch."""
-    return samples // batch_size if drop_last else -(-samples // batch_size)
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the number of the epoch tells all."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing; see `state_dict`."""
 
 
 def random_crop(images: Tensor, pad: int, shifts: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import platform
 import time
@@ -12,10 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from isoflop.errors import DataError, IsoflopError
+from isoflop.errors import IsoflopError
 from isoflop.files import write_json
 from isoflop.models.extras import require
 from isoflop.sparsity.method import Method
@@ -26,16 +26,14 @@ from isoflop.training.checkpoint import (
     set_random_state,
 )
 from isoflop.training.configs import build_method
-from isoflop.training.data import ImageData, load_dataset, steps_per_epoch
 from isoflop.training.interval import Interval
 from isoflop.training.observer import Observer
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
 from isoflop.training.setup import Job, Setup, build, count_weights
+from isoflop.training.tasks import TASKS, TaskData
 from isoflop.training.tracking import Display, Tracker
 from isoflop.transforms import Transform
-
-TEST_BATCH = 512
 
 
 @dataclass(kw_only=True)
@@ -45,8 +43,8 @@ class Progress:
     Attributes:
         epoch: Epochs completed.
         step: Optimizer steps taken.
-        accuracy: Test accuracy after the latest epoch, in percent.
-        best_accuracy: The best test accuracy after any epoch.
+        measures: The task's measures on the test data after the latest epoch.
+        best: The best value after any epoch of the measure that heads the task's results.
         training_flops: FLOPs of all forward and backward passes.
         seconds: Time spent, evaluation included but spectra not, over all processes that resumed one
             another.
@@ -54,8 +52,8 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
-    accuracy: float = 0.0
-    best_accuracy: float = 0.0
+    measures: dict[str, float] = dataclasses.field(default_factory=dict)
+    best: float | None = None
     training_flops: int = 0
     seconds: float = 0.0
 
@@ -115,7 +113,7 @@ def train(
         RunDirectoryError: `out` is in use, holds a run already, or a run with other options.
         DataError: The data are missing or damaged.
     """
-    accelerator = require("accelerate", "train").Accelerator()
+    accelerator = require("accelerate", "train").Accelerator(mixed_precision=recipe.mixed_precision)
     require("tensorboard", "train")
     job = Job(
         recipe=recipe,
@@ -140,8 +138,13 @@ def train(
     if resume and (summary := run.summary()) is not None:
         return summary
 
-    dataset = _load(recipe, data)
-    steps = steps_per_epoch(len(dataset.train_labels), recipe.batch_size, recipe.drop_last)
+    dataset = TASKS.get(recipe.task).load(recipe, data)
+    if dataset.samples is not None and dataset.samples < recipe.batch_size:
+        raise IsoflopError(
+            f"batch_size {recipe.batch_size} exceeds the {dataset.samples} training samples. Choose a "
+            "smaller one."
+        )
+    steps = recipe.steps_per_epoch(dataset.samples)
     calibration = dataset.train_batches(
         recipe.batch_size,
         seed=seed,
@@ -170,26 +173,10 @@ def _reproducible() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = before
 
 
-def _load(recipe: Recipe, folder: str | Path | None) -> ImageData:
-    dataset = load_dataset(recipe.dataset, folder)
-    if dataset.input_shape != recipe.input_shape or dataset.num_classes != recipe.num_classes:
-        raise DataError(
-            f"The recipe expects samples of shape {recipe.input_shape} and {recipe.num_classes} "
-            f"classes; the data have {dataset.input_shape} and {dataset.num_classes}."
-        )
-    samples = len(dataset.train_labels)
-    if samples < recipe.batch_size:
-        raise IsoflopError(
-            f"batch_size {recipe.batch_size} exceeds the {samples} training samples. Choose a "
-            "smaller one."
-        )
-    return dataset
-
-
 def _run(
     job: Job,
     setup: Setup,
-    dataset: ImageData,
+    dataset: TaskData,
     run: RunDirectory,
     accelerator: Any,
     last_epoch: int,
@@ -197,8 +184,8 @@ def _run(
     quiet: bool,
 ) -> dict[str, Any]:
     recipe, sparsifier = job.recipe, setup.sparsifier
-    samples = len(dataset.train_labels)
-    steps = steps_per_epoch(samples, recipe.batch_size, recipe.drop_last)
+    metric = TASKS.get(recipe.task).metric
+    steps = recipe.steps_per_epoch(dataset.samples)
     interval = None if job.spectra is None else Interval.parse(job.spectra)
     observer = Observer(setup.model, sparsifier, interval, steps)
     progress = Progress()
@@ -209,6 +196,7 @@ def _run(
         setup.optimizer.load_state_dict(state["optimizer"])
         sparsifier.load_state_dict(state["sparsifier"])
         observer.load_state_dict(state["observer"])
+        dataset.load_state_dict(state["data"])
         set_random_state(state["random"])
         progress = Progress(**state["progress"])
     model, optimizer = accelerator.prepare(setup.model, setup.optimizer)
@@ -219,9 +207,9 @@ def _run(
     main = accelerator.is_main_process
     if main:
         run.cut(progress.step if state is not None else -1)
-    seen = min(steps * recipe.batch_size, samples)
+    seen = min(steps * recipe.batch_size, dataset.samples or steps * recipe.batch_size)
     display = Display(
-        recipe.epochs, seen * recipe.epochs, seen * progress.epoch, quiet=quiet or not main
+        recipe.epochs, seen * recipe.epochs, seen * progress.epoch, metric, quiet=quiet or not main
     )
     tracker = Tracker(run, progress.step) if main else contextlib.nullcontext()
     with tracker as log, display.shown():
@@ -246,8 +234,9 @@ def _run(
                 display,
                 after_step,
             )
-            progress.accuracy = _test(model, dataset, accelerator)
-            progress.best_accuracy = max(progress.best_accuracy, progress.accuracy)
+            progress.measures = dataset.evaluate(model, accelerator)
+            value = progress.measures[metric.name]
+            progress.best = value if progress.best is None else metric.better(progress.best, value)
             progress.epoch += 1
             apart = observer.spectra_seconds - apart
             progress.seconds += time.perf_counter() - start - apart
@@ -256,7 +245,7 @@ def _run(
                 "step": progress.step,
                 "lr": optimizer.param_groups[0]["lr"],
                 "train_loss": loss,
-                "test_accuracy": progress.accuracy,
+                **{f"test_{name}": value for name, value in progress.measures.items()},
                 "density": sparsifier.density(),
                 "seconds": progress.seconds,
                 "training_flops": progress.training_flops,
@@ -272,6 +261,7 @@ def _run(
                     "optimizer": setup.optimizer.state_dict(),
                     "sparsifier": sparsifier.state_dict(),
                     "observer": observer.state_dict(),
+                    "data": dataset.state_dict(),
                     "scaler": None if scaler is None else scaler.state_dict(),
                     "random": random_state(),
                     "progress": dataclasses.asdict(progress),
@@ -293,7 +283,7 @@ def _train_epoch(
     model: nn.Module,
     optimizer: Any,
     accelerator: Any,
-    dataset: ImageData,
+    dataset: TaskData,
     progress: Progress,
     display: Display,
     after_step: Callable[[], None],
@@ -301,7 +291,8 @@ def _train_epoch(
     """Train for one epoch and return the mean loss."""
     recipe, sparsifier = job.recipe, setup.sparsifier
     processes = accelerator.num_processes
-    steps = steps_per_epoch(len(dataset.train_labels), recipe.batch_size, recipe.drop_last)
+    steps = recipe.steps_per_epoch(dataset.samples)
+    task = TASKS.get(recipe.task)
     total = torch.zeros(2, device=accelerator.device)
     model.train()
     batches = dataset.train_batches(
@@ -312,20 +303,22 @@ def _train_epoch(
         rank=accelerator.process_index,
         world_size=processes,
     )
-    for images, labels in batches:
+    for inputs, targets in itertools.islice(batches, steps):
         rate = recipe.learning_rate(progress.step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         flops = 2 * sparsifier.step_macs()
-        loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
+        loss = task.loss(recipe, model(inputs), targets)
         accelerator.backward(loss)
+        if recipe.clip_norm is not None:
+            accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
 
-        count = len(labels) * processes
+        count = len(targets) * processes
         progress.step += 1
         progress.training_flops += flops * count
-        total += torch.stack([loss.detach() * len(labels), loss.new_tensor(len(labels))])
+        total += torch.stack([loss.detach() * len(targets), loss.new_tensor(len(targets))])
         display.advance(count)
         after_step()
     total = accelerator.reduce(total)
@@ -338,31 +331,20 @@ def _train_epoch(
     return mean
 
 
-def _test(model: nn.Module, dataset: ImageData, accelerator: Any) -> float:
-    """Return the accuracy on the test set in percent."""
-    correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
-    model.eval()
-    batches = dataset.test_batches(
-        TEST_BATCH, rank=accelerator.process_index, world_size=accelerator.num_processes
-    )
-    with torch.no_grad():
-        for images, labels in batches:
-            correct += (model(images).argmax(1) == labels).sum()
-    return 100.0 * int(accelerator.reduce(correct)) / len(dataset.test_labels)
-
-
 def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> dict[str, Any]:
     config = job.config()
     nnz, numel = count_weights(setup)
     sparsifier = setup.sparsifier
     macs, unmasked_macs = sparsifier.forward_macs()
+    metric = TASKS.get(job.recipe.task).metric.name
     return {
         **{key: config[key] for key in _OPTIONS},
         "recipe": job.recipe.name,
         "epochs": progress.epoch,
         "steps": progress.step,
-        "accuracy": progress.accuracy,
-        "best_accuracy": progress.best_accuracy,
+        "metric": metric,
+        **progress.measures,
+        f"best_{metric}": progress.best,
         "macs": macs,
         "dense_macs": setup.dense_macs,
         "unmasked_macs": unmasked_macs,

@@ -9,6 +9,18 @@ from typing import Literal
 from isoflop.errors import IsoflopError
 from isoflop.registry import Registry
 
+_NOT_NEGATIVE = (
+    "momentum", "weight_decay", "warmup_epochs", "warmup_steps", "warmup_tokens", "warmup_lr",
+    "final_lr", "label_smoothing",
+)  # fmt: skip
+
+_CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("multistep", "cosine", "poly"),
+    "schedule_by": ("epoch", "step"),
+    "mixed_precision": (None, "no", "fp16", "bf16"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -19,40 +31,69 @@ class Recipe:
 
     name: str
     """Name of the recipe."""
+    task: str = "classification"
+    """Registered name of what the model is trained for."""
     dataset: str
     """Registered name of the data set."""
     model: str
     """Model specification, such as `isoflop:resnet18_cifar`."""
     num_classes: int
-    """Outputs of the classifier."""
+    """Outputs of the classifier; of a language model, the size of the vocabulary."""
     input_shape: tuple[int, ...]
-    """Shape of one sample."""
+    """Shape of one sample; of a language model, the length of its context."""
     base_width: int | None = None
     """Channels of the model's first stage; none for the model's own."""
     epochs: int = 200
-    """Passes over the training set (paper, C.1)."""
+    """Passes over the training set (paper, C.1). Where `steps` or `tokens` say how long to train: the
+    equal parts of the training, after each of which the model is evaluated."""
+    steps: int | None = None
+    """Optimizer steps of the whole training, in place of passes over the training set."""
+    tokens: int | None = None
+    """Tokens of the whole training, in place of passes over the training set."""
     batch_size: int = 128
     """Samples of a step over all processes (paper, C.1)."""
     drop_last: bool = False
     """Leave out a last batch that is smaller."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """The optimizer (paper, C.1)."""
     lr: float = 0.1
     """Initial learning rate (paper, C.1)."""
     momentum: float = 0.9
     """Momentum of SGD (paper, C.1)."""
     nesterov: bool = True
     """Nesterov's form of the momentum (paper, C.1)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of AdamW's moments."""
+    eps: float = 1e-8
+    """AdamW's term against division by zero."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together; larger ones are scaled down."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """Type of the arithmetic; none for what Accelerate is configured for, which is 32 bits."""
     weight_decay: float = 5e-4
     """Weight decay (paper, C.1)."""
     decay_norm_and_bias: bool = False
     """Whether biases and norm parameters decay too; not so in the paper (C.1)."""
-    schedule: Literal["multistep", "cosine"] = "multistep"
-    """Course of the learning rate, by epoch."""
+    schedule: Literal["multistep", "cosine", "poly"] = "multistep"
+    """Course of the learning rate."""
+    schedule_by: Literal["epoch", "step"] = "epoch"
+    """Whether the rate changes after epochs or after every step."""
     milestones: tuple[int, ...] = (60, 120, 160)
     """Epochs at which the multistep schedule multiplies the rate by `gamma` (paper, C.1)."""
     gamma: float = 0.2
     """Factor of the multistep schedule: a division by 5 (paper, C.1)."""
+    power: float = 0.9
+    """Exponent of the poly schedule, of the part that is left of the training."""
+    final_lr: float = 0.0
+    """Where the cosine and the poly schedule end."""
     warmup_epochs: int = 0
     """Epochs over which the rate rises linearly, step by step; none in the paper's CIFAR runs."""
+    warmup_steps: int = 0
+    """Steps of the linear rise, beside those of `warmup_epochs`."""
+    warmup_tokens: int = 0
+    """Tokens of the linear rise, beside those of the others."""
+    warmup_lr: float = 0.0
+    """Where the linear rise begins."""
     label_smoothing: float = 0.0
     """Label smoothing of the loss; the paper has it for ImageNet only (0.1)."""
     alpha: float = 0.3
@@ -68,17 +109,24 @@ class Recipe:
         for field in positive:
             if getattr(self, field) < 1:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
-        if self.base_width is not None and self.base_width < 1:
-            raise IsoflopError(f"base_width must be at least 1, not {self.base_width}.")
+        for field in ("base_width", "steps", "tokens"):
+            if getattr(self, field) is not None and getattr(self, field) < 1:
+                raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
+        if self.steps is not None and self.tokens is not None:
+            raise IsoflopError("A recipe trains for a number of steps or of tokens, not both.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise IsoflopError(f"lr must be positive, not {self.lr}.")
-        for field in ("momentum", "weight_decay", "warmup_epochs", "label_smoothing"):
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise IsoflopError(f"clip_norm must be positive, not {self.clip_norm}.")
+        for field in _NOT_NEGATIVE:
             if not getattr(self, field) >= 0:
                 raise IsoflopError(f"{field} must not be negative, not {getattr(self, field)}.")
         if not 0 < self.alpha <= 1 or not 0 <= self.end_fraction <= 1:
             raise IsoflopError("alpha must be in (0, 1] and end_fraction in [0, 1].")
-        if self.schedule not in ("multistep", "cosine"):
-            raise IsoflopError(f"Unknown schedule {self.schedule!r}. Known: multistep, cosine.")
+        for field, known in _CHOICES.items():
+            if getattr(self, field) not in known:
+                names = ", ".join(str(name) for name in known)
+                raise IsoflopError(f"Unknown {field} {getattr(self, field)!r}. Known: {names}.")
 
     def replace(self, **changes: object) -> "Recipe":
         """Return the recipe with some values changed; those that are None stay.
@@ -92,16 +140,53 @@ class Recipe:
             changes["milestones"] = tuple(scaled)
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
+    def steps_per_epoch(self, samples: int | None) -> int:
+        """Return the optimizer steps of an epoch.
+
+        Args:
+            samples: Number of training samples; None for a stream, which needs `steps` or `tokens`.
+        """
+        total = self.steps
+        if self.tokens is not None:
+            total = self.tokens / self._tokens_per_step
+        if total is not None:
+            return max(1, round(total / self.epochs))
+        if samples is None:
+            raise IsoflopError(
+                f"The data of the recipe {self.name!r} have no end. Say how long to train by `tokens` "
+                "or `steps`."
+            )
+        return steps_per_epoch(samples, self.batch_size, self.drop_last)
+
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, the first being 0."""
-        epoch = step // steps_per_epoch
-        warmup_steps = self.warmup_epochs * steps_per_epoch
+        warmup_steps = self.warmup_epochs * steps_per_epoch + self.warmup_steps
+        if self.warmup_tokens:
+            warmup_steps += round(self.warmup_tokens / self._tokens_per_step)
         if step < warmup_steps:
-            return self.lr * (step + 1) / warmup_steps
+            return self.warmup_lr + (self.lr - self.warmup_lr) * (step + 1) / warmup_steps
+        epoch = step // steps_per_epoch
         if self.schedule == "multistep":
             return self.lr * self.gamma ** sum(epoch >= m for m in self.milestones)
-        progress = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        if self.schedule_by == "epoch":
+            step = epoch * steps_per_epoch
+        total = self.epochs * steps_per_epoch
+        # An epoch may begin within the warm-up.
+        progress = max(0, step - warmup_steps) / (total - warmup_steps)
+        if self.schedule == "poly":
+            share = (1 - progress) ** self.power
+        else:
+            share = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.final_lr + (self.lr - self.final_lr) * share
+
+    @property
+    def _tokens_per_step(self) -> int:
+        return self.batch_size * math.prod(self.input_shape)
+
+
+def steps_per_epoch(samples: int, batch_size: int, drop_last: bool) -> int:
+    """Return the number of batches of a pass over the training set."""
+    return samples // batch_size if drop_last else -(-samples // batch_size)
 
 
 RECIPES: Registry[Callable[[], Recipe]] = Registry("recipe")

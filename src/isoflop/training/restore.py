@@ -15,7 +15,7 @@ from isoflop.surgery import replace_modules
 from isoflop.training.checkpoint import PREFIX, STATE, load_checkpoint
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
-from isoflop.training.setup import dense_model
+from isoflop.training.tasks import TASKS
 from isoflop.transforms import TRANSFORMS
 from isoflop.transforms import transform as apply_transform
 
@@ -79,13 +79,14 @@ def _build(config: dict[str, Any]) -> nn.Module:
         name: tuple(v) if isinstance(v, list) else v for name, v in config["recipe"].items()
     }
     recipe = Recipe(**values)
-    model = dense_model(recipe)
+    task = TASKS.get(recipe.task)
+    model = task.build_model(recipe)
     if config["transform"] is None:
         return model
     kind = TRANSFORMS.get(config["transform"])
     options = kind(**config["transform_config"])
-    shape = (1, *recipe.input_shape)
-    return apply_transform(model, options, example_inputs=shape, scope=config["scope"])[0]
+    inputs = task.example_inputs(recipe)
+    return apply_transform(model, options, example_inputs=inputs, scope=config["scope"])[0]
 
 
 def _compress(model: nn.Module, state: dict[str, Any]) -> None:

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from isoflop.errors import IsoflopError
 from isoflop.flops import profile
-from isoflop.models import build_model
 from isoflop.models.extras import require
 from isoflop.plan import Plan
 from isoflop.sparsity.api import sparsify
@@ -21,6 +19,7 @@ from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches
 from isoflop.training.interval import Interval
 from isoflop.training.recipes import Recipe
+from isoflop.training.tasks import TASKS
 from isoflop.transforms import TRANSFORMS, Transform
 from isoflop.transforms import transform as apply_transform
 
@@ -117,25 +116,21 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
         calibration: Batches of the training data, for methods that score weights by them.
     """
     recipe = job.recipe
-    shape = (1, *recipe.input_shape)
+    task = TASKS.get(recipe.task)
+    inputs = task.example_inputs(recipe)
     require("accelerate.utils", "train").set_seed(job.seed)
-    model = dense_model(recipe)
+    model = task.build_model(recipe)
     plan: Plan | None = None
     if job.transform is None:
-        dense_macs = profile(model, shape).macs
+        dense_macs = profile(model, inputs).macs
     else:
         model, plan = apply_transform(
-            model, job.transform, example_inputs=shape, scope=job.scope, seed=job.seed
+            model, job.transform, example_inputs=inputs, scope=job.scope, seed=job.seed
         )
         dense_macs = plan.dense_macs
     # Convolutions are up to a third faster with the channels innermost, on CPU and GPU alike.
     model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.SGD(
-        _parameter_groups(model, recipe),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-    )
+    optimizer = _optimizer(model, recipe)
     sparsifier = sparsify(
         model,
         optimizer,
@@ -146,9 +141,9 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
         pattern=job.pattern,
         storage=job.storage,
         total_steps=steps,
-        example_inputs=shape,
+        example_inputs=inputs,
         calibration=calibration,
-        loss=functools.partial(F.cross_entropy, label_smoothing=recipe.label_smoothing),
+        loss=functools.partial(task.loss, recipe),
         seed=job.seed,
     )
     return Setup(
@@ -159,15 +154,11 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
     )
 
 
-def dense_model(recipe: Recipe) -> nn.Module:
-    """Return the recipe's own model, freshly initialised."""
-    return build_model(
-        recipe.model,
-        recipe.num_classes,
-        # None leaves the default, which models of libraries may not let one choose.
-        in_channels=None if recipe.input_shape[0] == 3 else recipe.input_shape[0],
-        base_width=recipe.base_width,
-    )
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = _parameter_groups(model, recipe)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
 
 
 def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

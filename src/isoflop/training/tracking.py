@@ -11,6 +11,7 @@ from typing import Any
 
 from isoflop.models.extras import require
 from isoflop.training.mask_history import shares
+from isoflop.training.metrics import Metric
 from isoflop.training.rundir import RunDirectory
 
 
@@ -74,11 +75,15 @@ class Display:
         epochs: Epochs of the run.
         samples: Samples of the run.
         done: Samples seen before a resume.
+        metric: The measure to show.
         quiet: Show nothing.
     """
 
-    def __init__(self, epochs: int, samples: int, done: int, *, quiet: bool) -> None:
+    def __init__(
+        self, epochs: int, samples: int, done: int, metric: Metric, *, quiet: bool
+    ) -> None:
         self._epochs = epochs
+        self._metric = metric
         self._quiet = quiet
         self._bar = None
         if not quiet and sys.stderr.isatty():
@@ -111,7 +116,7 @@ class Display:
         """Show the metrics of one epoch."""
         text = (
             f"epoch {metrics['epoch']}/{self._epochs}  loss {metrics['train_loss']:.4f}  "
-            f"accuracy {metrics['test_accuracy']:.2f} %"
+            f"{self._metric.text(metrics['test_' + self._metric.name])}"
         )
         if self._bar is not None:
             self._bar.update(self._task, description=text)

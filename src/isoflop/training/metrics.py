@@ -1,0 +1,31 @@
+"""The measures by which tasks are judged."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A measure of a trained model on test data.
+
+    Attributes:
+        name: Its key in summaries; in the metrics of an epoch it follows ``test_``.
+        label: What figures call it, with its unit.
+        unit: Its unit, or nothing.
+        higher_is_better: Whether more of it is better.
+    """
+
+    name: str
+    label: str
+    unit: str = ""
+    higher_is_better: bool = True
+
+    def text(self, value: float) -> str:
+        """Return name, value and unit, such as ``accuracy 93.10 %``."""
+        return f"{self.name} {value:.2f} {self.unit}".rstrip()
+
+    def better(self, one: float, other: float) -> float:
+        """Return the better of two values."""
+        return max(one, other) if self.higher_is_better else min(one, other)
+
+
+ACCURACY = Metric(name="accuracy", label="Test accuracy (%)", unit="%")

@@ -1,0 +1,51 @@
+"""Classifying images that are held in memory."""
+
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isoflop.errors import DataError
+from isoflop.models import build_model
+from isoflop.training.data import ImageData, load_dataset
+from isoflop.training.metrics import ACCURACY
+from isoflop.training.recipes import Recipe
+from isoflop.training.tasks.base import TASKS
+
+
+class Classification:
+    """One label per image: cross-entropy, judged by accuracy."""
+
+    metric = ACCURACY
+
+    def build_model(self, recipe: Recipe) -> nn.Module:
+        """Return the recipe's own dense model, freshly initialised."""
+        return build_model(
+            recipe.model,
+            recipe.num_classes,
+            # None leaves the default, which models of libraries may not let one choose.
+            in_channels=None if recipe.input_shape[0] == 3 else recipe.input_shape[0],
+            base_width=recipe.base_width,
+        )
+
+    def example_inputs(self, recipe: Recipe) -> tuple[int, ...]:
+        """Return the shape of a batch of one image."""
+        return (1, *recipe.input_shape)
+
+    def load(self, recipe: Recipe, folder: str | Path | None) -> ImageData:
+        """Load the data set."""
+        data = load_dataset(recipe.dataset, folder)
+        if data.input_shape != recipe.input_shape or data.num_classes != recipe.num_classes:
+            raise DataError(
+                f"The recipe expects samples of shape {recipe.input_shape} and "
+                f"{recipe.num_classes} classes; the data have {data.input_shape} and "
+                f"{data.num_classes}."
+            )
+        return data
+
+    def loss(self, recipe: Recipe, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy of scores `[batch, classes]` and labels `[batch]`."""
+        return F.cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
+
+
+TASKS.add("classification", Classification())
