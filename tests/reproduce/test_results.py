@@ -16,6 +16,7 @@ def put(tmp_path):
         path = tmp_path / work.name / "summary.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(summary))
+        (path.parent / "config.json").write_text(json.dumps(work.job.config()))
 
     return write
 

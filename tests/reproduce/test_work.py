@@ -112,6 +112,22 @@ def test_a_damaged_result_is_none(tmp_path):
     assert not is_done(run_of(), tmp_path)
 
 
+def test_other_defaults_are_no_result(tmp_path):
+    work = run_of()
+    assert execute(work, tmp_path) is None
+    path = tmp_path / work.name / "config.json"
+    config = json.loads(path.read_text())
+    del config["recipe"]["clip_norm"]  # a value that recipes had not then
+    path.write_text(json.dumps(config))
+    assert is_done(run_of(data="elsewhere"), tmp_path)
+    config["recipe"]["eps"] = 1e-3
+    path.write_text(json.dumps(config))
+    assert not is_done(work, tmp_path)
+    error = execute(work, tmp_path)
+    assert error is not None
+    assert "had other options (recipe.eps: 0.001 became 1e-08" in error
+
+
 def test_timings(tmp_path):
     arguments = (
         "matmul", "--fixed-size", "--inputs", "8", "--outputs", "8", "--batch", "4", "--repeats",

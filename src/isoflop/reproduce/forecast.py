@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from isoflop.errors import DataError, IsoflopError
+from isoflop.errors import DataError
 from isoflop.methods import Static
 from isoflop.models.extras import require
 from isoflop.plan import Plan
@@ -21,9 +19,8 @@ from isoflop.reproduce.work import RunWork, Work, is_done
 from isoflop.sparsity.accounting import training_flops
 from isoflop.sparsity.allocation import ALLOCATIONS
 from isoflop.sparsity.targets import from_sparsity, plain_plan
-from isoflop.training import load_dataset
-from isoflop.training.data import steps_per_epoch
-from isoflop.training.setup import Job, build, dense_model
+from isoflop.training.setup import Job, build
+from isoflop.training.tasks import TASKS
 from isoflop.transforms import transform
 
 SAMPLES = {
@@ -95,49 +92,47 @@ def forecast(
 
 
 def job_steps(job: Job) -> int:
-    """Return the optimizer steps of a job."""
-    recipe = job.recipe
-    return recipe.epochs * steps_per_epoch(_samples(job), recipe.batch_size, recipe.drop_last)
+    """Return the optimizer steps of a job.
+
+    Raises:
+        IsoflopError: The size of its data is not known beforehand.
+    """
+    return job.recipe.epochs * job.recipe.steps_per_epoch(SAMPLES.get(job.recipe.dataset))
 
 
 def job_flops(job: Job) -> int:
     """Return the FLOPs of a whole training, from the exact MACs of its plan on the meta device."""
     recipe = job.recipe
     steps = job_steps(job)
-    seen = min(steps * recipe.batch_size, recipe.epochs * _samples(job))
-    # Every step is on the same number of samples, but for the last of an epoch.
+    seen = steps * recipe.batch_size
+    if recipe.steps is None and recipe.tokens is None:
+        # The last batch of an epoch may be smaller.
+        seen = min(seen, recipe.epochs * SAMPLES[recipe.dataset])
     return round(training_flops(job_plan(job), job.method, steps) * seen / steps)
 
 
 def job_plan(job: Job) -> Plan:
     """Return the plan of a job, made on the meta device."""
-    shape = (1, *job.recipe.input_shape)
+    task = TASKS.get(job.recipe.task)
     with torch.device("meta"):
-        model = dense_model(job.recipe)
+        model = task.build_model(job.recipe)
+        inputs = task.example_inputs(job.recipe)
     if job.transform is not None:
-        return transform(model, job.transform, example_inputs=shape, scope=job.scope)[1]
+        return transform(model, job.transform, example_inputs=inputs, scope=job.scope)[1]
     targets = []
     if job.sparsity is not None:
         spread = ALLOCATIONS.get(job.allocation)
         options: dict[str, Any] = {"dense_ends": True, "exclude": ()}
-        targets = from_sparsity(model, job.sparsity, spread, example_inputs=shape, **options)
-    return plain_plan(model, shape, targets)
-
-
-def _samples(job: Job) -> int:
-    try:
-        return SAMPLES[job.recipe.dataset]
-    except KeyError:
-        raise IsoflopError(
-            f"The size of the data set {job.recipe.dataset!r} is not known beforehand."
-        ) from None
+        targets = from_sparsity(model, job.sparsity, spread, example_inputs=inputs, **options)
+    return plain_plan(model, inputs, targets)
 
 
 def _step_seconds(job: Job, notes: list[str]) -> float | None:
     """Return the time of a training step, or None if the data are not there."""
     recipe = job.recipe
+    task = TASKS.get(recipe.task)
     try:
-        dataset = load_dataset(recipe.dataset, job.data)
+        data = task.load(recipe, job.data)
     except DataError as error:
         notes.append(f"No time is known: {error}")
         return None
@@ -145,26 +140,23 @@ def _step_seconds(job: Job, notes: list[str]) -> float | None:
         # What a step costs does not depend on how the masks came about.
         job = dataclasses.replace(job, method=Static())
     device = require("accelerate", "train").Accelerator().device
-    batches = dataset.train_batches(recipe.batch_size, seed=0, epoch=0, drop_last=True)
+    batches = data.to(device).train_batches(recipe.batch_size, seed=0, epoch=0, drop_last=True)
     batches = list(itertools.islice(batches, _WARM_UP + _MEASURED))
     setup = build(job, job_steps(job), device, iter(batches))
     model = setup.model.train()
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(recipe.mixed_precision or "")
     times = []
     for inputs, targets in batches:
         start = time.perf_counter()
-        _step(model, setup.optimizer, inputs.to(device), targets.to(device))
+        with torch.autocast(device.type, dtype=half, enabled=half is not None):
+            loss = task.loss(recipe, model(inputs), targets)
+        loss.backward()
+        setup.optimizer.step()
+        setup.optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times[_WARM_UP:])
-
-
-def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, targets: torch.Tensor
-) -> None:
-    F.cross_entropy(model(inputs), targets).backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    if inputs.is_cuda:
-        torch.cuda.synchronize()
 
 
 def _key(job: Job, **changes: Any) -> str:
@@ -174,7 +166,7 @@ def _key(job: Job, **changes: Any) -> str:
         # Of a model, only how it is built and the batch matter for the time of a step.
         config["method"] = job.method.masks_weights
         config["method_config"] = None
-        keep = ("model", "num_classes", "input_shape", "base_width", "batch_size")
+        keep = ("task", "model", "num_classes", "input_shape", "base_width", "batch_size")
         config["recipe"] = {name: config["recipe"][name] for name in keep}
     return json.dumps(config, sort_keys=True)
 

@@ -22,7 +22,7 @@ from isoflop.reproduce.results import filled, with_needs, works_of
 from isoflop.reproduce.schedule import run_all
 from isoflop.reproduce.selection import select_rows
 from isoflop.reproduce.work import RunWork, TimingWork, Work, is_done
-from isoflop.training import load_dataset
+from isoflop.training.tasks import TASKS
 
 _SPEED = {"relative-times": relative_times, "speed-ups": speed_ups}
 
@@ -183,7 +183,8 @@ class Reproduction:
         checked = set()
         for work in works:
             if isinstance(work, RunWork):
-                key = work.job.recipe.dataset, work.job.data
+                recipe, folder = work.job.recipe, work.job.data
+                key = (recipe.task, recipe.dataset, recipe.input_shape, folder)
                 if key not in checked:
-                    load_dataset(*key)
+                    TASKS.get(recipe.task).load(recipe, folder)
                 checked.add(key)

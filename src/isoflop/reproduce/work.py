@@ -1,6 +1,7 @@
 """What has to be done for a table: units of work, each in a process of its own."""
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from isoflop.errors import IsoflopError, RunDirectoryError
-from isoflop.files import write_text
+from isoflop.files import read_json, write_text
 from isoflop.report.figures.speed import read_bench
-from isoflop.training import RunDirectory, train
+from isoflop.training import Recipe, RunDirectory, train
 from isoflop.training.setup import Job
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -62,10 +63,16 @@ class RunWork(Work):
 
     @property
     def name(self) -> str:
-        """Path of the run directory, which follows from the options but seed and data."""
+        """Path of the run directory, which follows from the options but seed and data.
+
+        Values that are the defaults of recipes do not count, so that a recipe that gets a new one
+        is still known by its runs.
+        """
         config = self.job.config()
         seed = config.pop("seed")
         del config["data"]
+        defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+        config["recipe"] = {k: v for k, v in config["recipe"].items() if v != defaults[k]}
         if self.backbone is not None:
             config["backbone"] = self.backbone.name
         parts = [config["recipe"]["name"]]
@@ -84,8 +91,22 @@ class RunWork(Work):
         return () if self.backbone is None else (self.backbone,)
 
     def result(self, folder: Path) -> dict[str, Any] | None:
-        """Return the summary of the run, if it is complete."""
-        return RunDirectory(folder / self.name).summary()
+        """Return the summary of the run, if it is complete.
+
+        Raises:
+            RunDirectoryError: A file of it is damaged, or its options are others than their name
+                says, as after a change of defaults.
+        """
+        run = RunDirectory(folder / self.name)
+        summary = run.summary()
+        if summary is not None:
+            old, new = read_json(run.config_path), json.loads(json.dumps(self.job.config()))
+            if not _agree(old, {**new, "data": old.get("data")}):
+                raise RunDirectoryError(
+                    f"The run in {run.path} had other options, with other defaults perhaps. Delete it, "
+                    "or choose another --out."
+                )
+        return summary
 
     def run(self, folder: Path) -> None:
         """Train, from where an earlier attempt was interrupted."""
@@ -179,8 +200,15 @@ def is_done(work: Work, folder: Path) -> bool:
     """Return whether a unit of work has its result; a damaged one counts as none."""
     try:
         return work.result(folder) is not None
-    except RunDirectoryError:
+    except IsoflopError:
         return False
+
+
+def _agree(old: Any, new: Any) -> bool:
+    """Return whether two configurations are equal in the options that both have."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return all(_agree(old[key], new[key]) for key in old.keys() & new.keys())
+    return old == new
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

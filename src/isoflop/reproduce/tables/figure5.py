@@ -1,6 +1,7 @@
 """Figure 5: time relative to the dense model."""
 
-from isoflop.reproduce.grid import TABLES, Grid, Row, rows_of
+from isoflop.report.figures.paper_times import PAPER_TIMES
+from isoflop.reproduce.grid import TABLES, Grid, Row
 from isoflop.reproduce.paper import Labels
 from isoflop.reproduce.presets import Preset
 from isoflop.reproduce.sources import Missing, Source, Timing
@@ -42,11 +43,12 @@ def figure5(preset: Preset) -> Grid:
             deviation=f"{smaller} in place of {_PAPER[workload]}" if smaller else "",
         )
 
-    rows = list(rows_of("figure5", source))
-    for workload in _PAPER:
-        for sparsity in SPARSITIES:
-            labels = {"workload": workload, "system": "isoflop", "sparsity": sparsity}
-            rows.append(Row(labels=labels, source=source(labels)))
+    rows = []
+    for workload, systems in PAPER_TIMES.items():
+        for system, times in {**systems, "isoflop": dict.fromkeys(SPARSITIES)}.items():
+            for sparsity, paper in times.items():
+                labels = {"workload": workload, "system": system, "sparsity": sparsity}
+                rows.append(Row(labels=labels, source=source(labels), paper=paper))
     return Grid(
         title="Figure 5: time relative to the dense model of equal FLOPs",
         unit="time ÷ dense",
