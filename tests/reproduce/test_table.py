@@ -1,5 +1,6 @@
 """A part of a table from the command to its files."""
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -87,35 +88,40 @@ def test_a_failure_is_reported_with_what_there_is(capsys, folder):
 
 
 def test_the_figure_tells_what_it_lacks(capsys, folder):
-    main(["reproduce", "table14", "--out", str(folder), "--only", "sparsity=0"])
+    args = ["reproduce", "table14", "--out", str(folder), "--only", "sparsity=0"]
+    main(args)
     out, err = capsys.readouterr()
     assert "d_ff" in out
     assert "Preset smoke: the paper's setting." in out
-    assert err == "without figure: table14 has no figure.\n"
+    assert err == ""
+    main([*args, "--figure", str(folder / "x.png")])
+    assert capsys.readouterr().err == "without figure: table14 has no figure.\n"
 
 
 def test_a_killed_command_goes_on(capsys, tmp_path):
-    out = tmp_path / "out"
-    args = ["table2", "--out", str(out), "--only", "method=rigl", "sparsity=0.9"]
-    args += ["--epochs", "40", "--base-width", "4"]
+    out, epochs = tmp_path / "out", 12
+    args = ["table2", "--out", str(out), "--only", "method=rigl", "sparsity=0.5"]
+    args += ["--epochs", str(epochs), "--base-width", "4"]
     process = subprocess.Popen(
         [sys.executable, "-m", "isoflop.cli", "reproduce", *args], stderr=subprocess.DEVNULL
     )
-    while not list(out.glob("runs/*/seed0/checkpoint-000002")):
+    while not list(out.glob("runs/*/seed0/checkpoint-000001")):
         assert process.poll() is None
-        time.sleep(0.02)
+        time.sleep(0.01)
     process.kill()
     process.wait()
     (run,) = out.glob("runs/*/seed0")
-    done = len((run / "metrics.jsonl").read_text().splitlines())
-    assert done < 40
-    kept = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    # The run ends with the command that started it, and lets go of its directory.
+    with open(run / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    before = (run / "metrics.jsonl").read_text().splitlines()
+    assert len(before) < epochs
     table = run_json(capsys, *args)
     assert table["failed"] == []
     assert table["rows"][0]["seeds"] == 1
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(1, 41))
-    assert lines[0] == kept  # not trained again
+    after = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in after] == list(range(1, epochs + 1))
+    assert after[0] == before[0]  # not trained again
 
 
 @pytest.mark.parametrize(

@@ -82,14 +82,19 @@ class Reproduce:
         print(json_module.dumps(table, indent=1) if self.json else format_table(table))
         if self.markdown is not None:
             write_text(self.markdown, format_markdown(table))
-        try:
-            for path in (self.out / f"{self.table}.png", self.figure):
-                if path is not None:
-                    reproduction.save_figure(path)
-        except FigureError as error:
-            _tell(f"without figure: {error}")
+        self._draw(reproduction)
         if table["failed"]:
             sys.exit(1)
+
+    def _draw(self, reproduction: "Reproduction") -> None:
+        own = self.out / f"{self.table}.png"
+        wanted = [own] if reproduction.grid.figure is not None else []
+        wanted += [self.figure] if self.figure is not None else []
+        try:
+            for path in wanted:
+                reproduction.save_figure(path)
+        except FigureError as error:
+            _tell(f"without figure: {error}")
 
     def _forecast(self, reproduction: "Reproduction") -> None:
         import torch

@@ -1,18 +1,18 @@
 """Runs work in processes of this machine."""
 
-import contextlib
 import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection, wait
+from collections.abc import Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from isoflop.errors import IsoflopError
-from isoflop.reproduce.work import Work, execute
+from isoflop.reproduce.work import Work
+
+_WORKER = "isoflop.reproduce.worker"
 
 
 class LocalExecutor:
@@ -43,11 +43,11 @@ class LocalExecutor:
     def start(self, work: Work, folder: Path) -> "_Process":
         """Start a process."""
         slot = self._free.pop(0)
+        # Where a unit of work starts processes itself, they read the variable.
         environment = {"OMP_NUM_THREADS": str(self._threads)}
         if self._devices:
             environment["CUDA_VISIBLE_DEVICES"] = self._devices[slot % len(self._devices)]
-        with _environment(environment):
-            process = _Process(work, folder, slot)
+        process = _Process(work, folder, slot, self._threads, environment)
         self._running.append(process)
         return process
 
@@ -64,11 +64,14 @@ class LocalExecutor:
 class _Process:
     """A process that does a unit of work."""
 
-    def __init__(self, work: Work, folder: Path, slot: int) -> None:
+    def __init__(
+        self, work: Work, folder: Path, slot: int, threads: int, environment: dict[str, str]
+    ) -> None:
         self.slot = slot
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self.connection, sender = context.Pipe(duplex=False)
-        self._process = context.Process(target=_main, args=(sender, work, folder))
+        arguments = (sender, work, folder, threads, environment)
+        self._process = context.Process(target=_main, args=arguments)
         self._process.start()
         sender.close()
 
@@ -89,21 +92,19 @@ class _Process:
         self.connection.close()
 
 
-def _main(connection: Connection, work: Work, folder: Path) -> None:
-    # Who interrupts the command ends this process too, by the command's hand; and where the command
-    # was killed, a run that goes on would keep the next one out of its directory.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    connection.send(execute(work, folder))
-    connection.close()
+def _context() -> Any:
+    # Forked off a server that has imported everything, a process starts at once.
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([_WORKER])
+        return context
+    return multiprocessing.get_context("spawn")
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def _main(*arguments: Any) -> None:
+    from isoflop.reproduce import worker
+
+    worker.main(*arguments)
 
 
 def _visible_devices() -> list[str]:
@@ -112,18 +113,3 @@ def _visible_devices() -> list[str]:
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
     return [str(index) for index in range(torch.cuda.device_count())]
-
-
-@contextlib.contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """Set environment variables, which a process that is started inherits."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -129,7 +129,8 @@ class Reproduction:
             filled(row, works, self.folder, failed)
             for row, works in zip(self.rows, self._works, strict=True)
         ]
-        deviations = list(dict.fromkeys(row["deviation"] for row in rows if row["deviation"]))
+        parts = [part for row in rows for part in row["deviation"].split("; ") if part]
+        deviations = list(dict.fromkeys(parts))
         return {
             "table": self.request.table,
             "title": self.grid.title,

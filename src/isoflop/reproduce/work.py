@@ -80,6 +80,8 @@ class RunWork(Work):
             parts.append(config["transform"])
         if config["sparsity"]:
             parts.append(f"{config['sparsity']:g}")
+        if (config["transform_config"] or {}).get("width"):
+            parts.append(f"width{config['transform_config']['width']:g}")
         parts.append(config["method"])
         if config["pattern"] != "unstructured":
             parts.append(config["pattern"].replace(":", "of"))
