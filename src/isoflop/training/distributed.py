@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -89,6 +90,16 @@ def check_batches(recipe: Recipe, samples: int | None, processes: int) -> None:
             f"The last of the {samples} samples make a batch of {last}, too few for {processes} "
             "processes. Choose another batch_size, or drop_last."
         )
+
+
+def seed_epoch(seed: int, epoch: int, process: int) -> None:
+    """Give every process but the first random numbers of its own, for layers such as dropout.
+
+    The first goes on with those of the epoch before, as a process does that is alone.
+    """
+    if process:
+        sequence = np.random.SeedSequence([seed, epoch, process])
+        torch.manual_seed(int(sequence.generate_state(1)[0]))
 
 
 def prepare(model: nn.Module, accelerator: Any, *, sharded: bool) -> nn.Module:

@@ -31,6 +31,7 @@ from isoflop.training.distributed import (
     build_accelerator,
     check_batches,
     prepare,
+    seed_epoch,
 )
 from isoflop.training.interval import Interval
 from isoflop.training.observer import Observer
@@ -124,6 +125,11 @@ def train(
         DataError: The data are missing or damaged.
         WorkersError: The processes do not train the same model.
     """
+    if shard and (storage != "masked" or spectra is not None):
+        raise IsoflopError(
+            "A sharded model has masked storage, and its spectra are not measured during training: "
+            "leave out --storage and --spectra, and use `isoflop spectra RUN` afterwards."
+        )
     accelerator = build_accelerator(recipe.mixed_precision, shard=shard)
     require("tensorboard", "train")
     job = Job(
@@ -140,11 +146,6 @@ def train(
         spectra=spectra,
     )
     job.check()
-    if shard and (storage != "masked" or spectra is not None):
-        raise IsoflopError(
-            "A sharded model has masked storage, and its spectra are not measured during training: "
-            "leave out --storage and --spectra, and use `isoflop spectra RUN` afterwards."
-        )
     if stop_after_epochs is not None and stop_after_epochs < 1:
         raise IsoflopError(f"stop_after_epochs must be at least 1, not {stop_after_epochs}.")
     run = RunDirectory(out)
@@ -311,6 +312,7 @@ def _train_epoch(
     task = TASKS.get(recipe.task)
     total = torch.zeros(2, device=accelerator.device)
     model.train()
+    seed_epoch(job.seed, progress.epoch, accelerator.process_index)
     batches = dataset.train_batches(
         recipe.batch_size,
         seed=job.seed,
