@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 import isoflop
@@ -51,6 +52,7 @@ UNEVEN = get_recipe("digits").replace(
 )  # fmt: skip
 
 BATCH_NORM = UNEVEN.replace(model="tests.training.distributed_worker:batch_norm_net")
+HALF = get_recipe("digits").replace(base_width=4, epochs=2, batch_size=256, mixed_precision="bf16")
 
 METHODS: dict[str, dict[str, Any]] = {
     "rigl": {"method": RigL(update_every=4), "sparsity": 0.7},
@@ -87,6 +89,10 @@ def work(folder: Path, size: int) -> None:
         train(UNEVEN, folder / "seeds", **METHODS["rigl"], quiet=True, seed=rank)
     except WorkersError as error:
         (folder / f"error-{rank}").write_text(str(error))
+    if size == 2:
+        # Accelerate keeps its first precision for the life of a process.
+        AcceleratorState._reset_state()
+        train(HALF, folder / "half", **METHODS["rigl"], quiet=True, shard=True)
 
 
 if __name__ == "__main__":

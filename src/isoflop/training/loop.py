@@ -166,7 +166,14 @@ def train(
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
-    setup = build(job, steps * recipe.epochs, accelerator.device, calibration, sharded=shard)
+    setup = build(
+        job,
+        steps * recipe.epochs,
+        accelerator.device,
+        calibration,
+        sharded=shard,
+        bf16=accelerator.mixed_precision == "bf16",
+    )
     last_epoch = min(recipe.epochs, stop_after_epochs or recipe.epochs)
     main = accelerator.is_main_process
     claim = run.claim(job.config(), resume=resume) if main else contextlib.nullcontext()

@@ -116,6 +116,7 @@ def build(
     calibration: Batches,
     *,
     sharded: bool = False,
+    bf16: bool = False,
 ) -> Setup:
     """Build, transform and sparsify the model.
 
@@ -125,6 +126,7 @@ def build(
         device: Where to train.
         calibration: Batches of the training data, for methods that score weights by them.
         sharded: Whether to spread the model over all processes.
+        bf16: Whether a sharded model is gathered in bfloat16.
     """
     recipe = job.recipe
     task = TASKS.get(recipe.task)
@@ -160,7 +162,7 @@ def build(
         seed=job.seed,
     )
     if sharded:
-        shard(model, optimizer, sparsifier, device)
+        shard(model, optimizer, sparsifier, device, bf16=bf16)
     return Setup(
         model=model,
         optimizer=optimizer,

@@ -17,7 +17,12 @@ from isoflop.sparsity.sparsifier import Sparsifier
 
 
 def shard(
-    model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: Sparsifier, device: torch.device
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sparsifier: Sparsifier,
+    device: torch.device,
+    *,
+    bf16: bool,
 ) -> None:
     """Spread parameters, gradients, masks and optimizer state over all processes, in place.
 
@@ -29,17 +34,26 @@ def shard(
         optimizer: Its optimizer, before the first step.
         sparsifier: What masks it.
         device: Where this process computes.
+        bf16: Gather parameters as bfloat16; gradients are summed, and weights kept, in 32 bits.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     assert not optimizer.state
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if bf16:
+        # Autocast alone would keep a copy in bfloat16 of every gathered weight until the backward
+        # pass. BatchNorm keeps its 32 bits, which are those of its running statistics.
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                fully_shard(module, mesh=mesh)
     for module in (*_blocks(model), model):
         # The root, too, is let go after the forward pass: else its parameters stay whole after an
         # evaluation, which no backward pass follows.
-        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     sharded = dict(model.named_parameters())
     for group in optimizer.param_groups:
         group["params"] = [sharded[names[id(parameter)]] for parameter in group["params"]]
