@@ -50,7 +50,7 @@ def shard(
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 fully_shard(module, mesh=mesh)
-    for module in (*_blocks(model), model):
+    for module in (*blocks(model), model):
         # The root, too, is let go after the forward pass: else its parameters stay whole after an
         # evaluation, which no backward pass follows.
         fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
@@ -60,7 +60,7 @@ def shard(
     sparsifier.follow()
 
 
-def _blocks(model: nn.Module) -> Iterator[nn.Module]:
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
     """Iterate over the blocks of a model, inner ones first."""
     containers = (nn.ModuleList, nn.ModuleDict)
     seen = {model}
