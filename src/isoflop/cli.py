@@ -153,6 +153,7 @@ class Train:
         from isoflop.training import build_transform, get_recipe, train
         from isoflop.training.configs import build_method, method_options, parse_options
         from isoflop.training.distributed import is_main_process
+        from isoflop.training.tasks import TASKS
 
         if self.storage == "compressed":
             keep_memory()
@@ -200,8 +201,9 @@ class Train:
         if self.json:
             _print_json(summary)
             return
+        metric = TASKS.get(recipe.task).metric
         print(
-            f"accuracy {summary['accuracy']:.2f} % (best {summary['best_accuracy']:.2f} %)\n"
+            f"{metric.text(summary[metric.name])} (best {summary[f'best_{metric.name}']:.2f})\n"
             f"MACs {summary['macs']:,}, dense {summary['dense_macs']:,} "
             f"(gap {summary['relative_gap']:+.2e})\n"
             f"weights {summary['nnz']:,} of {summary['numel']:,}\n"

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from isoflop.registry import Registry
-
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -30,14 +28,4 @@ class Metric:
         return max(one, other) if self.higher_is_better else min(one, other)
 
 
-METRICS: Registry[Metric] = Registry("metric")
-"""The measures that head the results of a task, by name."""
-
-
-def define(metric: Metric) -> Metric:
-    """Register a measure, and return it."""
-    METRICS.add(metric.name, metric)
-    return metric
-
-
-ACCURACY = define(Metric(name="accuracy", label="Test accuracy (%)", unit="%"))
+ACCURACY = Metric(name="accuracy", label="Test accuracy (%)", unit="%")
