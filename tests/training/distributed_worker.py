@@ -82,6 +82,10 @@ def work(folder: Path, size: int) -> None:
     run("rigl", folder / "taken", shard=True, resume=True)
     run("rigl", folder / "begun", shard=True, stop_after_epochs=1)
     for shard in (False, True):
+        again = folder / ("again-sharded" if shard else "again")
+        run("rigl", again, shard=shard, stop_after_epochs=1)
+        run("rigl", again, shard=shard, resume=True)
+    for shard in (False, True):
         options = {**METHODS["rigl"], "quiet": True, "shard": shard}
         train(BATCH_NORM, folder / f"norms-{shard}", **options)
     rank = torch.distributed.get_rank()

@@ -16,7 +16,7 @@ from isoflop.errors import IsoflopError
 from isoflop.masks import named_masks
 from isoflop.training import RunDirectory, get_recipe, load_dataset, restore
 from isoflop.training.checkpoint import load_checkpoint
-from isoflop.training.distributed import check_batches
+from isoflop.training.distributed import check_batches, seed_epoch
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed")
 
@@ -91,6 +91,21 @@ def test_as_many_as_there_are(alone, together):
         assert summary is not None
         assert summary["processes"] > 1
         assert summary["sharded"] == name.endswith("-sharded")
+
+
+@pytest.mark.parametrize("kind", ["", "-sharded"])
+def test_resume_on_as_many_processes(together, kind):
+    assert_equal_up_to_rounding(together / f"rigl{kind}", together / f"again{kind}")
+    summary, _, _, state = results(together / f"rigl{kind}")
+    assert summary is not None
+    if summary["processes"] > 2 and not kind:
+        return  # DDP groups gradients anew after its first step, and sums them in another order
+    again = results(together / f"again{kind}")[3]
+    for name, value in state["model"].items():
+        assert torch.equal(again["model"][name], value)
+    for index, values in state["optimizer"]["state"].items():
+        other = again["optimizer"]["state"][index]["momentum_buffer"]
+        assert torch.equal(other, values["momentum_buffer"])
 
 
 def test_resume_on_another_number_of_processes(alone, together):
@@ -189,6 +204,18 @@ def test_processes_share_the_test_set(size):
     assert len({len(part) for part in parts}) == 1
     labels = torch.cat([labels for part in parts for _, labels in part])
     assert torch.equal(labels.sort().values, data.test_labels.sort().values)
+
+
+def test_processes_draw_numbers_of_their_own():
+    draws = []
+    for epoch in range(2):
+        for process in range(3):
+            torch.manual_seed(5)
+            seed_epoch(5, epoch, process)
+            draws.append(torch.rand(()).item())
+    # The first process goes on as it would alone.
+    assert draws[0] == draws[3] == torch.rand((), generator=torch.Generator().manual_seed(5)).item()
+    assert len(set(draws)) == 5
 
 
 def test_samples_of_batches():

@@ -111,7 +111,7 @@ def train(
         shard: Spread parameters, masks, gradients and optimizer state over all processes (FSDP2),
             instead of keeping a copy in each. Does not change the result but for rounding.
         resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
-            as that of a run that was never interrupted, if the number of processes is.
+            as that of a run that was never interrupted; on several processes, up to rounding.
         quiet: Show no progress.
         stop_after_epochs: Stop after that many epochs, as if interrupted there; the schedule stays
             that of the whole recipe.
