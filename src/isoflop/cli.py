@@ -1,4 +1,4 @@
-"""The command line: `isoflop bench | export | list | profile | report | spectra | train | zoo`.
+"""The command line, `isoflop COMMAND`: one class for each command.
 
 Everything heavy is imported by the command that needs it, so that `isoflop --help` is fast.
 """
@@ -106,8 +106,8 @@ class Train:
     """Sparsity of the transform; without one, of plain sparse training."""
     width: float | None = None
     """Width factor, for the transforms that have one (`low_rank`)."""
-    scope: Literal["model", "layers"] = "model"
-    """Whether the whole model meets the FLOP budget, or each layer its own."""
+    scope: Literal["model", "layers"] | None = None
+    """Whether the whole model meets the FLOP budget, or each layer its own; by default the recipe's."""
     method: str | None = None
     """Training method; by default `rigl` with a transform or a sparsity, else `dense`."""
     option: tuple[str, ...] = ()
@@ -128,8 +128,12 @@ class Train:
     """Continue the run in the run directory, if there is one."""
     epochs: int | None = None
     """Epochs, in place of the recipe's; the learning-rate schedule is scaled with them."""
+    tokens: int | None = None
+    """Tokens to train a language model on, in place of the recipe's."""
     batch_size: int | None = None
     """Batch size, in place of the recipe's."""
+    accumulate: int = 1
+    """Parts of a batch that are run one after another, where a whole one needs too much memory."""
     lr: float | None = None
     """Initial learning rate, in place of the recipe's."""
     base_width: int | None = None
@@ -150,11 +154,13 @@ class Train:
         from isoflop.kernels import keep_memory
         from isoflop.training import build_transform, get_recipe, train
         from isoflop.training.configs import build_method, method_options, parse_options
+        from isoflop.training.metrics import METRICS
 
         if self.storage == "compressed":
             keep_memory()
         recipe = get_recipe(self.recipe).replace(
             epochs=self.epochs,
+            tokens=self.tokens,
             batch_size=self.batch_size,
             lr=self.lr,
             base_width=self.base_width,
@@ -187,6 +193,7 @@ class Train:
             scope=self.scope,
             seed=self.seed,
             data=self.data,
+            accumulate=self.accumulate,
             spectra=self.spectra,
             resume=self.resume,
             quiet=self.quiet or self.json,
@@ -194,8 +201,10 @@ class Train:
         if self.json:
             _print_json(summary)
             return
+        metric = METRICS.get(summary["metric"])
         print(
-            f"accuracy {summary['accuracy']:.2f} % (best {summary['best_accuracy']:.2f} %)\n"
+            f"{metric.text(summary[metric.name])} "
+            f"(best {metric.text(summary['best_' + metric.name])})\n"
             f"MACs {summary['macs']:,}, dense {summary['dense_macs']:,} "
             f"(gap {summary['relative_gap']:+.2e})\n"
             f"weights {summary['nnz']:,} of {summary['numel']:,}\n"
@@ -203,6 +212,35 @@ class Train:
             f"training FLOPs {summary['training_flops']:.4g} in {summary['seconds']:.1f} s\n"
             f"run directory {self.out}"
         )
+
+
+@dataclass(kw_only=True)
+class Evaluate:
+    """Measure the model of a run, as its latest checkpoint has it, on test data or by lm-eval."""
+
+    path: tyro.conf.Positional[Path]
+    """Run directory; the results go into its evaluation.json."""
+    tasks: str | None = None
+    """Tasks of lm-eval for a language model, such as `arc_challenge,hellaswag`; by default none."""
+    data: Path | None = None
+    """Folder of the data set, if it is no longer where it was; with --tasks, of the tokenizer."""
+    include_path: Path | None = None
+    """Folder of further tasks for lm-eval, as YAML files."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Measure and print."""
+        from isoflop.training.evaluate import evaluate, format_evaluation
+
+        tasks = () if self.tasks is None else tuple(self.tasks.split(","))
+        if self.include_path is not None and not tasks:
+            raise IsoflopError("--include-path is the folder of tasks: name them with --tasks.")
+        found = evaluate(self.path, tasks=tasks, data=self.data, include_path=self.include_path)
+        if self.json:
+            _print_json(found)
+        else:
+            print(format_evaluation(found))
 
 
 @dataclass(kw_only=True)
@@ -395,6 +433,7 @@ Command = (
     | Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Spectra, tyro.conf.subcommand("spectra")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]

@@ -19,6 +19,7 @@ from isoflop.errors import IsoflopError
 from isoflop.files import write_json
 from isoflop.models.extras import require
 from isoflop.sparsity.method import Method
+from isoflop.training.accumulate import micro_batches
 from isoflop.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -72,9 +73,10 @@ def train(
     allocation: str = "uniform",
     pattern: str = "unstructured",
     storage: Literal["masked", "compressed"] = "masked",
-    scope: Literal["model", "layers"] = "model",
+    scope: Literal["model", "layers"] | None = None,
     seed: int = 0,
     data: str | Path | None = None,
+    accumulate: int = 1,
     spectra: str | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -94,9 +96,13 @@ def train(
         allocation: How plain sparse training spreads its sparsity over the layers.
         pattern: Which weights may be non-zero together, such as ``"2:4"``.
         storage: How sparse weights are stored, ``"masked"`` or ``"compressed"``.
-        scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget.
+        scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget; None for
+            the recipe's.
         seed: Seed of initialisation, masks, order and augmentation.
         data: Folder of the data set, for those that need one.
+        accumulate: Parts that each process cuts its share of a batch into, to be run one after
+            another, where a whole one needs too much memory. The step is the same up to rounding
+            (but for BatchNorm, which sees each part alone).
         spectra: How often to measure the spectra of the masks, such as ``"every=1epoch"`` or
             ``"every=100steps"``; by default never. They are measured before the first step too.
         resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
@@ -123,9 +129,10 @@ def train(
         allocation=allocation,
         pattern=pattern,
         storage=storage,
-        scope=scope,
+        scope=scope or recipe.scope,
         seed=seed,
         data=None if data is None else str(data),
+        accumulate=accumulate,
         spectra=spectra,
     )
     job.check()
@@ -207,7 +214,9 @@ def _run(
     main = accelerator.is_main_process
     if main:
         run.cut(progress.step if state is not None else -1)
-    seen = min(steps * recipe.batch_size, dataset.samples or steps * recipe.batch_size)
+    seen = steps * recipe.batch_size
+    if recipe.steps is None and recipe.tokens is None and dataset.samples is not None:
+        seen = min(seen, dataset.samples)
     display = Display(
         recipe.epochs, seen * recipe.epochs, seen * progress.epoch, metric, quiet=quiet or not main
     )
@@ -270,7 +279,7 @@ def _run(
                 if sparsifier.plan is not None:
                     sparsifier.plan.save(run.plan_path)
             accelerator.wait_for_everyone()
-    summary = _summary(job, setup, progress, accelerator)
+    summary = _summary(job, setup, dataset, progress, accelerator)
     summary["spectra_seconds"] = observer.spectra_seconds
     if main and progress.epoch == recipe.epochs:
         write_json(run.summary_path, summary)
@@ -308,8 +317,14 @@ def _train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         flops = 2 * sparsifier.step_macs()
-        loss = task.loss(recipe, model(inputs), targets)
-        accelerator.backward(loss)
+        parts = list(micro_batches(inputs, targets, job.accumulate))
+        for part, (x, y) in enumerate(parts, 1):
+            # Processes exchange their gradients once, when these are complete.
+            apart = contextlib.nullcontext() if part == len(parts) else accelerator.no_sync(model)
+            with apart:
+                loss = task.loss(recipe, model(x), y)
+                accelerator.backward(loss * (len(y) / len(targets)))
+            total += torch.stack([loss.detach() * len(y), loss.new_tensor(len(y))])
         if recipe.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.step()
@@ -318,7 +333,6 @@ def _train_epoch(
         count = len(targets) * processes
         progress.step += 1
         progress.training_flops += flops * count
-        total += torch.stack([loss.detach() * len(targets), loss.new_tensor(len(targets))])
         display.advance(count)
         after_step()
     total = accelerator.reduce(total)
@@ -331,7 +345,9 @@ def _train_epoch(
     return mean
 
 
-def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> dict[str, Any]:
+def _summary(
+    job: Job, setup: Setup, dataset: TaskData, progress: Progress, accelerator: Any
+) -> dict[str, Any]:
     config = job.config()
     nnz, numel = count_weights(setup)
     sparsifier = setup.sparsifier
@@ -345,6 +361,7 @@ def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> di
         "metric": metric,
         **progress.measures,
         f"best_{metric}": progress.best,
+        **dataset.facts(),
         "macs": macs,
         "dense_macs": setup.dense_macs,
         "unmasked_macs": unmasked_macs,

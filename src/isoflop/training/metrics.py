@@ -40,4 +40,5 @@ def define(metric: Metric) -> Metric:
     return metric
 
 
+PERPLEXITY = define(Metric(name="perplexity", label="Test perplexity", higher_is_better=False))
 ACCURACY = define(Metric(name="accuracy", label="Test accuracy (%)", unit="%"))

@@ -18,6 +18,7 @@ _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("multistep", "cosine", "poly"),
     "schedule_by": ("epoch", "step"),
+    "scope": ("model", "layers"),
     "mixed_precision": (None, "no", "fp16", "bf16"),
 }
 
@@ -94,6 +95,10 @@ class Recipe:
     """Tokens of the linear rise, beside those of the others."""
     warmup_lr: float = 0.0
     """Where the linear rise begins."""
+    scope: Literal["model", "layers"] = "model"
+    """What meets the FLOP budget of a transform: the whole model, or each layer (the paper's GPT)."""
+    test_tokens: int | None = None
+    """Tokens of held-out text that are enough to measure a language model; none for all there are."""
     label_smoothing: float = 0.0
     """Label smoothing of the loss; the paper has it for ImageNet only (0.1)."""
     alpha: float = 0.3
@@ -109,7 +114,7 @@ class Recipe:
         for field in positive:
             if getattr(self, field) < 1:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
-        for field in ("base_width", "steps", "tokens"):
+        for field in ("base_width", "steps", "tokens", "test_tokens"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
         if self.steps is not None and self.tokens is not None:
@@ -250,6 +255,62 @@ def cifar100() -> Recipe:
         num_classes=100,
         input_shape=(3, 32, 32),
         base_width=64,
+    )
+
+
+@RECIPES.register("pile")
+def pile() -> Recipe:
+    """GPT-3 Small on 2.5 billion tokens of the Pile as in the paper (section 5.2, appendix D)."""
+    return Recipe(
+        name="pile",
+        task="language",
+        dataset="pile",
+        model="isoflop:gpt3_small",
+        num_classes=50257,
+        input_shape=(2048,),
+        epochs=20,
+        tokens=2_500_000_000,
+        batch_size=256,
+        optimizer="adamw",
+        lr=6e-4,
+        betas=(0.9, 0.95),
+        weight_decay=0.1,
+        clip_norm=1.0,
+        schedule="cosine",
+        schedule_by="step",
+        warmup_tokens=375_000_000,
+        final_lr=6e-5,
+        scope="layers",
+        # Of the 390 million that the held-out part of the Pile has.
+        test_tokens=2**22,
+    )
+
+
+@RECIPES.register("pysource")
+def pysource() -> Recipe:
+    """Small GPT on the bytes of Python's standard library: minutes on a laptop, no download."""
+    return Recipe(
+        name="pysource",
+        task="language",
+        dataset="pysource",
+        model="isoflop:gpt_mini",
+        num_classes=257,
+        input_shape=(256,),
+        base_width=128,
+        epochs=8,
+        tokens=2000 * 16 * 256,
+        batch_size=16,
+        optimizer="adamw",
+        lr=2e-3,
+        betas=(0.9, 0.95),
+        weight_decay=0.1,
+        clip_norm=1.0,
+        schedule="cosine",
+        schedule_by="step",
+        warmup_tokens=300 * 16 * 256,
+        final_lr=2e-4,
+        scope="layers",
+        test_tokens=2**17,
     )
 
 

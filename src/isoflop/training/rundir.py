@@ -10,6 +10,7 @@
 | `checkpoint-…` | the state after the latest epoch |
 | `tensorboard/` | the metrics once more, for TensorBoard |
 | `summary.json` | the result; exists once the run is complete |
+| `evaluation.json` | what `isoflop evaluate` measured |
 """
 
 import contextlib
@@ -69,6 +70,11 @@ class RunDirectory:
     def summary_path(self) -> Path:
         """The result of a complete run."""
         return self.path / "summary.json"
+
+    @property
+    def evaluation_path(self) -> Path:
+        """What was measured after training."""
+        return self.path / "evaluation.json"
 
     def check(self, config: dict[str, Any], *, resume: bool) -> None:
         """Raise unless a run with these options may start or go on here. Writes nothing.

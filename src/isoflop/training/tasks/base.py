@@ -58,6 +58,10 @@ class TaskData(Protocol):
         """
         ...
 
+    def facts(self) -> dict[str, Any]:
+        """Return what a summary says of the data, such as which samples were damaged."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return where a stream stands after the epochs so far; empty where epochs tell all."""
         ...
