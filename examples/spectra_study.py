@@ -62,7 +62,7 @@ def analyse(groups: list[Group]) -> list[dict[str, Any]]:
             series = []
             for run in group.runs:
                 points = [
-                    (value, epoch.accuracy)
+                    (value, epoch.score)
                     for epoch in epochs_with_spectra(run)
                     if (value := epoch.measures[measure]) is not None
                 ]

@@ -154,7 +154,7 @@ class Train:
         from isoflop.kernels import keep_memory
         from isoflop.training import build_transform, get_recipe, train
         from isoflop.training.configs import build_method, method_options, parse_options
-        from isoflop.training.metrics import METRICS
+        from isoflop.training.tasks import TASKS
 
         if self.storage == "compressed":
             keep_memory()
@@ -201,10 +201,9 @@ class Train:
         if self.json:
             _print_json(summary)
             return
-        metric = METRICS.get(summary["metric"])
+        metric = TASKS.get(recipe.task).metric
         print(
-            f"{metric.text(summary[metric.name])} "
-            f"(best {metric.text(summary['best_' + metric.name])})\n"
+            f"{metric.text(summary[metric.name])} (best {summary[f'best_{metric.name}']:.2f})\n"
             f"MACs {summary['macs']:,}, dense {summary['dense_macs']:,} "
             f"(gap {summary['relative_gap']:+.2e})\n"
             f"weights {summary['nnz']:,} of {summary['numel']:,}\n"

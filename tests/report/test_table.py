@@ -22,12 +22,12 @@ def test_runs_are_grouped_by_all_but_the_seed(make_run):
         "Dense (epochs=2)", "Sparse Wide 75 % RigL", "Sparse Wide 50 % RigL",
         "Dense (epochs=3, storage=x)",
     ]  # fmt: skip
-    assert rows[0]["accuracy_mean"] == 92
-    assert rows[0]["accuracy_std"] == pytest.approx(8**0.5)  # of a sample
+    assert rows[0]["mean"] == 92
+    assert rows[0]["std"] == pytest.approx(8**0.5)  # of a sample
     assert rows[0]["seeds"] == [0, 1]
     assert rows[0]["seconds"] == 2.5
     assert rows[1]["macs_ratio"] == 1.001
-    assert rows[2]["accuracy_std"] is None
+    assert rows[2]["std"] is None
     assert rows[2]["runs"] == 1
     json.dumps(rows)
 

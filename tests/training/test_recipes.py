@@ -70,11 +70,58 @@ def test_replace_scales_milestones_and_ignores_none():
         {"end_fraction": 1.5},
         {"schedule": "linear"},
         {"base_width": 0},
+        {"steps": 0},
+        {"tokens": 0},
+        {"clip_norm": 0.0},
+        {"warmup_lr": -1.0},
+        {"optimizer": "lion"},
+        {"schedule_by": "token"},
+        {"mixed_precision": "fp8"},
     ],
 )
 def test_impossible_values(change):
     with pytest.raises(IsoflopError, match=next(iter(change))):
         get_recipe("digits").replace(**change)
+
+
+def test_poly_schedule_by_step():
+    recipe = get_recipe("digits").replace(
+        schedule="poly", schedule_by="step", steps=100, epochs=10, lr=0.01, final_lr=1e-4
+    )
+    assert recipe.steps_per_epoch(10_000) == 10
+    assert recipe.learning_rate(0, 10) == 0.01
+    assert recipe.learning_rate(25, 10) == pytest.approx(1e-4 + (0.01 - 1e-4) * 0.75**0.9)
+    assert 1e-4 < recipe.learning_rate(99, 10) < recipe.learning_rate(98, 10)
+
+
+def test_cosine_by_step_after_a_warmup_in_tokens():
+    recipe = get_recipe("digits").replace(
+        schedule="cosine", schedule_by="step", input_shape=(8,), batch_size=4, lr=1.0, final_lr=0.1,
+        tokens=32 * 100, epochs=5, warmup_tokens=32 * 20,
+    )  # fmt: skip
+    steps = recipe.steps_per_epoch(None)
+    assert steps == 20
+    rates = [recipe.learning_rate(step, steps) for step in range(100)]
+    assert rates[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
+    assert rates[20] == 1.0
+    assert rates[60] == pytest.approx(0.55)  # half way between
+    assert 0.1 < rates[99] < 0.101
+
+
+def test_warmup_from_a_rate_over_steps():
+    recipe = get_recipe("digits").replace(lr=1.0, warmup_steps=4, warmup_lr=0.2)
+    rates = [recipe.learning_rate(step, 10) for step in range(5)]
+    assert rates == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_a_stream_needs_a_length():
+    with pytest.raises(IsoflopError, match="tokens"):
+        get_recipe("digits").steps_per_epoch(None)
+
+
+def test_steps_and_tokens_exclude_each_other():
+    with pytest.raises(IsoflopError, match="not both"):
+        get_recipe("digits").replace(steps=1, tokens=1)
 
 
 def test_unknown_recipe():

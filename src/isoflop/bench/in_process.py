@@ -14,6 +14,7 @@ from isoflop.bench.contestant import CONTESTANTS, Contestant, timed
 from isoflop.bench.ours import ours
 from isoflop.bench.work import Work
 from isoflop.errors import NoEffectWarning
+from isoflop.kernels.layout import to_batch_innermost
 from isoflop.masks import get_mask
 
 
@@ -159,7 +160,11 @@ class Isoflop(InProcess):
                 mode="training" if case.trains else "inference",
                 example_inputs=job.inputs,
             )
-        return job.start(model, job.inputs)
+        inputs = job.inputs
+        if isinstance(job.model, nn.Conv2d):
+            # As for channels_last: between the layers of a model, activations have this layout.
+            inputs = to_batch_innermost(inputs)
+        return job.start(model, inputs)
 
 
 class CsrLinear(nn.Module):

@@ -48,11 +48,16 @@ class Forward(Work):
 
 
 class ForwardBackward(Work):
-    """A forward pass, and the gradients of input and parameters for the gradient `grad`."""
+    """A forward pass, and the gradients of input and parameters for the gradient `grad`.
+
+    The gradient is given in the memory layout of the output, as a following layer would give it.
+    """
 
     def __init__(self, model: nn.Module, inputs: Tensor, grad: Tensor) -> None:
         super().__init__(model, inputs.detach().requires_grad_())
-        self.grad = grad
+        with torch.no_grad():
+            output = first_tensor(model(inputs))
+        self.grad = torch.empty_like(output).copy_(grad)
 
     def __call__(self) -> Tensor:
         """Do both passes and return the output."""

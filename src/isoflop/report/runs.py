@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.errors import PlanError, RunDirectoryError
+from isoflop.errors import PlanError, RunDirectoryError, UnknownNameError
 from isoflop.files import read_json
 from isoflop.plan import Plan
 from isoflop.training.checkpoint import load_checkpoint
 from isoflop.training.mask_history import unpack
+from isoflop.training.metrics import Metric
 from isoflop.training.rundir import RunDirectory
+from isoflop.training.tasks import TASKS
 
 # What may differ between the runs of one group.
 SEED_OPTIONS = ("seed", "data", "spectra")
@@ -26,7 +28,7 @@ METHOD_NAMES: dict[str, str] = {
     "gmp": "GMP", "granet": "GraNet", "sr_ste": "SR-STE",
 }  # fmt: skip
 
-_METRICS = ("epoch", "step", "train_loss", "test_accuracy", "density", "training_flops")
+_METRICS = ("epoch", "step", "train_loss", "density", "training_flops")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,11 @@ class Run:
     def task(self) -> str:
         """Name of the recipe, the results of which may be compared."""
         return str(self.config["recipe"]["name"])
+
+    @property
+    def metric(self) -> Metric:
+        """The measure that heads the results."""
+        return metric_of(self.config)
 
     @functools.cached_property
     def masks(self) -> dict[str, dict[str, np.ndarray]]:
@@ -91,6 +98,11 @@ class Group:
         return self.runs[0].task
 
     @property
+    def metric(self) -> Metric:
+        """The measure that heads the results."""
+        return self.runs[0].metric
+
+    @property
     def config(self) -> dict[str, Any]:
         """The options, seed and data aside those of every run."""
         return self.runs[0].config
@@ -118,7 +130,11 @@ def load_run(path: str | Path) -> Run:
         plan = Plan.load(run.plan_path) if run.plan_path.exists() else None
     except (PlanError, OSError, UnicodeDecodeError) as error:
         problems.append(f"plan.json cannot be used: {error}")
-    metrics = [line for line in run.metrics() if set(_METRICS) <= line.keys()]
+    try:
+        score = f"test_{metric_of(config).name}"
+    except UnknownNameError as error:
+        raise RunDirectoryError(f"{run.config_path} is of another version: {error}") from error
+    metrics = [line for line in run.metrics() if {score, *_METRICS} <= line.keys()]
     epochs = config["recipe"].get("epochs")
     if summary is None:
         problems.append(
@@ -132,6 +148,11 @@ def load_run(path: str | Path) -> Run:
     changes = [line for line in run.masks() if "layers" in line]
     spectra = [line for line in run.spectra() if "network" in line]
     return Run(Path(path), config, summary, metrics, changes, spectra, plan, tuple(problems))
+
+
+def metric_of(config: Mapping[str, Any]) -> Metric:
+    """Return the measure that heads the results of the runs with this `config.json`."""
+    return TASKS.get(config["recipe"].get("task", "classification")).metric
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:

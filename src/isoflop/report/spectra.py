@@ -1,4 +1,4 @@
-"""Spectral measures of a run beside its accuracy."""
+"""Spectral measures of a run beside its results."""
 
 from dataclasses import dataclass
 
@@ -12,23 +12,24 @@ class Epoch:
 
     Attributes:
         epoch: Its number, the first being 1.
-        accuracy: Test accuracy after it, in percent.
+        score: The measure that heads the results, after it.
         measures: The network's measures, of the latest measurement in the epoch.
     """
 
     epoch: int
-    accuracy: float
+    score: float
     measures: dict[str, float | None]
 
 
 def epochs_with_spectra(run: Run) -> list[Epoch]:
     """Return the epochs of a run in which the spectra were measured."""
     epochs, before = [], 0
+    score = f"test_{run.metric.name}"
     for line in run.metrics:
         inside = [s for s in run.spectra if before < s["step"] <= line["step"]]
         if inside:
             network = inside[-1]["network"]
             measures = {name: network.get(name) for name in MEASURES}
-            epochs.append(Epoch(line["epoch"], line["test_accuracy"], measures))
+            epochs.append(Epoch(line["epoch"], line[score], measures))
         before = line["step"]
     return epochs

@@ -18,10 +18,11 @@ def summary_table(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
 
     Returns:
         One row per group, in order of first appearance: the options `transform`, `sparsity`,
-        `method` and `pattern`; `label`; `runs` and `seeds`; mean and sample standard deviation over
-        the seeds of the accuracy in percent (`accuracy_mean`, `accuracy_std`, None for a single
-        run), training FLOPs (`training_flops`) and time (`seconds`); and the exact `macs`,
-        `macs_ratio` to the dense model, `nnz` and `numel`.
+        `method` and `pattern`; `label`; `runs` and `seeds`; `metric`, the measure that heads the
+        results, its `unit` and `metric_label`; its mean and sample standard deviation over the
+        seeds (`mean`, and `std`, None for a single run); mean training FLOPs (`training_flops`)
+        and time (`seconds`); and the exact `macs`, `macs_ratio` to the dense model, `nnz` and
+        `numel`.
 
     Raises:
         RunDirectoryError: A directory holds no complete run, or two runs share a seed.
@@ -45,7 +46,8 @@ def _row(group: Group) -> dict[str, Any] | None:
     summaries = [run.summary for run in group.runs if run.summary is not None]
     if not summaries:
         return None
-    accuracies = [summary["accuracy"] for summary in summaries]
+    metric = group.metric
+    values = [summary[metric.name] for summary in summaries]
     first, config = summaries[0], group.config
     return {
         "label": group.label,
@@ -57,8 +59,11 @@ def _row(group: Group) -> dict[str, Any] | None:
         "pattern": config.get("pattern", "unstructured"),
         "runs": len(summaries),
         "seeds": [summary["seed"] for summary in summaries],
-        "accuracy_mean": statistics.mean(accuracies),
-        "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "metric": metric.name,
+        "unit": metric.unit,
+        "metric_label": metric.label,
+        "mean": statistics.mean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
         "macs": first["macs"],
         "dense_macs": first["dense_macs"],
         "macs_ratio": first["macs"] / first["dense_macs"],
@@ -71,14 +76,15 @@ def _row(group: Group) -> dict[str, Any] | None:
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows of `summary_table` as aligned text."""
-    header = ("model", "accuracy %", "MACs / dense", "nnz", "weights", "seconds", "runs")
+    names = " / ".join(dict.fromkeys(f"{row['metric']} {row['unit']}".strip() for row in rows))
+    header = ("model", names, "MACs / dense", "nnz", "weights", "seconds", "runs")
     lines: list[tuple[str, ...]] = [header]
     for row in rows:
-        std = "" if row["accuracy_std"] is None else f" ± {row['accuracy_std']:.2f}"
+        std = "" if row["std"] is None else f" ± {row['std']:.2f}"
         lines.append(
             (
                 row["label"],
-                f"{row['accuracy_mean']:.2f}{std}",
+                f"{row['mean']:.2f}{std}",
                 f"{row['macs_ratio']:.6f}",
                 f"{row['nnz']:,}",
                 f"{row['numel']:,}",

@@ -8,7 +8,6 @@ from isoflop.errors import IsoflopError
 from isoflop.files import read_json, write_json
 from isoflop.models.extras import require
 from isoflop.training.harness import LEADERBOARD, Harness
-from isoflop.training.metrics import METRICS
 from isoflop.training.restore import restore
 from isoflop.training.rundir import RunDirectory
 from isoflop.training.tasks import TASKS, Language
@@ -34,7 +33,7 @@ def evaluate(
         include_path: Folder of further tasks.
 
     Returns:
-        All results of the checkpoint: its `epoch` and `step`; on test data, `metric` and `test`; by
+        All results of the checkpoint: its `epoch` and `step`; on test data, `test`; by
         lm-eval, `tasks`, and, once all five tasks of the leaderboard are there,
         `leaderboard_mean` in percent.
 
@@ -58,7 +57,6 @@ def evaluate(
     if not tasks:
         dataset = task.load(recipe, folder).to(accelerator.device)
         model = accelerator.prepare_model(restored.model, evaluation_mode=True)
-        found["metric"] = task.metric.name
         found["test"] = dataset.evaluate(model, accelerator)
         write_json(run.evaluation_path, found)
         return found
@@ -84,10 +82,7 @@ def format_evaluation(found: dict[str, Any]) -> str:
     """Return what `evaluate` returned as text."""
     lines = [f"epoch {found['epoch']}, step {found['step']}"]
     if "test" in found:
-        head = METRICS.get(found["metric"])
-        lines.append(f"test {head.text(found['test'][head.name])}")
-        rest = found["test"].items()
-        lines += [f"test {name} {value:.4f}" for name, value in rest if name != head.name]
+        lines += [f"test {name} {value:.4f}" for name, value in found["test"].items()]
     for name, result in found.get("tasks", {}).items():
         error = "" if result["stderr"] is None else f" ± {result['stderr']:.2f}"
         lines.append(

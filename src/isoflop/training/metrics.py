@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from isoflop.registry import Registry
-
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -30,15 +28,5 @@ class Metric:
         return max(one, other) if self.higher_is_better else min(one, other)
 
 
-METRICS: Registry[Metric] = Registry("metric")
-"""The measures that head the results of a task, by name."""
-
-
-def define(metric: Metric) -> Metric:
-    """Register a measure, and return it."""
-    METRICS.add(metric.name, metric)
-    return metric
-
-
-PERPLEXITY = define(Metric(name="perplexity", label="Test perplexity", higher_is_better=False))
-ACCURACY = define(Metric(name="accuracy", label="Test accuracy (%)", unit="%"))
+ACCURACY = Metric(name="accuracy", label="Test accuracy (%)", unit="%")
+PERPLEXITY = Metric(name="perplexity", label="Test perplexity", higher_is_better=False)

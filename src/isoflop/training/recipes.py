@@ -176,7 +176,8 @@ class Recipe:
         if self.schedule_by == "epoch":
             step = epoch * steps_per_epoch
         total = self.epochs * steps_per_epoch
-        progress = (step - warmup_steps) / (total - warmup_steps)
+        # An epoch may begin within the warm-up.
+        progress = max(0, step - warmup_steps) / (total - warmup_steps)
         if self.schedule == "poly":
             share = (1 - progress) ** self.power
         else:

@@ -1,4 +1,4 @@
-"""The paper's figure 1: accuracy against training FLOPs."""
+"""The paper's figure 1: accuracy, or what judges the task, against training FLOPs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,14 +36,14 @@ def accuracy_against_flops(groups: Sequence[Group]) -> list[Figure]:
 
 def _panel(task: str, rows: Sequence[dict[str, Any]]) -> Panel:
     flops = [row["training_flops"] for row in rows]
-    low = min(row["accuracy_mean"] - (row["accuracy_std"] or 0) for row in rows)
-    high = max(row["accuracy_mean"] + (row["accuracy_std"] or 0) for row in rows)
-    # At least a point high, or the axis would make much of differences that are noise.
-    margin = max(0.1 * (high - low), (1.0 - (high - low)) / 2)
+    low = min(row["mean"] - (row["std"] or 0) for row in rows)
+    high = max(row["mean"] + (row["std"] or 0) for row in rows)
+    # At least a hundredth high, or the axis would make much of differences that are noise.
+    margin = max(0.1 * (high - low), (abs(high) / 100 - (high - low)) / 2)
     return Panel(
         title=task,
         x_label="Training FLOPs",
-        y_label="Test accuracy (%)",
+        y_label=rows[0]["metric_label"],
         x_log=True,
         # Iso-FLOP points lie close together: leave room, so that the axis does not magnify nothing.
         x_range=(min(flops) / 1.5, max(flops) * 1.5),
@@ -53,8 +53,8 @@ def _panel(task: str, rows: Sequence[dict[str, Any]]) -> Panel:
                 label=row["label"],
                 group=row["group"],
                 x=[row["training_flops"]],
-                y=[row["accuracy_mean"]],
-                error=None if row["accuracy_std"] is None else [row["accuracy_std"]],
+                y=[row["mean"]],
+                error=None if row["std"] is None else [row["std"]],
                 shift=shift,
             )
             for row, shift in zip(rows, _shifts(flops), strict=True)

@@ -64,19 +64,20 @@ def _comparisons(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _panel(title: str, rows: Sequence[Row], dense: Sequence[Row]) -> Panel:
     marks = []
     for row in dense:
-        error = None if row["accuracy_std"] is None else [row["accuracy_std"]]
-        point = {"x": [0.0], "y": [row["accuracy_mean"]], "error": error}
+        error = None if row["std"] is None else [row["std"]]
+        point = {"x": [0.0], "y": [row["mean"]], "error": error}
         marks.append(Points(label=row["label"], group=row["group"], **point))
     for name in dict.fromkeys(map(_name, rows)):
         own = sorted((row for row in rows if _name(row) == name), key=lambda row: row["sparsity"])
         x = [100 * row["sparsity"] for row in own]
-        y = [row["accuracy_mean"] for row in own]
+        y = [row["mean"] for row in own]
         group = own[0]["group"]
         marks.append(Line(label=name, group=group, x=x, y=y, markers=True))
-        if any(row["accuracy_std"] is not None for row in own):
-            error = [row["accuracy_std"] or 0.0 for row in own]
+        if any(row["std"] is not None for row in own):
+            error = [row["std"] or 0.0 for row in own]
             marks.append(Points(label=name, group=group, x=x, y=y, error=error))
-    return Panel(title=title, x_label="Sparsity (%)", y_label="Test accuracy (%)", marks=marks)
+    label = rows[0]["metric_label"]
+    return Panel(title=title, x_label="Sparsity (%)", y_label=label, marks=marks)
 
 
 def _name(row: Row) -> str:

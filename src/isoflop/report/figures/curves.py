@@ -7,19 +7,22 @@ from isoflop.report.figure import Figure
 from isoflop.report.figures.registry import FIGURES
 from isoflop.report.figures.seeds import BAND, Series, panels_by_task
 from isoflop.report.runs import Group, Run
+from isoflop.training.metrics import Metric
 
-_CURVES = {
-    "train_loss": "Training loss",
-    "test_accuracy": "Test accuracy (%)",
-    "density": "Density",
-    "training_flops": "Training FLOPs so far",
-}
+
+def _curves(metric: Metric) -> dict[str, str]:
+    return {
+        "train_loss": "Training loss",
+        f"test_{metric.name}": metric.label,
+        "density": "Density",
+        "training_flops": "Training FLOPs so far",
+    }
 
 
 @FIGURES.register("curves")
 def training_curves(groups: Sequence[Group]) -> list[Figure]:
-    """Loss, accuracy, density and FLOPs by epoch, with confidence bands over seeds."""
-    panels = panels_by_task(groups, _CURVES, "Epoch", _series)
+    """Loss, test results, density and FLOPs by epoch, with confidence bands over seeds."""
+    panels = panels_by_task(groups, _curves, "Epoch", _series)
     if not panels:
         raise FigureError("No run has finished an epoch.")
     caption = f"Means over seeds. {BAND}"

@@ -19,7 +19,7 @@ _SHARES = {
 @FIGURES.register("mask-changes")
 def mask_changes(groups: Sequence[Group]) -> list[Figure]:
     """Hamming distances of the masks to the first and previous ones, and what they explored."""
-    panels = panels_by_task(groups, _SHARES, "Step", _series)
+    panels = panels_by_task(groups, lambda _metric: _SHARES, "Step", _series)
     if not panels:
         raise FigureError("No run has masks whose changes were recorded.")
     return [

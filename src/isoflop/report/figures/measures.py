@@ -22,7 +22,7 @@ WITHOUT = "No run has spectra. Train with --spectra every=1epoch."
 
 @FIGURES.register("measures-accuracy")
 def measures_against_accuracy(groups: Sequence[Group]) -> list[Figure]:
-    """Spectral measures of the network against test accuracy, coloured by epoch."""
+    """Spectral measures of the network against test results, coloured by epoch."""
     panels = []
     for group in groups:
         points = [point for run in group.runs for point in epochs_with_spectra(run)]
@@ -33,14 +33,14 @@ def measures_against_accuracy(groups: Sequence[Group]) -> list[Figure]:
                     label="",
                     group=group.index,
                     x=[point.measures[name] or 0.0 for point in known],
-                    y=[point.accuracy for point in known],
+                    y=[point.score for point in known],
                     values=[point.epoch for point in known],
                 )
                 panels.append(
                     Panel(
                         title=group.label,
                         x_label=NAMES[name],
-                        y_label="Test accuracy (%)",
+                        y_label=group.metric.label,
                         marks=[mark],
                     )
                 )
@@ -49,7 +49,7 @@ def measures_against_accuracy(groups: Sequence[Group]) -> list[Figure]:
     return [
         Figure(
             name="measures-accuracy",
-            title="Spectral measures against accuracy",
+            title="Spectral measures against test results",
             caption="One point per epoch and seed; measures are means over the layers.",
             panels=panels,
             columns=4,

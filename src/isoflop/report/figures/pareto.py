@@ -8,31 +8,35 @@ from isoflop.report.figures.measures import NAMES, WITHOUT
 from isoflop.report.figures.registry import FIGURES
 from isoflop.report.runs import Group
 from isoflop.report.spectra import epochs_with_spectra
+from isoflop.training.metrics import Metric
 
 _PAIRS = (("ramanujan_gap", "spectral_gap"), ("imdb", "imsg"))
 
 
 @FIGURES.register("measures-pareto")
 def pareto_of_measures(groups: Sequence[Group]) -> list[Figure]:
-    """Connectivity against weighted spectral gap, coloured by accuracy, with the Pareto front."""
-    panels = []
+    """Connectivity against weighted spectral gap, coloured by results, with the Pareto front."""
+    panels: dict[Metric, list[Panel]] = {}
     for task in dict.fromkeys(group.task for group in groups):
+        own = [group for group in groups if group.task == task]
         for pair in _PAIRS:
-            panel = _panel(task, [group for group in groups if group.task == task], pair)
+            panel = _panel(task, own, pair)
             if panel is not None:
-                panels.append(panel)
+                panels.setdefault(own[0].metric, []).append(panel)
     if not panels:
         raise FigureError(WITHOUT)
+    # The colours of a figure have one scale, so tasks of different measures have figures of their own.
     return [
         Figure(
-            name="measures-pareto",
-            title="Spectral measures, coloured by accuracy",
+            name="measures-pareto" + ("" if len(panels) == 1 else f"-{metric.name}"),
+            title=f"Spectral measures, coloured by {metric.name}",
             caption="One point per epoch and seed; a marker per model. The dashed line is the Pareto "
             "front: no point has more of both measures.",
-            panels=panels,
+            panels=own,
             columns=2,
-            value_label="Test accuracy (%)",
+            value_label=metric.label,
         )
+        for metric, own in panels.items()
     ]
 
 
@@ -40,15 +44,15 @@ def _panel(task: str, groups: Sequence[Group], pair: tuple[str, str]) -> Panel |
     marks, everything = [], []
     for group in groups:
         points = [
-            (x, y, point.accuracy)
+            (x, y, point.score)
             for run in group.runs
             for point in epochs_with_spectra(run)
             if (x := point.measures[pair[0]]) is not None
             and (y := point.measures[pair[1]]) is not None
         ]
         if points:
-            x, y, accuracy = (list(column) for column in zip(*points, strict=True))
-            marks.append(Points(label=group.label, group=group.index, x=x, y=y, values=accuracy))
+            x, y, scores = (list(column) for column in zip(*points, strict=True))
+            marks.append(Points(label=group.label, group=group.index, x=x, y=y, values=scores))
             everything += [point[:2] for point in points]
     if not marks:
         return None

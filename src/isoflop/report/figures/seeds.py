@@ -9,6 +9,7 @@ import scipy.stats
 
 from isoflop.report.figure import Line, Panel
 from isoflop.report.runs import Group, Run
+from isoflop.training.metrics import Metric
 
 Series = Sequence[tuple[float, float]]
 
@@ -21,7 +22,7 @@ BAND = (
 
 def panels_by_task(
     groups: Sequence[Group],
-    nouns: Mapping[str, str],
+    nouns: Callable[[Metric], Mapping[str, str]],
     x_label: str,
     series: Callable[[str], Callable[[Run], Series]],
 ) -> list[Panel]:
@@ -29,14 +30,14 @@ def panels_by_task(
 
     Args:
         groups: The groups; each is a line.
-        nouns: What the y axes show, by key.
+        nouns: Maps the measure that heads a task's results to what the y axes show, by key.
         x_label: What the x axes show.
         series: Maps a key to what `seed_line` takes.
     """
     panels = []
     for task in dict.fromkeys(group.task for group in groups):
         own = [group for group in groups if group.task == task]
-        for key, noun in nouns.items():
+        for key, noun in nouns(own[0].metric).items():
             lines = [line for group in own if (line := seed_line(group, series(key)))]
             if lines:
                 panels.append(Panel(title=task, x_label=x_label, y_label=noun, marks=lines))
