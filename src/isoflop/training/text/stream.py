@@ -106,16 +106,17 @@ class PackedStream:
         step = batch_size * self._context
         offsets = np.arange(batch_size)[:, None] * self._context + np.arange(self._context + 1)
         queue: deque[_Document] = deque()
-        size = 0
+        size = total = 0
         for document in self._documents(position):
-            if document.place[0] == 1 and size <= self._context and position == self.start:
+            if document.place[0] == 1 and total <= self._context and position == self.start:
                 raise DataError(
-                    f"The files in {self._folder} hold {size} tokens, too few for one block of the "
+                    f"The files in {self._folder} hold {total} tokens, too few for one block of the "
                     f"context {self._context} and the token after it. Give more text, or a model of "
                     "a shorter context."
                 )
             queue.append(document)
             size += len(document.tokens)
+            total += len(document.tokens)
             while size > step:  # the last target is the first token of the next batch
                 tokens = self._front(queue, step + 1)
                 first = self._drop(queue, step)
