@@ -7,13 +7,14 @@ import pytest
 from isoflop.errors import IsoflopError, UnknownNameError
 from isoflop.training.data import DATASETS
 from isoflop.training.recipes import RECIPES, Recipe, get_recipe
+from isoflop.training.text.registry import TEXTS
 
 
 @pytest.mark.parametrize("name", RECIPES.names())
 def test_every_recipe_is_complete(name):
     recipe = get_recipe(name)
     assert recipe.name == name
-    assert recipe.dataset in DATASETS.names()
+    assert recipe.dataset in {*DATASETS.names(), *TEXTS.names()}
     assert inspect.getdoc(RECIPES.get(name))
 
 
@@ -34,6 +35,22 @@ def test_cifar100_is_that_of_the_paper():
     rates = [recipe.learning_rate(epoch * 391, 391) for epoch in (0, 59, 60, 120, 160, 199)]
     assert rates == pytest.approx([0.1, 0.1, 0.02, 0.004, 0.0008, 0.0008])
     assert (recipe.alpha, recipe.update_every, recipe.end_fraction) == (0.3, 100, 0.75)
+
+
+def test_pile_is_that_of_the_paper():
+    recipe = get_recipe("pile")
+    assert (recipe.batch_size, recipe.input_shape, recipe.weight_decay) == (256, (2048,), 0.1)
+    assert (recipe.optimizer, recipe.betas, recipe.eps) == ("adamw", (0.9, 0.95), 1e-8)
+    assert (recipe.clip_norm, recipe.scope) == (1.0, "layers")
+    steps = recipe.steps_per_epoch(None)
+    total = steps * recipe.epochs
+    tokens = total * 256 * 2048
+    assert tokens == pytest.approx(2.5e9, rel=0.005)
+    warmup = round(375e6 / (256 * 2048))
+    rates = [recipe.learning_rate(step, steps) for step in (0, warmup - 1, warmup, total - 1)]
+    assert rates == pytest.approx([6e-4 / warmup, 6e-4, 6e-4, 6e-5], rel=1e-3)
+    middle = recipe.learning_rate(warmup + (total - warmup) // 2, steps)
+    assert middle == pytest.approx((6e-4 + 6e-5) / 2, rel=1e-3)
 
 
 def test_cosine_by_epoch():
@@ -70,6 +87,8 @@ def test_replace_scales_milestones_and_ignores_none():
         {"end_fraction": 1.5},
         {"schedule": "linear"},
         {"base_width": 0},
+        {"test_tokens": 0},
+        {"scope": "network"},
         {"steps": 0},
         {"tokens": 0},
         {"clip_norm": 0.0},

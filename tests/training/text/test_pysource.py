@@ -6,6 +6,12 @@ from tests.training.conftest import write_python
 
 from isoflop.errors import DataError
 from isoflop.training.text.pysource import load_pysource
+from isoflop.training.text.shuffled import ShuffledBlocks
+
+
+def blocks_of(data) -> ShuffledBlocks:
+    """Return the source of the data, which is in memory."""
+    return data.source
 
 
 def documents(tokens):
@@ -17,7 +23,7 @@ def documents(tokens):
 
 def test_files_are_divided_by_their_names(python_files):
     data = load_pysource(python_files, 16, None)
-    train, test = documents(data.source._tokens), documents(data.held_out.tokens)
+    train, test = documents(blocks_of(data)._tokens), documents(data.held_out.tokens)
     contents = {path.read_bytes() for path in python_files.rglob("*.py")}
     assert {*train, *test} == contents
     assert len(train) + len(test) == len(contents)
@@ -44,7 +50,7 @@ def test_enough_held_out_text(python_files):
 
 
 def test_every_pass_has_every_block_once_in_another_order(python_files):
-    source = load_pysource(python_files, 16, None).source
+    source = blocks_of(load_pysource(python_files, 16, None))
     count = source._count
     blocks = [batch for batch, _ in islice(source.batches(source.start, 1, 0), 3 * count)]
     passes = [np.concatenate(blocks[i * count : (i + 1) * count]) for i in range(3)]
