@@ -12,7 +12,7 @@ def decode(data: bytes, shorter_side: int) -> np.ndarray:
 
     JPEG files are decoded by libjpeg-turbo (simplejpeg), at half, a quarter or an eighth of their
     size where that suffices: other fractions take longer than the whole image. What it does not read
-    (other formats, CMYK, and files with small errors) is left to Pillow.
+    (other formats, and files with small errors) is left to Pillow.
 
     Args:
         data: Content of the file.
@@ -34,7 +34,11 @@ def decode(data: bytes, shorter_side: int) -> np.ndarray:
             raise ValueError(f"{width} × {height} pixels are too many")
         least = min(height, width)
         reduction = next((k for k in (8, 4, 2) if least // k >= shorter_side), 1)
-        return simplejpeg.decode_jpeg(data, min_height=-(-height // reduction))
+        sizes = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
+        return simplejpeg.decode_jpeg(data, **sizes)
     except ValueError:
-        with image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
+        try:
+            with image.open(io.BytesIO(data)) as picture:
+                return np.asarray(picture.convert("RGB"))
+        except image.UnidentifiedImageError:
+            raise ValueError("this is no image of a known format") from None

@@ -189,7 +189,7 @@ class ImageFolderData:
             for images, labels in batches:
                 right = model(images).argmax(1) == labels
                 counts += torch.stack([right.sum(), (labels >= 0).sum()])
-        self.record.join(accelerator, self._limits)
+        self.record.join(self._limits)
         right, seen = accelerator.reduce(counts).tolist()
         return {"accuracy": 100.0 * right / seen}
 

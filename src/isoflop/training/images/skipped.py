@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch.distributed as dist
+
 from isoflop.errors import DataError
-from isoflop.models.extras import require
 
 LIMIT = 0.01
 """Part of the images of a split that may be unreadable."""
@@ -44,11 +45,12 @@ class Skipped:
                     "remove them; the run can be resumed from its last epoch."
                 )
 
-    def join(self, accelerator: Any, limits: Mapping[str, int]) -> None:
+    def join(self, limits: Mapping[str, int]) -> None:
         """Make the list that of all processes; called by all of them together."""
-        if accelerator.num_processes > 1:
-            gather = require("accelerate.utils", "train").gather_object
-            self.add(gather(list(self)), limits)
+        if dist.is_available() and dist.is_initialized():
+            lists: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(lists, list(self))
+            self.add((entry for entries in lists for entry in entries), limits)
 
     def replace(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Make the list that of a checkpoint."""
