@@ -201,15 +201,27 @@ def test_last_batch():
     assert sizes == [64] * 21
 
 
-def test_processes_share_a_batch_without_overlap(fashion):
-    data = load_dataset("fashion-mnist", fashion())
-    (whole, labels), *_ = data.train_batches(10, seed=1, epoch=2)
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "cifar100"])
+def test_processes_share_the_batches_of_one(fashion, tmp_path, monkeypatch, name, processes):
+    if name == "fashion-mnist":
+        fashion()
+    else:
+        write_cifar(tmp_path, getattr(torchvision_datasets, name.upper()), monkeypatch)
+    data = load_dataset(name, tmp_path)
+    options = {"seed": 1, "epoch": 2}
     parts = [
-        next(data.train_batches(10, seed=1, epoch=2, rank=rank, world_size=2)) for rank in range(2)
+        data.train_batches(10, **options, rank=rank, world_size=processes)
+        for rank in range(processes)
     ]
-    assert torch.equal(torch.stack([p[0] for p in parts], 1).flatten(0, 1), whole)
-    assert torch.equal(torch.stack([p[1] for p in parts], 1).flatten(), labels)
-    tests = [torch.cat([y for _, y in data.test_batches(3, rank=r, world_size=2)]) for r in (0, 1)]
+    for (images, labels), *own in zip(data.train_batches(10, **options), *parts, strict=True):
+        for rank, (own_images, own_labels) in enumerate(own):
+            assert torch.equal(own_images, images[rank::processes])
+            assert torch.equal(own_labels, labels[rank::processes])
+    tests = [
+        torch.cat([y for _, y in data.test_batches(3, rank=rank, world_size=processes)])
+        for rank in range(processes)
+    ]
     assert sorted(torch.cat(tests).tolist()) == sorted(data.test_labels.tolist())
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from isoflop.errors import IsoflopError
-from isoflop.files import write_json
+from isoflop.files import write_json, write_lines
 from isoflop.models.extras import require
 from isoflop.sparsity.method import Method
 from isoflop.training.accumulate import micro_batches
@@ -77,6 +77,7 @@ def train(
     seed: int = 0,
     data: str | Path | None = None,
     accumulate: int = 1,
+    workers: int | None = None,
     spectra: str | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -103,6 +104,8 @@ def train(
         accumulate: Parts that each process cuts its share of a batch into, to be run one after
             another, where a whole one needs too much memory. The step is the same up to rounding
             (but for BatchNorm, which sees each part alone).
+        workers: Processes that read samples for each training process, where these stay in files; 0
+            reads them in the training process, None as many as are useful. Does not change the result.
         spectra: How often to measure the spectra of the masks, such as ``"every=1epoch"`` or
             ``"every=100steps"``; by default never. They are measured before the first step too.
         resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
@@ -138,6 +141,8 @@ def train(
     job.check()
     if stop_after_epochs is not None and stop_after_epochs < 1:
         raise IsoflopError(f"stop_after_epochs must be at least 1, not {stop_after_epochs}.")
+    if workers is not None and workers < 0:
+        raise IsoflopError(f"workers must not be negative, not {workers}.")
     run = RunDirectory(out)
     if accelerator.is_main_process:
         run.check(job.config(), resume=resume)
@@ -145,7 +150,7 @@ def train(
     if resume and (summary := run.summary()) is not None:
         return summary
 
-    dataset = TASKS.get(recipe.task).load(recipe, data)
+    dataset = TASKS.get(recipe.task).load(recipe, data, workers)
     if dataset.samples is not None and dataset.samples < recipe.batch_size:
         raise IsoflopError(
             f"batch_size {recipe.batch_size} exceeds the {dataset.samples} training samples. Choose a "
@@ -161,6 +166,7 @@ def train(
         world_size=accelerator.num_processes,
     )
     setup = build(job, steps * recipe.epochs, accelerator.device, calibration)
+    del calibration  # which ends the worker processes that read it
     last_epoch = min(recipe.epochs, stop_after_epochs or recipe.epochs)
     main = accelerator.is_main_process
     claim = run.claim(job.config(), resume=resume) if main else contextlib.nullcontext()
@@ -276,11 +282,14 @@ def _run(
                     "progress": dataclasses.asdict(progress),
                 }
                 save_checkpoint(run.path, progress.epoch, state)
+                if dataset.skipped:
+                    write_lines(run.skipped_path, dataset.skipped)
                 if sparsifier.plan is not None:
                     sparsifier.plan.save(run.plan_path)
             accelerator.wait_for_everyone()
     summary = _summary(job, setup, dataset, progress, accelerator)
     summary["spectra_seconds"] = observer.spectra_seconds
+    summary["skipped"] = len(dataset.skipped)
     if main and progress.epoch == recipe.epochs:
         write_json(run.summary_path, summary)
     return summary

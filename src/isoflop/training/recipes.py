@@ -101,6 +101,11 @@ class Recipe:
     """Tokens of held-out text that are enough to measure a language model; none for all there are."""
     label_smoothing: float = 0.0
     """Label smoothing of the loss; the paper has it for ImageNet only (0.1)."""
+    scale_jitter: tuple[int, int] | None = None
+    """Least and largest shorter side of a training image before its random crop; none where images
+    keep their size (paper, C.1: ImageNet)."""
+    test_scale: int | None = None
+    """Shorter side of a test image before its central crop, likewise."""
     alpha: float = 0.3
     """Fraction of the weights that the first mask update moves (paper, section 4; RigL)."""
     update_every: int = 100
@@ -114,7 +119,7 @@ class Recipe:
         for field in positive:
             if getattr(self, field) < 1:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
-        for field in ("base_width", "steps", "tokens", "test_tokens"):
+        for field in ("base_width", "steps", "tokens", "test_scale", "test_tokens"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
         if self.steps is not None and self.tokens is not None:
@@ -126,6 +131,10 @@ class Recipe:
         for field in _NOT_NEGATIVE:
             if not getattr(self, field) >= 0:
                 raise IsoflopError(f"{field} must not be negative, not {getattr(self, field)}.")
+        if self.scale_jitter is not None and not 1 <= self.scale_jitter[0] <= self.scale_jitter[1]:
+            raise IsoflopError(
+                f"scale_jitter must be two lengths in order, not {self.scale_jitter}."
+            )
         if not 0 < self.alpha <= 1 or not 0 <= self.end_fraction <= 1:
             raise IsoflopError("alpha must be in (0, 1] and end_fraction in [0, 1].")
         for field, known in _CHOICES.items():
@@ -242,7 +251,6 @@ def cifar10() -> Recipe:
         model="isoflop:resnet18_cifar",
         num_classes=10,
         input_shape=(3, 32, 32),
-        base_width=64,
     )
 
 
@@ -255,63 +263,6 @@ def cifar100() -> Recipe:
         model="isoflop:resnet18_cifar",
         num_classes=100,
         input_shape=(3, 32, 32),
-        base_width=64,
-    )
-
-
-@RECIPES.register("pile")
-def pile() -> Recipe:
-    """GPT-3 Small on 2.5 billion tokens of the Pile as in the paper (section 5.2, appendix D)."""
-    return Recipe(
-        name="pile",
-        task="language",
-        dataset="pile",
-        model="isoflop:gpt3_small",
-        num_classes=50257,
-        input_shape=(2048,),
-        epochs=20,
-        tokens=2_500_000_000,
-        batch_size=256,
-        optimizer="adamw",
-        lr=6e-4,
-        betas=(0.9, 0.95),
-        weight_decay=0.1,
-        clip_norm=1.0,
-        schedule="cosine",
-        schedule_by="step",
-        warmup_tokens=375_000_000,
-        final_lr=6e-5,
-        scope="layers",
-        # Of the 390 million that the held-out part of the Pile has.
-        test_tokens=2**22,
-    )
-
-
-@RECIPES.register("pysource")
-def pysource() -> Recipe:
-    """Small GPT on the bytes of Python's standard library: minutes on a laptop, no download."""
-    return Recipe(
-        name="pysource",
-        task="language",
-        dataset="pysource",
-        model="isoflop:gpt_mini",
-        num_classes=257,
-        input_shape=(256,),
-        base_width=128,
-        epochs=8,
-        tokens=2000 * 16 * 256,
-        batch_size=16,
-        optimizer="adamw",
-        lr=2e-3,
-        betas=(0.9, 0.95),
-        weight_decay=0.1,
-        clip_norm=1.0,
-        schedule="cosine",
-        schedule_by="step",
-        warmup_tokens=300 * 16 * 256,
-        final_lr=2e-4,
-        scope="layers",
-        test_tokens=2**17,
     )
 
 

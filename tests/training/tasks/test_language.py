@@ -120,15 +120,16 @@ def test_methods_that_score_or_prune(tiny_language, python_files, tmp_path, meth
     assert summary["density"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_damaged_records_are_in_the_summary(tiny_pile, own_pile, tmp_path):
+def test_damaged_records_are_listed(tiny_pile, own_pile, tmp_path):
     lines = json_lines(sentences(60, 1)).splitlines(keepends=True)
     lines[2] = b'{"text": "half\n'
     (own_pile / "train" / "00.jsonl.zst").unlink()
     (own_pile / "train" / "01.jsonl").write_bytes(b"".join(lines))
     with pytest.warns(DamagedDataWarning):
         summary = train(tiny_pile, tmp_path / "run", data=own_pile, quiet=True)
-    assert summary["damaged_records"] == 1
-    assert summary["damaged"][0].startswith("train/01.jsonl:3: ")
+    assert summary["skipped"] == 1
+    record = json.loads((tmp_path / "run" / "skipped.jsonl").read_text())
+    assert (record["split"], record["file"]) == ("train", "train/01.jsonl:3")
 
 
 def test_a_file_that_ends_too_early_loses_nothing(tiny_pile, own_pile, tmp_path):

@@ -70,17 +70,17 @@ def test_damaged_records_are_left_out_and_told(tmp_path):
     tokens = of_passes(["abcdefgh", "ijklmnop", *B], 4)
     assert batches[1][0][0].tolist() == tokens[10:21].tolist()
     # Nothing is said of what lies behind a position, though it has been read ahead.
-    assert source.facts(batches[0][1])["damaged_records"] == 1
-    assert source.facts(source.start)["damaged"] == []
-    facts = source.facts(batches[-1][1])
-    assert facts["data_passes"] >= 1
-    assert facts["damaged_records"] == 1
-    assert facts["damaged"][0].startswith("a.jsonl:2: Expecting value")
+    assert source.skipped(source.start) == []
+    assert source.facts(batches[-1][1])["data_passes"] >= 1
+    for _, position in batches:
+        (record,) = source.skipped(position)
+        assert (record["split"], record["file"]) == ("train", "a.jsonl:2")
+        assert record["reason"].startswith("Expecting value")
     # The state takes it along, and it is not counted again.
     state = json.loads(json.dumps(source.state_dict(batches[1][1])))
     other = stream(tmp_path, a=broken, b=B)
     other.load_state_dict(state)
-    assert other.facts(batches[1][1]) == source.facts(batches[1][1])
+    assert other.skipped(batches[1][1]) == source.skipped(batches[1][1])
 
 
 def test_too_many_damaged_records(tmp_path):

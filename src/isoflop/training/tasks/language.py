@@ -38,8 +38,11 @@ class Language:
         """Return one block of tokens."""
         return torch.zeros(1, _context(recipe), dtype=torch.long)
 
-    def load(self, recipe: Recipe, folder: str | Path | None) -> LanguageData:
-        """Load the text."""
+    def load(
+        self, recipe: Recipe, folder: str | Path | None, workers: int | None = None
+    ) -> LanguageData:
+        """Load the text, or open it. Each process reads ahead in a thread, without `workers`."""
+        del workers
         folder = None if folder is None else Path(folder)
         data = TEXTS.get(recipe.dataset).load(folder, _context(recipe), recipe.test_tokens)
         _check(data.tokenizer, recipe)

@@ -1,6 +1,7 @@
 """Text that is not trained on, and how well a model predicts it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +26,13 @@ class HeldOut:
             but the first are predicted, from those before them in their block.
         text_bytes: Length of the documents in UTF-8.
         context: Length of a block.
+        skipped: Records that were damaged: `split`, `file` with their number, `reason`.
     """
 
     tokens: NDArray[np.int32]
     text_bytes: int
     context: int
+    skipped: Sequence[dict[str, str]] = ()
 
     def blocks(self, multiple: int = 1) -> tuple[Tensor, Tensor]:
         """Return inputs and targets, `[blocks, context]`; what is no target is negative.

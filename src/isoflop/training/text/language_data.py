@@ -45,6 +45,10 @@ class Source(Protocol):
         """Return what a summary says of the text up to a position."""
         ...
 
+    def skipped(self, position: Position) -> list[dict[str, str]]:
+        """Return the records up to a position that were damaged: `split`, `file` and `reason`."""
+        ...
+
     def state_dict(self, position: Position) -> dict[str, Any]:
         """Return what is needed to go on at a position."""
         ...
@@ -133,6 +137,11 @@ class LanguageData:
     def evaluate(self, model: nn.Module, accelerator: Any) -> dict[str, float]:
         """Return `perplexity`, `loss` and `bits_per_byte` of the held-out text."""
         return self.held_out.evaluate(model, accelerator)
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """Damaged records, held-out ones first: `split`, `file` with their number, `reason`."""
+        return [*self.held_out.skipped, *self.source.skipped(self._position)]
 
     def facts(self) -> dict[str, Any]:
         """Return what a summary says of the data."""

@@ -42,10 +42,9 @@ def load_pile(folder: Path | None, context: int, test_tokens: int | None) -> Lan
     for name in [*train, *test]:
         if next(documents(folder / name, 0), None) is None:
             raise DataError(f"{folder / name} is empty. Fetch the file again.")
-    held_out, damaged = _read_held_out(folder, test, tokenizer, context, test_tokens)
     return LanguageData(
-        source=PackedStream(folder, train, tokenizer, context, damaged),
-        held_out=held_out,
+        source=PackedStream(folder, train, tokenizer, context),
+        held_out=_read_held_out(folder, test, tokenizer, context, test_tokens),
         tokenizer=tokenizer,
     )
 
@@ -88,12 +87,11 @@ def _read_held_out(
     tokenizer: TextTokenizer,
     context: int,
     enough: int | None,
-) -> tuple[HeldOut, list[str]]:
-    """Return the held-out text, and which of its records were damaged."""
+) -> HeldOut:
     parts = [np.array([tokenizer.end_of_text], dtype=np.int32)]
     tokens = text_bytes = 0
-    damaged: list[str] = []
-    texts = _texts(folder, names, damaged)
+    skipped: list[dict[str, str]] = []
+    texts = _texts(folder, names, skipped)
     while (enough is None or tokens < enough) and (group := list(islice(texts, AT_A_TIME))):
         for text, document in zip(group, tokenizer.documents(group), strict=True):
             if enough is not None and tokens >= enough:
@@ -103,10 +101,11 @@ def _read_held_out(
             text_bytes += len(text.encode())
     if not text_bytes:
         raise DataError(f"The held-out text in {folder} ({', '.join(names)}) is empty.")
-    return HeldOut(np.concatenate(parts), text_bytes, context), damaged
+    return HeldOut(np.concatenate(parts), text_bytes, context, skipped)
 
 
-def _texts(folder: Path, names: Sequence[str], damaged: list[str]) -> Iterator[str]:
+def _texts(folder: Path, names: Sequence[str], skipped: list[dict[str, str]]) -> Iterator[str]:
+    """Iterate over the texts of files, and note the records that are damaged."""
     for name in names:
         of_file = 0
         for record, (text, why) in enumerate(documents(folder / name, 0)):
@@ -114,5 +113,6 @@ def _texts(folder: Path, names: Sequence[str], damaged: list[str]) -> Iterator[s
                 yield text
                 continue
             of_file += 1
-            damaged.append(f"{name}:{record + 1}: {why}")
+            place = f"{name}:{record + 1}"
+            skipped.append({"split": "test", "file": place, "reason": why})
             check_damaged(folder / name, of_file, record, why)

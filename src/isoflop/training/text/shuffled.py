@@ -57,6 +57,11 @@ class ShuffledBlocks:
         """Return what identifies the text, and how often it has been passed."""
         return {**self._facts, "data_passes": position[0] / self._count}
 
+    def skipped(self, position: Position) -> list[dict[str, str]]:
+        """Return nothing: any bytes are text."""
+        del position
+        return []
+
     def state_dict(self, position: Position) -> dict[str, Any]:
         """Return what identifies the text."""
         del position

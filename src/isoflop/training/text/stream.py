@@ -48,7 +48,6 @@ class PackedStream:
         names: Names of the files in it, in order.
         tokenizer: What makes the tokens.
         context: Tokens of a block.
-        held_out_damage: The damaged records of the held-out text, to be told with those of this.
     """
 
     start: Position = (0, 0, 0, 0)
@@ -59,13 +58,11 @@ class PackedStream:
         names: Sequence[str],
         tokenizer: TextTokenizer,
         context: int,
-        held_out_damage: Sequence[str] = (),
     ) -> None:
         self._folder = folder
         self._names = list(names)
         self._tokenizer = tokenizer
         self._context = context
-        self._held_out_damage = list(held_out_damage)
         self._damaged: dict[Place, str] = {}
 
     def batches(
@@ -76,15 +73,16 @@ class PackedStream:
         return _ahead(self._pack(position, batch_size))
 
     def facts(self, position: Position) -> dict[str, Any]:
-        """Return how many records were damaged, and which, and how many passes there were."""
-        found = self._damaged_before(position)
-        damaged = self._held_out_damage + [f"{self._name(place)}: {why}" for place, why in found]
-        return {
-            "data_files": len(self._names),
-            "data_passes": position[0] + position[1] / len(self._names),
-            "damaged_records": len(damaged),
-            "damaged": damaged,
-        }
+        """Return of how many files this is, and how often these were passed."""
+        passes = position[0] + position[1] / len(self._names)
+        return {"data_files": len(self._names), "data_passes": passes}
+
+    def skipped(self, position: Position) -> list[dict[str, str]]:
+        """Return the damaged records before a position."""
+        return [
+            {"split": "train", "file": f"{self._names[file]}:{record + 1}", "reason": why}
+            for (_, file, record), why in self._damaged_before(position)
+        ]
 
     def state_dict(self, position: Position) -> dict[str, Any]:
         """Return which files these are, and what was damaged before a position."""
@@ -178,9 +176,6 @@ class PackedStream:
 
     def _damaged_before(self, position: Position) -> list[tuple[Place, str]]:
         return sorted(item for item in self._damaged.items() if item[0] < position[:3])
-
-    def _name(self, place: Place) -> str:
-        return f"{self._names[place[1]]}:{place[2] + 1}"
 
 
 def check_damaged(path: Path, damaged: int, record: int, why: str) -> None:

@@ -1,0 +1,155 @@
+"""Speed of reading images from files, against that of training on them.
+
+    python benchmarks/loading.py [--images 1000] [--workers 0 1 2] [--batch 64] [--skip-training]
+
+Writes JPEG files of 500×375 pixels (gradients and noise, quality 90, about 110 kB, which is
+ImageNet's average) into a temporary folder. Prints processor time per image of some ways to make a
+training image of one, then images per second of the loader, input alone, and of training ResNet-18.
+"""
+
+import argparse
+import io
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image
+
+from isoflop.models import build_model
+from isoflop.training import get_recipe, load_dataset
+from isoflop.training.images.views import RandomView
+
+SIZE = 224
+JITTER = (256, 480)
+
+
+def write_images(folder: Path, count: int) -> None:
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:375, :500]
+    for number in range(count):
+        periods, phases = random.uniform(20, 80, (2, 3, 1, 1)), random.uniform(0, 6, (3, 1, 1))
+        waves = 127 + 100 * np.sin(x / periods[0] + phases) * np.cos(y / periods[1])
+        pixels = waves.transpose(1, 2, 0) + random.normal(0, 22, (375, 500, 3))
+        for split in ("train", "val")[: 1 if number else 2]:
+            place = folder / split / "n00000000"
+            place.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(place / f"{number}.JPEG", quality=90)
+
+
+def by_pillow(data: bytes, index: int, draft: bool) -> np.ndarray:
+    """Decode and resize with Pillow alone, in draft mode at half the size where that suffices."""
+    random = np.random.default_rng([0, 0, index])
+    shorter_side = int(random.integers(JITTER[0], JITTER[1] + 1))
+    place = random.random(2)
+    image = Image.open(io.BytesIO(data))
+    if draft:
+        image.draft("RGB", (shorter_side * image.width // image.height, shorter_side))
+    return _crop(image.convert("RGB"), shorter_side, place)
+
+
+def by_simplejpeg(data: bytes, index: int) -> np.ndarray:
+    """Decode with simplejpeg, at any of its fractions that suffices, and resize with Pillow."""
+    random = np.random.default_rng([0, 0, index])
+    shorter_side = int(random.integers(JITTER[0], JITTER[1] + 1))
+    place = random.random(2)
+    pixels = simplejpeg.decode_jpeg(data, min_height=shorter_side)
+    return _crop(Image.fromarray(pixels), shorter_side, place)
+
+
+def _crop(image: Image.Image, shorter_side: int, place: np.ndarray) -> np.ndarray:
+    side = SIZE * min(image.size) / shorter_side
+    left, top = (float(p * (n - side)) for p, n in zip(place, image.size, strict=True))
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box))
+
+
+def milliseconds(view: Callable[[bytes, int], object], files: list[bytes]) -> float:
+    """Return the least processor time of an image, in milliseconds."""
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        for index, data in enumerate(files):
+            view(data, index)
+        times.append(time.process_time() - start)
+    return 1000 * min(times) / len(files)
+
+
+def loading_rate(folder: Path, workers: int, batch: int) -> float:
+    """Return images per second, the start of the worker processes left out."""
+    recipe = get_recipe("imagenet").replace(num_classes=1)
+    data = load_dataset("imagenet", folder).configured(recipe, workers)
+    best = 0.0
+    for epoch in range(3):
+        batches = data.train_batches(batch, seed=0, epoch=epoch, drop_last=True)
+        next(batches)
+        start, count = time.perf_counter(), 0
+        for images, _ in batches:
+            count += len(images)
+        best = max(best, count / (time.perf_counter() - start))
+    return best
+
+
+def training_rate(batch: int, mixed_precision: bool) -> float:
+    """Return images per second of training the dense ResNet-18 on images in memory."""
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    model = build_model("isoflop:resnet18")
+    model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.875)
+    images = torch.randn(batch, 3, SIZE, SIZE, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        times.append(time.perf_counter() - start)
+    return batch / min(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--skip-training", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_images(folder, args.images)
+        files = [path.read_bytes() for path in sorted((folder / "train").rglob("*.JPEG"))]
+        print(f"{len(files)} files of {np.mean([len(f) for f in files]) / 1000:.0f} kB on average")
+        ways = {
+            "Pillow": lambda data, index: by_pillow(data, index, draft=False),
+            "Pillow, draft mode": lambda data, index: by_pillow(data, index, draft=True),
+            "simplejpeg, Pillow": by_simplejpeg,
+            "simplejpeg, PyTorch (isoflop)": RandomView(size=SIZE, jitter=JITTER, seed=0, epoch=0),
+        }
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        for way, view in ways.items():
+            time_ms = milliseconds(view, files[:100])
+            print(f"{way:30} {time_ms:5.2f} ms, {1000 / time_ms:5.0f} images/s", flush=True)
+        torch.set_num_threads(threads)
+        for workers in args.workers:
+            rate = loading_rate(folder, workers, args.batch)
+            print(f"loader, {workers} workers {rate:26.0f} images/s", flush=True)
+    if args.skip_training:
+        return
+    for mixed_precision in (False, True):
+        rate = training_rate(args.batch, mixed_precision)
+        kind = "bf16" if mixed_precision else "fp32"
+        print(f"training ResNet-18, {kind} {rate:22.0f} images/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
