@@ -42,7 +42,9 @@ def test_the_steps_are_the_same(tiny_language, python_files, tmp_path, storage):
             assert apart < 0.02, name
 
 
-def test_no_parts(tiny_language, tmp_path):
+def test_impossible_numbers_of_parts(tiny_language, tmp_path):
     with pytest.raises(IsoflopError, match="accumulate must be at least 1"):
         train(tiny_language, tmp_path / "run", accumulate=0)
+    with pytest.raises(IsoflopError, match="accumulate 9 exceeds the 8 samples"):
+        train(tiny_language, tmp_path / "run", accumulate=9)
     assert not (tmp_path / "run").exists()

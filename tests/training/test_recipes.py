@@ -128,6 +128,8 @@ def test_replace_scales_milestones_and_ignores_none():
         {"scope": "network"},
         {"steps": 0},
         {"tokens": 0},
+        {"tokens": 1000},
+        {"warmup_tokens": 1000},
         {"test_scale": 0},
         {"scale_jitter": (480, 256)},
         {"scale_jitter": (0, 256)},

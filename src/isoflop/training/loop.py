@@ -143,6 +143,12 @@ def train(
         raise IsoflopError(f"stop_after_epochs must be at least 1, not {stop_after_epochs}.")
     if workers is not None and workers < 0:
         raise IsoflopError(f"workers must not be negative, not {workers}.")
+    share = recipe.batch_size // accelerator.num_processes
+    if accumulate > max(1, share):
+        raise IsoflopError(
+            f"accumulate {accumulate} exceeds the {share} samples that each process has of a batch. "
+            "Choose a smaller one."
+        )
     run = RunDirectory(out)
     if accelerator.is_main_process:
         run.check(job.config(), resume=resume)

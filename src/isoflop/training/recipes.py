@@ -124,6 +124,11 @@ class Recipe:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
         if self.steps is not None and self.tokens is not None:
             raise IsoflopError("A recipe trains for a number of steps or of tokens, not both.")
+        if (self.tokens or self.warmup_tokens) and len(self.input_shape) != 1:
+            raise IsoflopError(
+                "tokens and warmup_tokens are for language models, whose input_shape is the context; a "
+                f"sample of {self.name!r} has the shape {self.input_shape}. Use epochs or steps."
+            )
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise IsoflopError(f"lr must be positive, not {self.lr}.")
         if self.clip_norm is not None and not self.clip_norm > 0:
