@@ -25,7 +25,7 @@ namespace {
 
 constexpr int64_t packed_bytes = 37 << 10;  // of the input, in the first level of the cache
 constexpr int64_t cached_bytes = 32 << 20;  // what the third level may keep
-constexpr int64_t sums_bytes = 640 << 10;   // of the outputs, or their gradients, in the second
+constexpr int64_t sums_bytes = 896 << 10;   // of the outputs, or their gradients, in the second
 
 struct Choice {
   const Shape* shape;  // null if no tile can be packed
@@ -44,8 +44,8 @@ inline Choice choose_tile(const Problem& p, double density, int taps, int block,
   auto consider = [&](const Shape& shape, bool flat) {
     Tile t = make_tile(p, shape.h, shape.w, flat);
     if (t.channel * minimum<int64_t>(block, p.channels) > most_distance) return;
-    double channels = static_cast<double>(packed_bytes) / (4.0 * t.channel + 1);
-    channels = minimum<double>(maximum<double>(channels, block), static_cast<double>(p.channels));
+    const int64_t blocks = maximum<int64_t>(packed_bytes / (4 * t.channel * block + 1), 1);
+    const double channels = static_cast<double>(minimum(blocks * block, p.channels));
     double entries = maximum(density * used * channels, 0.1);
     double computed = static_cast<double>(t.tasks) * t.vectors() * LANES;
     double useful = static_cast<double>(p.n) * p.out_h * p.out_w;
@@ -69,11 +69,10 @@ inline Choice choose_tile(const Problem& p, double density, int taps, int block,
 struct Plan {
   Tile tile;
   int taps;
-  int64_t merge;     // blocks of the index in a pass
-  int64_t together;  // tiles that use a part of the stream one after the other
-  int64_t chunk;     // row groups whose sums (or gradients) are held at a time
-  int64_t chunks;    // of a group
-  int64_t packed;    // floats of the packed input, rounded up to whole pages
+  int64_t merge;   // blocks of the index in a pass
+  int64_t chunk;   // row groups whose sums (or gradients) are held at a time
+  int64_t chunks;  // of a group
+  int64_t packed;  // floats of the packed input, rounded up to whole pages
 };
 
 inline int64_t whole_pages(int64_t floats) { return ceil_div(floats, 1024) * 1024; }
@@ -85,12 +84,12 @@ inline int64_t most_merged(const Problem& p, const Tile& tile, int64_t block) {
 }
 
 inline Plan make_plan(const Problem& p, const Tile& tile, int taps, int64_t block, int64_t merge,
-                      int64_t together, Stream& s) {
+                      Stream& s) {
   s.channels = merge * block;
   s.passes = ceil_div(ceil_div(p.channels, block), merge);
   s.row_groups = ceil_div(p.rows, rows_of(s.grouping));
-  Plan plan{tile, taps, merge, together, 0, 0, whole_pages(s.channels * tile.channel)};
-  const int64_t bytes = int64_t{4} * LANES * tile.vectors() * rows_of(s.grouping) * together;
+  Plan plan{tile, taps, merge, 0, 0, whole_pages(s.channels * tile.channel)};
+  const int64_t bytes = int64_t{4} * LANES * tile.vectors() * rows_of(s.grouping);
   plan.chunk = minimum(maximum<int64_t>(1, sums_bytes / bytes), s.row_groups);
   plan.chunks = ceil_div(s.row_groups, plan.chunk);
   return plan;
@@ -281,13 +280,9 @@ bool multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
   });
   if (!choice.shape) return false;
   const Tile& t = choice.tile;
-  // A stream that does not stay in the second level is used for several tiles at a time.
-  int64_t together = nnz < 50000 ? 1 : nnz < 1000000 ? 2 : 4;
-  together = maximum<int64_t>(1, minimum(together, t.tasks / threads));
-  Plan plan = make_plan(p, t, taps, source.block(), most_merged(p, t, source.block()), together, s);
+  Plan plan = make_plan(p, t, taps, source.block(), most_merged(p, t, source.block()), s);
   // Enough tasks for all threads.
-  const int64_t batches = ceil_div(t.tasks, together);
-  const int64_t wanted = ceil_div(int64_t{4} * threads, batches * p.groups);
+  const int64_t wanted = ceil_div(int64_t{4} * threads, t.tasks * p.groups);
   plan.chunk = minimum(plan.chunk, maximum<int64_t>(ceil_div(s.row_groups, wanted), 32));
   plan.chunks = ceil_div(s.row_groups, plan.chunk);
   s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
@@ -298,35 +293,30 @@ bool multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
   const float* panels = pack_inputs(p, t, threads);
   const int group_rows = rows_of(s.grouping);
   const int64_t sums_length = plan.chunk * group_rows * t.vectors() * LANES;
-  const int64_t spots_length = together * t.packed_vectors();
-  const int64_t own = plan.packed + whole_pages(sums_length * together);
+  const int64_t spots_length = t.packed_vectors();
+  const int64_t own = plan.packed + whole_pages(sums_length);
   float* buffers = reserve<float>(m.threads, own * threads);
   Spot* all_spots = reserve<Spot>(m.spots, spots_length * threads);
   const Rows loop = rows_loop(*choice.shape, s.grouping);
-  const int64_t tasks = batches * p.groups * plan.chunks;
+  const int64_t tasks = t.tasks * p.groups * plan.chunks;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t task = 0; task < tasks; task++) {
     float* patch = buffers + own * omp_get_thread_num();
     float* sums = patch + plan.packed;
     Spot* spots = all_spots + spots_length * omp_get_thread_num();
     const int64_t chunk = task % plan.chunks, group = task / plan.chunks % p.groups;
-    const int64_t first_tile = task / plan.chunks / p.groups * together;
-    const int64_t tiles = minimum(together, t.tasks - first_tile);
+    const int64_t tile = task / plan.chunks / p.groups;
+    const Place at = place(t, tile);
     const int64_t begin = chunk * plan.chunk;
     const int64_t end = minimum(begin + plan.chunk, s.row_groups);
-    for (int64_t k = 0; k < tiles && !panels && !t.flat; k++)
-      input_spots(p, t, place(t, first_tile + k), spots + k * t.packed_vectors());
+    if (!panels && !t.flat) input_spots(p, t, at, spots);
     for (int64_t pass = 0; pass < s.passes; pass++)
-      for (int64_t k = 0; k < tiles; k++) {
-        const float* input = packed_input(p, t, s, panels, first_tile + k,
-                                          spots + k * t.packed_vectors(), group, pass, patch);
-        loop(s, s.starts_of(group, pass), begin, end, input, t.stride, sums + k * sums_length,
-             pass == 0);
-      }
+      loop(s, s.starts_of(group, pass), begin, end,
+           packed_input(p, t, s, panels, tile, spots, group, pass, patch), t.stride, sums,
+           pass == 0);
     const int64_t row = begin * group_rows;
-    for (int64_t k = 0; k < tiles; k++)
-      store_rows(p, t, place(t, first_tile + k), group * p.rows + row,
-                 minimum(end * group_rows, p.rows) - row, sums + k * sums_length, epilogue);
+    store_rows(p, t, at, group * p.rows + row, minimum(end * group_rows, p.rows) - row, sums,
+               epilogue);
   }
   return true;
 }
@@ -396,7 +386,7 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
     return isoflop::portable.weight_gradient(geometry, index, x, dy, dvalues, threads);
   const Tile& t = choice.tile;
   // One block of the index in a pass, so that the entries keep its order.
-  const Plan plan = make_plan(p, t, k.count, index.block_in, 1, 1, s);
+  const Plan plan = make_plan(p, t, k.count, index.block_in, 1, s);
   s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
   s.distance = reserve<uint16_t>(m.distance, nnz);
   list(p, plan, ByRow(index, nullptr, p.rows, p.channels), s, threads);

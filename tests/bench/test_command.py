@@ -55,6 +55,7 @@ def test_missing_peers_are_told(capsys, tmp_path):
         (["--skip", "maskd"], "Did you mean 'masked'"),
         (["--out", "nowhere/a.json"], "no folder"),
         (["--plot", "nowhere/a.png"], "no folder"),
+        (["--plot", "a.gif"], "the suffix must be one of .png, .pdf, .svg"),
     ],
 )
 def test_mistakes_are_one_line(capsys, args, message):

@@ -3,7 +3,6 @@
 from isoflop.bench.layer_case import layer_case
 from isoflop.bench.machine import describe_machine
 from isoflop.bench.model_case import model_case
-from isoflop.bench.plot import plot_relative_time, plot_speedup
 from isoflop.bench.run import PEERS_FOLDER, run_bench
 from isoflop.bench.table import format_machine, format_result
 
@@ -14,7 +13,5 @@ __all__ = [
     "format_result",
     "layer_case",
     "model_case",
-    "plot_relative_time",
-    "plot_speedup",
     "run_bench",
 ]

@@ -40,14 +40,16 @@ class Options:
     json: bool = False
     """Print JSON; the progress goes to stderr."""
 
-    def measure(self, build: Callable[..., Any], plot: Callable[..., None]) -> None:
-        """Time the cases that `build` makes, print the results and draw them."""
+    def measure(self, build: Callable[..., Any], describe: Callable[..., Any]) -> None:
+        """Time the cases that `build` makes, print the results and draw what `describe` returns."""
         from isoflop.bench import format_machine, format_result, run_bench
         from isoflop.files import write_json
+        from isoflop.report import check_figure_path, save_figure
 
-        for name, path in (("--out", self.out), ("--plot", self.plot)):
-            if path is not None and not path.parent.is_dir():
-                raise IsoflopError(f"{name} {path}: there is no folder {path.parent}.")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise IsoflopError(f"--out {self.out}: there is no folder {self.out.parent}.")
+        if self.plot is not None:
+            check_figure_path(self.plot)
 
         def write(results: list[dict[str, Any]]) -> None:
             if self.out is not None:
@@ -69,7 +71,8 @@ class Options:
             print(format_machine(results[0]["machine"]))
             print("\n\n".join(format_result(result) for result in results))
         if self.plot is not None:
-            plot(results, self.plot)
+            (figure,) = describe([results])
+            save_figure(figure, self.plot)
 
 
 @dataclass(kw_only=True)
@@ -87,7 +90,8 @@ class ModelOptions(Options):
 
     def compare(self, kind: Literal["inference", "training"], model: str) -> None:
         """Time the model and its Sparse Wide forms."""
-        from isoflop.bench import model_case, plot_relative_time
+        from isoflop.bench import model_case
+        from isoflop.report.figures.speed import relative_times
 
         build = functools.partial(
             model_case,
@@ -98,7 +102,7 @@ class ModelOptions(Options):
             sequence=self.sequence,
             scope=self.scope,
         )
-        self.measure(build, plot_relative_time)
+        self.measure(build, relative_times)
 
 
 @dataclass(kw_only=True)
@@ -151,7 +155,8 @@ class Matmul(Options):
 
     def run(self) -> None:
         """Print the times."""
-        from isoflop.bench import layer_case, plot_speedup
+        from isoflop.bench import layer_case
+        from isoflop.report.figures.speed import speed_ups
 
         defaults = (768, 3072, 2048) if self.layer == "linear" else (64, 64, 16)
         given = (self.inputs, self.outputs, self.batch)
@@ -170,7 +175,7 @@ class Matmul(Options):
             backward=self.backward,
             fixed_size=self.fixed_size,
         )
-        self.measure(build, plot_speedup)
+        self.measure(build, speed_ups)
 
 
 @dataclass(kw_only=True)

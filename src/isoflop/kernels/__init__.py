@@ -1,4 +1,7 @@
-"""Sparse kernels for CPUs: linear and convolution layers that store and compute non-zeros only."""
+"""Sparse kernels: linear and convolution layers that store and compute non-zeros only.
+
+They are isoflop's own on CPUs, and PyTorch's for 2:4 sparsity on GPUs.
+"""
 
 from isoflop.kernels import counting  # noqa: F401  (tells PyTorch what the operators cost)
 from isoflop.kernels.choose import AccelerationReport, accelerate
@@ -10,11 +13,13 @@ from isoflop.kernels.index import SparseIndex, build_index, default_blocks
 from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
 from isoflop.kernels.library import available, isa, isas, set_isa, why_unavailable
 from isoflop.kernels.memory import keep_memory
+from isoflop.kernels.semi_structured import SemiStructuredLinear
 
 __all__ = [
     "ACTIVATIONS",
     "AccelerationReport",
     "LayerChoice",
+    "SemiStructuredLinear",
     "SparseConv2d",
     "SparseIndex",
     "SparseLayer",

@@ -5,7 +5,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from isoflop.kernels.contest import (
     Mode,
     choose_backends,
     find_contestants,
+    find_semi_structured,
     observe_calls,
 )
 from isoflop.kernels.inputs import real_inputs
@@ -32,7 +33,8 @@ from isoflop.kernels.layout import (
     out_of_place_modules,
 )
 from isoflop.kernels.library import available
-from isoflop.kernels.timing import measure
+from isoflop.kernels.semi_structured import Packing, disable, enable, packing
+from isoflop.kernels.timing import measure, synchronize
 from isoflop.surgery import ExampleInputs, copy_with_tensors, replace_modules
 
 
@@ -43,6 +45,7 @@ class AccelerationReport:
     Attributes:
         mode: ``"inference"`` or ``"training"``.
         layers: The layers that could run on either.
+        skipped: On GPUs, why other masked layers could not, by path.
         seconds_before: Time of the model as it was.
         seconds_after: Time of the model with the choices made.
         accelerated: Whether the choices are in place: they are not if the model got slower.
@@ -50,6 +53,7 @@ class AccelerationReport:
 
     mode: str
     layers: tuple[LayerChoice, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
     seconds_before: float = math.nan
     seconds_after: float = math.nan
     accelerated: bool = False
@@ -66,6 +70,7 @@ class AccelerationReport:
             f"{layer.chosen}"
             for layer in self.layers
         ]
+        lines += [f"{path} {reason}" for path, reason in self.skipped.items()]
         verdict = "accelerated" if self.accelerated else "left as it was"
         lines.append(
             f"{self.mode}: {1e3 * self.seconds_before:.3f} ms before, "
@@ -83,13 +88,19 @@ def accelerate(
 ) -> tuple[nn.Module, AccelerationReport]:
     """Run each layer on the faster of dense PyTorch and the sparse kernels.
 
+    On a GPU, the sparse kernels are PyTorch's for 2:4 sparsity, which linear layers can run on whose
+    masks are 2:4 (for training both ways, `pattern="2:4-T"`) and which compute in bfloat16 or
+    float16: by themselves, or because this is called under `torch.autocast`.
+
     Both are measured at the shapes that the example inputs give each layer, once: the times are
     kept on disk. What it costs to bring activations from the layout of one into that of the other is
     counted. In the end the whole model is measured, and stays as it was if it got slower.
 
     Args:
         model: The model. For inference, its masked and its sparse layers are looked at; `freeze` it
-            first. For training, its sparse layers (`isoflop.sparsify(storage="compressed")`).
+            first. For training, its sparse layers (`isoflop.sparsify(storage="compressed")`). On a
+            GPU, for both its masked layers, which `freeze` must not have replaced; save the model
+            before, as packed weights are not saved.
         example_inputs: What it takes, in the batch size that counts; see `isoflop.profile`.
         mode: ``"inference"`` returns a copy in evaluation mode, and leaves `model` as it is.
             ``"training"`` changes `model` itself; parameters, buffers and their names stay.
@@ -101,41 +112,45 @@ def accelerate(
 
     Raises:
         IsoflopError: The mode is not known.
-        KernelError: The model is not on the CPU.
+        KernelError: The model is neither on the CPU nor on one CUDA device.
         InputError: The model cannot be run on the example inputs.
 
     Warns:
-        NoEffectWarning: There are no compiled kernels, or nothing that they could run.
+        NoEffectWarning: There are no kernels for this device, or nothing that they could run.
     """
-    _check(model, mode)
+    device = _check(model, mode)
     nothing = model, AccelerationReport(mode=mode)
-    if not available():
-        _warn("There are no compiled kernels, so the model stays as it is. See docs/guide.md.")
+    kind = packing(device)
+    if kind is None and not (device.type == "cpu" and available()):
+        _warn(_NO_KERNELS[device.type])
         return nothing
     work = _copy(model) if mode == "inference" else model
-    contestants = find_contestants(work, example_inputs, mode)
+    skipped: dict[str, str] = {}
+    if kind is None:
+        contestants = find_contestants(work, example_inputs, mode)
+    else:
+        contestants, skipped = find_semi_structured(work, example_inputs, mode, kind)
     if not contestants:
-        _warn(
-            "The model has no masked layer and no sparse one, so it stays as it is."
-            if mode == "inference"
-            else "The model has no sparse layer, so it stays as it is. Train with "
-            "isoflop.sparsify(storage='compressed')."
-        )
-        return nothing
+        _warn(_no_contestants(mode, skipped, on_cpu=kind is None))
+        return model, AccelerationReport(mode=mode, skipped=skipped)
     args, kwargs = real_inputs(work, example_inputs)
     run = _inference if mode == "inference" else _training
     with _undisturbed(work):
         calls = observe_calls(work, contestants, args, kwargs)
+        if kind is not None:  # there is no layout to choose for the convolutions in between
+            calls = [call for call in calls if call.path in contestants]
         layers = choose_backends(calls, contestants, mode, cache)
-        change = _Change(work, calls, contestants, layers, mode)
+        change = _Change(work, calls, contestants, layers, mode, kind)
 
         def after() -> None:
             change.apply()
             run(change.model, args, kwargs)
+            synchronize(device)
 
         def before() -> None:
             change.undo()
             run(change.model, args, kwargs)
+            synchronize(device)
 
         seconds = measure({"before": before, "after": after})
     faster = seconds["after"] < seconds["before"]
@@ -146,6 +161,7 @@ def accelerate(
     report = AccelerationReport(
         mode=mode,
         layers=tuple(layers.values()),
+        skipped=skipped,
         seconds_before=seconds["before"],
         seconds_after=seconds["after"],
         accelerated=faster,
@@ -163,17 +179,21 @@ class _Change:
         contestants: Mapping[str, dict[str, nn.Module]],
         layers: Mapping[str, LayerChoice],
         mode: Mode,
+        kind: Packing | None,
     ) -> None:
         self._holder = nn.ModuleList([model])
         self._stages: list[dict[nn.Module, nn.Module]] = []
         self._backends: dict[SparseLayer, tuple[Backend, Backend]] = {}
+        self._kind = kind
+        self._packed: list[nn.Module] = []
         modules = {call.path: call.module for call in calls}
         for path, layer in layers.items():
             module = modules[path]
-            if mode == "training":
-                # The same module, as sparsifiers and optimizers hold on to it.
-                assert isinstance(module, SparseLayer)
+            # In training the same module, as sparsifiers and optimizers hold on to it.
+            if mode == "training" and isinstance(module, SparseLayer):
                 self._backends[module] = module.backend, layer.chosen
+            elif mode == "training" and layer.chosen == "sparse":
+                self._packed.append(module)
         if mode == "inference":
             self._stage({modules[p]: contestants[p][c.chosen] for p, c in layers.items()})
         convs = [call for call in calls if call.is_conv]
@@ -201,6 +221,9 @@ class _Change:
                 new.training = old.training
         for layer, (_, chosen) in self._backends.items():
             layer.backend = chosen
+        for layer in self._packed:
+            assert self._kind is not None
+            enable(layer, self._kind)
 
     def undo(self) -> None:
         """Put everything back."""
@@ -208,6 +231,8 @@ class _Change:
             replace_modules(self._holder, {new: old for old, new in stage.items()})
         for layer, (before, _) in self._backends.items():
             layer.backend = before
+        for layer in self._packed:
+            disable(layer)
 
     def _stage(self, new: dict[nn.Module, nn.Module]) -> None:
         new = {old: module for old, module in new.items() if old is not module}
@@ -215,15 +240,46 @@ class _Change:
         self._stages.append(new)
 
 
-def _check(model: nn.Module, mode: str) -> None:
+_NO_KERNELS = {
+    "cpu": "There are no compiled kernels, so the model stays as it is. See docs/guide.md.",
+    "cuda": (
+        "PyTorch has no 2:4 products for this GPU, so the model stays as it is. They take compute "
+        "capability 8.0 or more, and a PyTorch with cuSPARSELt."
+    ),
+}
+
+
+def _check(model: nn.Module, mode: str) -> torch.device:
+    """Return the device that the model is on."""
     if mode not in ("inference", "training"):
         raise IsoflopError(f"mode must be 'inference' or 'training', not {mode!r}.")
-    for name, parameter in model.named_parameters():
-        if parameter.device.type != "cpu":
-            raise KernelError(
-                f"The sparse kernels run on CPUs, and {name} is on {parameter.device}: use "
-                "model.cpu(), or the masked model as it is."
-            )
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1 or not {device.type for device in devices} <= {"cpu", "cuda"}:
+        raise KernelError(
+            "Sparse kernels run on the CPU or on one CUDA device, and the model is on "
+            f"{', '.join(sorted(map(str, devices)))}: use model.cpu() or model.cuda()."
+        )
+    return next(iter(devices), torch.device("cpu"))
+
+
+def _no_contestants(mode: Mode, skipped: Mapping[str, str], *, on_cpu: bool) -> str:
+    """Return why there is nothing to accelerate."""
+    if skipped:
+        path, reason = next(iter(skipped.items()))
+        others = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+        return (
+            "No masked layer can run on 2:4 products, so the model stays as it is: "
+            f"{path or 'it'} {reason}{others}."
+        )
+    if on_cpu and mode == "training":
+        return (
+            "The model has no sparse layer, so it stays as it is. Train with "
+            "isoflop.sparsify(storage='compressed')."
+        )
+    return (
+        f"The model has no masked layer{' and no sparse one' if on_cpu else ''}, "
+        "so it stays as it is."
+    )
 
 
 def _warn(text: str) -> None:
@@ -260,8 +316,9 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     }
     for parameter in gradients:
         parameter.grad = None
+    devices = {p.device for p in gradients if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The contest of dense PyTorch and the sparse kernels for each layer of a model."""
+"""The contest of dense PyTorch and the sparse products for each layer of a model."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,15 @@ from isoflop.kernels.functional import ACTIVATIONS
 from isoflop.kernels.layers import SparseConv2d, SparseLayer
 from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
 from isoflop.kernels.library import isa
-from isoflop.kernels.timing import TimingCache, cpu_name, default_cache_path
+from isoflop.kernels.semi_structured import (
+    Packing,
+    SemiStructuredLinear,
+    compute_dtype,
+    disable,
+    enable,
+    why_not,
+)
+from isoflop.kernels.timing import TimingCache, cpu_name, default_cache_path, synchronize
 from isoflop.masks import remove_mask
 from isoflop.surgery import ExampleInputs, recast
 
@@ -106,7 +114,7 @@ class Call:
         """Return random inputs, with the batch innermost or in the layout of dense layers."""
         made = []
         for like in self.inputs:
-            x = torch.randn(like.shape).to(like.dtype)
+            x = torch.randn(like.shape, device=like.device).to(like.dtype)
             if self.is_conv and innermost:
                 x = to_batch_innermost(x)
             elif self.is_conv and self.layout == "channels_last":
@@ -143,6 +151,28 @@ def find_contestants(
                 if sparse is not None:
                     found[path] = {"dense": layer, "sparse": sparse.requires_grad_(False)}
     return found
+
+
+def find_semi_structured(
+    model: nn.Module, example_inputs: ExampleInputs, mode: Mode, kind: Packing
+) -> tuple[dict[str, dict[str, nn.Module]], dict[str, str]]:
+    """Return what each masked layer can be on a GPU, by path, and why others stay dense."""
+    found: dict[str, dict[str, nn.Module]] = {}
+    skipped: dict[str, str] = {}
+    for path, layer in masked_layers(model, example_inputs).items():
+        disable(layer)
+        reason = why_not(layer, kind, training=mode == "training")
+        if reason is not None:
+            skipped[path] = reason
+        elif mode == "training":
+            # Views of the layer, for measuring only.
+            dense, sparse = recast(layer, type(layer)), recast(layer, type(layer))
+            enable(sparse, kind)
+            found[path] = {"dense": dense, "sparse": sparse}
+        else:
+            remove_mask(layer)
+            found[path] = {"dense": layer, "sparse": SemiStructuredLinear.from_dense(layer, kind)}
+    return found, skipped
 
 
 @torch.no_grad()
@@ -188,12 +218,11 @@ def choose_backends(
     kept = TimingCache(path)
     common = {
         "mode": mode,
-        "threads": torch.get_num_threads(),
-        "isa": isa(),
-        "cpu": cpu_name(),
         "torch": torch.__version__,
         "isoflop": metadata.version("isoflop"),
     }
+    if calls:
+        common |= _machine(calls[0].inputs[0].device)
     seconds: dict[str, dict[Backend, float]] = {}
     conversions: dict[str, dict[Backend, float]] = {}
     for call in calls:
@@ -215,12 +244,11 @@ def choose_backends(
     layers: dict[str, LayerChoice] = {}
     for call in calls:
         if call.path in contestants:
-            sparse = contestants[call.path]["sparse"]
-            assert isinstance(sparse, SparseLayer)
+            shape, nnz = _size(contestants[call.path])
             layers[call.path] = LayerChoice(
                 path=call.path,
-                shape=sparse.index.shape,
-                nnz=sparse.nnz,
+                shape=shape,
+                nnz=nnz,
                 inputs=call.shapes,
                 seconds=seconds[call.path],
                 conversions=conversions.get(call.path, {}),
@@ -262,10 +290,40 @@ def _cheapest(
     return min(best.values())[1]
 
 
+def _machine(device: torch.device) -> dict[str, Any]:
+    """Return what times depend on beside the layer."""
+    if device.type == "cuda":
+        return {"gpu": torch.cuda.get_device_name(device)}
+    return {"threads": torch.get_num_threads(), "isa": isa(), "cpu": cpu_name()}
+
+
+def _size(modules: Mapping[str, nn.Module]) -> tuple[tuple[int, ...], int]:
+    """Return shape and non-zeros of the weight."""
+    sparse = modules["sparse"]
+    if isinstance(sparse, SparseLayer):
+        return sparse.index.shape, sparse.nnz
+    weight = modules["dense"].get_parameter("weight")
+    return tuple(weight.shape), weight.numel() // 2
+
+
 def _description(call: Call, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
     """Return everything about a layer and its call that its times depend on."""
-    sparse = modules["sparse"]
-    assert isinstance(sparse, SparseLayer)
+    sparse, dense = modules["sparse"], modules["dense"]
+    call_alone = {
+        "inputs": call.shapes,
+        "layout": call.layout,
+        "dtype": str(call.inputs[0].dtype),
+    }
+    if not isinstance(sparse, SparseLayer):
+        weight = dense.get_parameter("weight")
+        return {
+            "layer": f"2:4 {type(dense).__name__}",
+            "shape": tuple(weight.shape),
+            "bias": dense._parameters.get("bias") is not None,
+            "weight": str(weight.dtype),
+            "computes": str(compute_dtype(weight)),
+            **call_alone,
+        }
     options = ("stride", "padding", "dilation")
     return {
         "layer": type(sparse).__name__,
@@ -275,9 +333,7 @@ def _description(call: Call, modules: Mapping[str, nn.Module]) -> dict[str, Any]
         "nnz": sparse.nnz,
         "activation": sparse.activation,
         "bias": sparse.bias is not None,
-        "inputs": call.shapes,
-        "layout": call.layout,
-        "dtype": str(call.inputs[0].dtype),
+        **call_alone,
         **{name: getattr(sparse, name) for name in options if hasattr(sparse, name)},
     }
 
@@ -303,6 +359,7 @@ def _conversion_runs(call: Call, mode: Mode) -> dict[str, Callable[[], object]]:
 @torch.no_grad()
 def _forward(module: nn.Module, inputs: Sequence[Tensor]) -> None:
     module(*inputs)
+    synchronize(inputs[0].device)
 
 
 def _forward_and_backward(module: nn.Module, inputs: Sequence[Tensor]) -> None:
@@ -310,3 +367,4 @@ def _forward_and_backward(module: nn.Module, inputs: Sequence[Tensor]) -> None:
     y = module(*inputs)
     wanted = [*inputs, *(p for p in module.parameters() if p.requires_grad)]
     torch.autograd.grad(y, wanted, torch.ones_like(y))
+    synchronize(y.device)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from isoflop.errors import CacheWarning
 from isoflop.files import write_json
 
@@ -32,6 +34,12 @@ def measure(contestants: Mapping[str, Callable[[], object]]) -> dict[str, float]
             best[name] = min(best[name], time.perf_counter() - before)
         rounds += 1
     return best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given; CPUs have."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class TimingCache:

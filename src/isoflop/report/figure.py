@@ -15,6 +15,8 @@ import numpy as np
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 NEUTRAL = COLORS[-1]
 COLOR_SCALE = "cividis"
+STEPS = (1, 2, 5)
+"""Numbers beside a logarithmic y axis, times powers of ten."""
 
 
 def color(group: int) -> str:
@@ -70,6 +72,7 @@ class Line(Mark):
         high: See `low`.
         dashed: Whether it is dashed.
         markers: Whether its points are marked.
+        hollow: Whether the markers are.
     """
 
     x: Sequence[float]
@@ -78,6 +81,7 @@ class Line(Mark):
     high: Sequence[float] | None = None
     dashed: bool = False
     markers: bool = False
+    hollow: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +117,8 @@ class Panel:
         x_label: Text below.
         y_label: Text beside.
         marks: What is drawn.
-        x_log: Whether the x axis is logarithmic.
+        x_log: Whether the x axis is logarithmic, with powers of ten for its numbers.
+        y_log: Whether the y axis is logarithmic, with plain numbers.
         x_range: Ends of the x axis.
         y_range: Ends of the y axis.
     """
@@ -123,6 +128,7 @@ class Panel:
     y_label: str = ""
     marks: Sequence[Mark]
     x_log: bool = False
+    y_log: bool = False
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
 
@@ -151,4 +157,4 @@ class Figure:
 
     def wrapped(self, title: str) -> list[str]:
         """Return the title of a panel in lines that its width holds."""
-        return textwrap.wrap(title, max(20, 100 // self.columns))
+        return textwrap.wrap(title, max(20, 88 // self.columns))

@@ -15,11 +15,13 @@ import numpy as np
 from isoflop.report.figure import (
     COLOR_SCALE,
     NEUTRAL,
+    STEPS,
     Bars,
     Figure,
     Image,
     Line,
     Mark,
+    Panel,
     Points,
     color,
     marker,
@@ -45,8 +47,13 @@ def interactive(figure: Figure) -> dict[str, Any]:
             low, high = panel.x_range
             ends = [math.log10(low), math.log10(high)] if panel.x_log else [low, high]
             x_axis["range"] = ends
+        if panel.y_log:
+            values = list(_log_ticks(panel))
+            y_axis |= {"type": "log", "tickvals": values, "ticktext": [f"{v:g}" for v in values]}
         if panel.y_range is not None:
-            y_axis["range"] = list(panel.y_range)
+            low, high = panel.y_range
+            ends = [math.log10(low), math.log10(high)] if panel.y_log else [low, high]
+            y_axis["range"] = ends
         if image:
             x_axis |= {"showticklabels": False, "showgrid": False, "zeroline": False}
             y_axis |= {**x_axis, "title": y_axis["title"], "autorange": "reversed"}
@@ -120,7 +127,7 @@ def _traces(mark: Mark) -> Iterator[dict[str, Any]]:
             "x": _plain(mark.x),
             "y": _plain(mark.y),
             "line": {"color": own, "width": 2, "dash": "dash" if mark.dashed else "solid"},
-            "marker": {"symbol": symbol, "size": 8},
+            "marker": {"symbol": symbol + ("-open" if mark.hollow else ""), "size": 8},
             "name": name,
         }
     elif isinstance(mark, Bars):
@@ -135,6 +142,16 @@ def _traces(mark: Mark) -> Iterator[dict[str, Any]]:
             "coloraxis": "coloraxis",
             "hovertemplate": "%{z} %<extra></extra>",
         }
+
+
+def _log_ticks(panel: Panel) -> Iterator[float]:
+    """Yield the numbers beside a logarithmic y axis, from below the marks to above them."""
+    heights = [y for mark in panel.marks if isinstance(mark, (Line, Points)) for y in mark.y]
+    for exponent in range(
+        math.floor(math.log10(min(heights))), math.ceil(math.log10(max(heights)))
+    ):
+        yield from (step * 10.0**exponent for step in STEPS)
+    yield 10.0 ** math.ceil(math.log10(max(heights)))
 
 
 def _text(text: str) -> str:

@@ -10,6 +10,7 @@ from isoflop.models.extras import require
 from isoflop.report.figure import (
     COLOR_SCALE,
     NEUTRAL,
+    STEPS,
     Bars,
     Figure,
     Image,
@@ -45,15 +46,21 @@ def save_figure(figure: Figure, path: str | Path, *, theme: Theme = "light") -> 
     Raises:
         IsoflopError: The theme or the format is unknown, or the folder does not exist.
     """
-    path = Path(path)
     if theme not in _COLORS:
         raise IsoflopError(f"theme must be 'light' or 'dark', not {theme!r}.")
+    check_figure_path(path)
+    with require("matplotlib", "train").rc_context(_settings(_COLORS[theme])):
+        draw(figure).savefig(path, dpi=_DPI)
+
+
+def check_figure_path(path: str | Path) -> None:
+    """Raise `IsoflopError` if no figure can be saved at `path`."""
+    path = Path(path)
     if path.suffix not in SUFFIXES:
         raise IsoflopError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}.")
     if not path.parent.is_dir():
         raise IsoflopError(f"{path}: there is no folder {path.parent}.")
-    with require("matplotlib", "train").rc_context(_settings(_COLORS[theme])):
-        draw(figure).savefig(path, dpi=_DPI)
+    require("matplotlib", "train")
 
 
 def draw(figure: Figure) -> Any:
@@ -136,6 +143,12 @@ def _dress(axes: Any, panel: Panel, *, small: bool) -> None:
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(_power_of_ten))
         axes.xaxis.set_minor_locator(ticker.NullLocator())
+    if panel.y_log:
+        ticker = require("matplotlib.ticker", "train")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=STEPS))
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
     if panel.x_range is not None:
         axes.set_xlim(panel.x_range)
     if panel.y_range is not None:
@@ -174,6 +187,8 @@ def _draw_mark(drawn: Any, axes: Any, mark: Mark, norm: Any) -> Any:
             axes.fill_between(mark.x, mark.low, mark.high, color=own, alpha=0.18, linewidth=0)
         style = {"linestyle": "--" if mark.dashed else "-", "linewidth": 1.4}
         points = {"marker": shape, "markersize": 5} if mark.markers else {}
+        if mark.hollow:
+            points["markerfacecolor"] = "none"
         return axes.plot(mark.x, mark.y, color=own, **style, **points)[0]
     if isinstance(mark, Bars):
         bars = [m for m in axes.containers if hasattr(m, "patches")]
