@@ -163,9 +163,10 @@ class ImageFolderData:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn bytes of shape (samples, 3, height, width) into floats of mean 0 and variance 1."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
-        return (images.float() / 255 - mean) / std
+        mean = 255 * torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
+        std = 255 * torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        # In place: on a CPU, memory for each step would take longer than reading the images.
+        return images.float().sub_(mean).div_(std)
 
     def _note(self, files: ImageFiles, found: Sequence[tuple[int, str]], split: str) -> None:
         entries = [
