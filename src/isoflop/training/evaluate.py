@@ -6,7 +6,7 @@ from typing import Any
 
 from isoflop.errors import IsoflopError
 from isoflop.files import read_json, write_json
-from isoflop.models.extras import require
+from isoflop.training.distributed import build_accelerator
 from isoflop.training.harness import LEADERBOARD, Harness
 from isoflop.training.restore import restore
 from isoflop.training.rundir import RunDirectory
@@ -48,7 +48,9 @@ def evaluate(
     recipe = restored.recipe
     task = TASKS.get(recipe.task)
     folder = read_json(run.config_path)["data"] if data is None else data
-    accelerator = require("accelerate", "train").Accelerator(mixed_precision=recipe.mixed_precision)
+    accelerator = build_accelerator(recipe.mixed_precision, shard=False)
+    if accelerator.num_processes > 1:
+        raise IsoflopError("A model is evaluated by one process. Leave out torchrun.")
     found: dict[str, Any] = {"epoch": restored.epoch, "step": restored.step}
     if run.evaluation_path.exists():
         before = read_json(run.evaluation_path)
