@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from isoflop.training.data import load_dataset
+from isoflop.training.images import ImageFolderData
 
 
 def picture(seed: int, height: int = 30, width: int = 40) -> np.ndarray:
@@ -53,7 +54,14 @@ def damaged(tmp_path: Path) -> Path:
     return folder
 
 
+def opened(folder: Path | None) -> ImageFolderData:
+    """Open a data set."""
+    data = load_dataset("imagenet", folder)
+    assert isinstance(data, ImageFolderData)
+    return data
+
+
 @pytest.fixture
-def data(folder: Path):
-    """The small data set, read by no other processes."""
-    return load_dataset("imagenet", folder)
+def data(folder: Path) -> ImageFolderData:
+    """The small data set."""
+    return opened(folder)

@@ -1,13 +1,12 @@
 import pytest
 
 from isoflop.errors import DataError
-from isoflop.training.data import load_dataset
 
-from .conftest import write_folder
+from .conftest import opened, write_folder
 
 
 def test_classes_and_images_are_sorted(folder):
-    data = load_dataset("imagenet", folder)
+    data = opened(folder)
     assert data.train.classes == ("n00000000", "n00000001", "n00000002")
     assert len(data.train) == data.samples == 24
     assert len(data.test) == 15
@@ -22,7 +21,7 @@ def test_names_that_are_not_ascii(tmp_path):
     image = tmp_path / "train" / "n00000000" / "train_0.JPEG"
     image.rename(image.with_name("Kürbis 南瓜.jpg"))
     (image.parent / "notes.txt").write_text("no image")
-    train = load_dataset("imagenet", tmp_path).train
+    train = opened(tmp_path).train
     assert [train.name(i) for i in range(len(train))] == ["n00000000/Kürbis 南瓜.jpg"]
     assert train.read(0)
 
@@ -83,11 +82,11 @@ def missing_training_classes(folder):
 def test_incomplete_folders(tmp_path, damage):
     message = damage(write_folder(tmp_path, train=1, test=1))
     with pytest.raises(DataError, match=message) as error:
-        load_dataset("imagenet", tmp_path)
+        opened(tmp_path)
     assert "train/CLASS/*.JPEG" in str(error.value)
 
 
 @pytest.mark.parametrize("name", [None, "absent"])
 def test_missing_folder(tmp_path, name):
     with pytest.raises(DataError, match="--data"):
-        load_dataset("imagenet", name and tmp_path / name)
+        opened(name and tmp_path / name)

@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from isoflop.errors import DataError, IsoflopError
 from isoflop.training import get_recipe
 from isoflop.training.data import load_dataset
+from isoflop.training.images import ImageFolderData
 from isoflop.training.images.folder import default_workers
 
 # Python 3.12 warns of forks in a process with threads, as PyTorch's worker processes are started.
@@ -20,12 +22,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
 ]
 
+EPOCH: dict[str, Any] = {"seed": 1, "epoch": 2}
+
 RECIPE = get_recipe("imagenet").replace(
     num_classes=3, input_shape=(3, 16, 16), scale_jitter=(18, 30), test_scale=20
 )
 
 
 def small(data, workers=0):
+    """Return a data set, or that in a folder, with small views."""
+    if not isinstance(data, ImageFolderData):
+        data = load_dataset("imagenet", data)
+        assert isinstance(data, ImageFolderData)
     return data.configured(RECIPE.replace(num_classes=len(data.train.classes)), workers)
 
 
@@ -48,9 +56,8 @@ class Brightness(nn.Module):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_workers(data, workers):
-    options = {"seed": 3, "epoch": 5}
-    images, labels = collect(small(data).train_batches(7, **options))
-    others, other_labels = collect(small(data, workers).train_batches(7, **options))
+    images, labels = collect(small(data).train_batches(7, **EPOCH))
+    others, other_labels = collect(small(data, workers).train_batches(7, **EPOCH))
     assert labels == other_labels
     assert all(torch.equal(one, two) for one, two in zip(images, others, strict=True))
     tests, _ = collect(small(data).test_batches(4))
@@ -98,10 +105,9 @@ def test_epochs_and_seeds_differ(data):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_the_batches_of_one(data, processes):
-    options = {"seed": 1, "epoch": 2}
-    images, labels = collect(small(data).train_batches(10, **options))
+    images, labels = collect(small(data).train_batches(10, **EPOCH))
     parts = [
-        collect(small(data).train_batches(10, **options, rank=rank, world_size=processes))
+        collect(small(data).train_batches(10, **EPOCH, rank=rank, world_size=processes))
         for rank in range(processes)
     ]
     for number, (whole, whole_labels) in enumerate(zip(images, labels, strict=True)):
@@ -117,7 +123,7 @@ def test_processes_share_the_batches_of_one(data, processes):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_images_are_replaced_and_listed(damaged, workers):
-    data = small(load_dataset("imagenet", damaged), workers)
+    data = small(damaged, workers)
     for epoch in range(2):
         images, labels = collect(data.train_batches(16, seed=0, epoch=epoch))
         assert [len(part) for part in images] == [16] * 7 + [8]
@@ -132,7 +138,7 @@ def test_damaged_test_images_do_not_count(damaged):
     for path in (damaged / "val").glob("*/*.JPEG"):
         if path.name != "val_3.JPEG":
             path.write_bytes((damaged / "train" / "n00000000" / "train_0.JPEG").read_bytes())
-    data = small(load_dataset("imagenet", damaged))
+    data = small(damaged)
     measures = data.evaluate(Brightness(), Processes(0, 1))
     # All readable ones look alike: those of one class are right, 54 or 55 of 109.
     assert measures["accuracy"] in (pytest.approx(5400 / 109), pytest.approx(5500 / 109))
@@ -141,9 +147,9 @@ def test_damaged_test_images_do_not_count(damaged):
 
 
 def test_the_list_is_part_of_the_state(damaged):
-    data = small(load_dataset("imagenet", damaged))
+    data = small(damaged)
     collect(data.train_batches(60, seed=0, epoch=0))
-    fresh = small(load_dataset("imagenet", damaged))
+    fresh = small(damaged)
     fresh.load_state_dict(data.state_dict())
     assert fresh.skipped == data.skipped != []
 
@@ -151,13 +157,13 @@ def test_the_list_is_part_of_the_state(damaged):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_too_many_damaged_images(damaged, workers):
     (damaged / "train" / "n00000001" / "train_8.JPEG").write_bytes(b"")
-    data = small(load_dataset("imagenet", damaged), workers)
+    data = small(damaged, workers)
     with pytest.raises(DataError, match=r"2 images of 'train'.* over 1%"):
         collect(data.train_batches(16, seed=0, epoch=0))
 
 
 def test_nothing_but_damaged_images(folder, tmp_path):
-    data = small(load_dataset("imagenet", folder))
+    data = small(folder)
     files = dataclasses.replace(data.train, folder=tmp_path / "moved away")
     data = dataclasses.replace(data, train=files)
     with pytest.raises(DataError, match="FileNotFoundError"):
@@ -209,7 +215,7 @@ class Processes:
 
 def measure(folder, rank, world_size):
     """Return what a process knows after an epoch."""
-    data = small(load_dataset("imagenet", folder))
+    data = small(folder)
     collect(data.train_batches(16, seed=0, epoch=0, rank=rank, world_size=world_size))
     return data.evaluate(Brightness(), Processes(rank, world_size)), data.skipped
 
