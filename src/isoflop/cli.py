@@ -1,8 +1,9 @@
-"""The command line: `isoflop bench | export | list | profile | report | reproduce | …`.
+"""The command line, `isoflop COMMAND`: one class for each command.
 
 Everything heavy is imported by the command that needs it, so that `isoflop --help` is fast.
 """
 
+import dataclasses
 import inspect
 import json as json_module
 import sys
@@ -107,8 +108,8 @@ class Train:
     """Sparsity of the transform; without one, of plain sparse training."""
     width: float | None = None
     """Width factor, for the transforms that have one (`low_rank`)."""
-    scope: Literal["model", "layers"] = "model"
-    """Whether the whole model meets the FLOP budget, or each layer its own."""
+    scope: Literal["model", "layers"] | None = None
+    """Whether the whole model meets the FLOP budget, or each layer its own; by default the recipe's."""
     method: str | None = None
     """Training method; by default `rigl` with a transform or a sparsity, else `dense`."""
     option: tuple[str, ...] = ()
@@ -123,16 +124,26 @@ class Train:
     """Seed of initialisation, masks, order and augmentation."""
     data: Path | None = None
     """Folder of the data set."""
+    workers: int | None = None
+    """Processes that read samples for each training process; by default as many as are useful."""
     spectra: str | None = None
     """How often to measure the spectra of the masks, such as `every=1epoch` or `every=100steps`."""
     shard: bool = False
     """Spread the model over the processes that torchrun started (FSDP2); see docs/distributed.md."""
     resume: bool = False
     """Continue the run in the run directory, if there is one."""
+    model: str | None = None
+    """Model, in place of the recipe's and at its own width: `isoflop:resnet34_cifar`, `timm:NAME`, …"""
+    num_classes: int | None = None
+    """Classes of the data set, in place of the recipe's."""
     epochs: int | None = None
     """Epochs, in place of the recipe's; the learning-rate schedule is scaled with them."""
+    tokens: int | None = None
+    """Tokens to train a language model on, in place of the recipe's."""
     batch_size: int | None = None
     """Batch size, in place of the recipe's."""
+    accumulate: int = 1
+    """Parts of a batch that are run one after another, where a whole one needs too much memory."""
     lr: float | None = None
     """Initial learning rate, in place of the recipe's."""
     base_width: int | None = None
@@ -158,8 +169,13 @@ class Train:
 
         if self.storage == "compressed":
             keep_memory()
-        recipe = get_recipe(self.recipe).replace(
+        recipe = get_recipe(self.recipe)
+        if self.model is not None:
+            recipe = dataclasses.replace(recipe, model=self.model, base_width=None)
+        recipe = recipe.replace(
+            num_classes=self.num_classes,
             epochs=self.epochs,
+            tokens=self.tokens,
             batch_size=self.batch_size,
             lr=self.lr,
             base_width=self.base_width,
@@ -192,6 +208,8 @@ class Train:
             scope=self.scope,
             seed=self.seed,
             data=self.data,
+            accumulate=self.accumulate,
+            workers=self.workers,
             spectra=self.spectra,
             shard=self.shard,
             resume=self.resume,
@@ -212,6 +230,37 @@ class Train:
             f"training FLOPs {summary['training_flops']:.4g} in {summary['seconds']:.1f} s\n"
             f"run directory {self.out}"
         )
+        if summary["skipped"]:
+            print(f"{summary['skipped']} samples could not be read: {self.out}/skipped.jsonl")
+
+
+@dataclass(kw_only=True)
+class Evaluate:
+    """Measure the model of a run, as its latest checkpoint has it, on test data or by lm-eval."""
+
+    path: tyro.conf.Positional[Path]
+    """Run directory; the results go into its evaluation.json."""
+    tasks: str | None = None
+    """Tasks of lm-eval for a language model, such as `arc_challenge,hellaswag`; by default none."""
+    data: Path | None = None
+    """Folder of the data set, if it is no longer where it was; with --tasks, of the tokenizer."""
+    include_path: Path | None = None
+    """Folder of further tasks for lm-eval, as YAML files."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Measure and print."""
+        from isoflop.training.evaluate import evaluate, format_evaluation
+
+        tasks = () if self.tasks is None else tuple(self.tasks.split(","))
+        if self.include_path is not None and not tasks:
+            raise IsoflopError("--include-path is the folder of tasks: name them with --tasks.")
+        found = evaluate(self.path, tasks=tasks, data=self.data, include_path=self.include_path)
+        if self.json:
+            _print_json(found)
+        else:
+            print(format_evaluation(found))
 
 
 @dataclass(kw_only=True)
@@ -404,6 +453,7 @@ Command = (
     | Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Spectra, tyro.conf.subcommand("spectra")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]

@@ -72,3 +72,22 @@ def test_options_last_map_and_gradients(name):
     assert scores.shape == (2, 7)
     scores.square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "blocks"),
+    [
+        ("mobilenet_v2_cifar", "bn3", 10),
+        ("mobilevit_s_cifar", "bn", 2),
+    ],
+)
+def test_residual_blocks_begin_as_their_shortcuts(name, norm, blocks):
+    model = build_model(f"isoflop:{name}")
+    scales = {
+        path: float(module.weight.detach().abs().sum())
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    }
+    zero = [path for path, scale in scales.items() if scale == 0]
+    assert len(zero) == blocks
+    assert all(path.endswith(f".{norm}") for path in zero)

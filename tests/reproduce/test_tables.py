@@ -10,10 +10,11 @@ from isoflop.errors import IsoflopError, UnknownNameError
 from isoflop.report.figures.paper_times import PAPER_TIMES
 from isoflop.reproduce import PRESETS, TABLES, DataFolders, get_preset, paper_rows
 from isoflop.reproduce.results import with_needs, works_of
-from isoflop.reproduce.sources import Computed, Missing, Timing, Training
+from isoflop.reproduce.sources import Computed, Evaluation, Missing, Timing, Training
 from isoflop.reproduce.tables.table14 import widths
 from isoflop.reproduce.work import RunWork
 from isoflop.training import RECIPES
+from isoflop.training.harness import LEADERBOARD
 
 FIGURES = {name for name in TABLES.names() if name.startswith("figure")}
 CASES = list(itertools.product(TABLES.names(), PRESETS.names()))
@@ -60,6 +61,10 @@ def test_contract(table, preset):
         elif isinstance(row.source, Missing):
             assert row.paper is not None
             assert row.source.reason
+        elif isinstance(row.source, Evaluation):
+            assert preset == "full"
+            work = row.source.work(0, DataFolders())
+            assert with_needs([work]) == [work.training, work]
         else:
             assert isinstance(row.source, (Timing, Computed))
     if preset == "full":
@@ -128,6 +133,7 @@ def test_a_width_is_for_models_that_have_one():
 def test_efficient_networks_have_cosine_annealing():
     for training in trainings(grid("table9", "full").rows):
         work = training.work(0, DataFolders())
+        assert work.job.recipe.dataset == "cifar100"
         assert work.job.recipe.schedule == "cosine"
         assert work.job.recipe.epochs == 200
 
@@ -155,13 +161,19 @@ def test_sizes_are_computed():
     values = {
         row.labels["property"]: row.source.value()
         for row in grid("table13", "smoke").rows
-        if row.labels["property"] not in ("batch size", "learning rate", "tokens")
-        and isinstance(row.source, Computed)
+        if isinstance(row.source, Computed)
     }
     assert values == {
         "parameters": 124_439_808 + 1024 * 768,  # GPT-2 with twice the context
         "layers": 12, "d_model": 768, "heads": 12, "d_head": 64,
+        "batch size": 256, "learning rate": 6e-4, "tokens": 2.5e9,
     }  # fmt: skip
+
+
+def test_language_models_are_evaluated_by_the_leaderboard():
+    measures = {row.labels["measure"] for row in grid("table15", "full").rows}
+    assert measures == {*LEADERBOARD, "leaderboard_mean", "perplexity"}
+    assert names(grid("table6", "full").rows) == names(grid("table15", "full").rows)
 
 
 def test_widths_of_a_sparse_wide_gpt():

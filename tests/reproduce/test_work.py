@@ -7,9 +7,10 @@ from tests.reproduce.works import Note
 
 import isoflop
 from isoflop.reproduce import DataFolders
-from isoflop.reproduce.sources import Training
-from isoflop.reproduce.work import RunWork, TimingWork, execute, is_done
+from isoflop.reproduce.sources import Evaluation, Training
+from isoflop.reproduce.work import EvaluationWork, RunWork, TimingWork, execute, is_done
 from isoflop.training import loop
+from isoflop.training.harness import LEADERBOARD
 
 TRAINING = Training(
     recipe="digits",
@@ -31,7 +32,7 @@ def test_the_name_follows_from_the_options():
     assert run_of(seed=1).name == name.replace("seed0", "seed1")
     for change in (
         {"spectra": "every=1epoch"},
-        {"scope": "layers"},
+        {"pattern": "2:4"},
         {"options": {"alpha": 0.2}},
         {"changes": {**TRAINING.changes, "lr": 0.2}},
         {"transform": isoflop.SparseWide(sparsity=0.5, init="dense_fan")},
@@ -144,6 +145,21 @@ def test_timings(tmp_path):
     wrong = TimingWork(arguments=("matmul", "--batch", "0"), sparsities=(0.5,))
     assert "--batch must be at least 1" in str(execute(wrong, tmp_path))
     assert not is_done(wrong, tmp_path)
+
+
+def test_an_evaluation_needs_its_training_and_all_tasks(tmp_path):
+    work = EvaluationWork(training=run_of())
+    assert work.needs == (run_of(),)
+    path = tmp_path / work.name
+    path.parent.mkdir(parents=True)
+    scores = {name: {"score": 10.0 * i} for i, name in enumerate(LEADERBOARD)}
+    path.write_text(json.dumps({"tasks": scores}))
+    assert not is_done(work, tmp_path)
+    path.write_text(json.dumps({"tasks": scores, "leaderboard_mean": 20.0}))
+    found = work.result(tmp_path)
+    assert found is not None
+    for measure, value in {"leaderboard_mean": 20.0, "mmlu": 30.0}.items():
+        assert Evaluation(training=TRAINING, measure=measure).read(found) == value
 
 
 def test_a_transfer_needs_its_backbone():

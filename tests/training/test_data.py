@@ -9,7 +9,13 @@ import torch
 from torchvision import datasets as torchvision_datasets
 
 from isoflop.errors import DataError, UnknownNameError
-from isoflop.training.data import FASHION_FILES, load_dataset, random_crop
+from isoflop.training.data import FASHION_FILES, ImageData, load_dataset, random_crop
+
+
+def in_memory(name, folder=None):
+    data = load_dataset(name, folder)
+    assert isinstance(data, ImageData)
+    return data
 
 
 def write_idx(path, magic, array, *, packed):
@@ -68,7 +74,7 @@ def write_cifar(folder, dataset, monkeypatch):
 
 
 def test_digits_are_split_once_and_for_all():
-    first, second = load_dataset("digits"), load_dataset("digits")
+    first, second = in_memory("digits"), in_memory("digits")
     assert len(first.train_labels), len(first.test_labels) == (1347, 450)
     assert first.train_images.shape == (1347, 1, 8, 8)
     assert first.input_shape == (1, 8, 8)
@@ -84,7 +90,7 @@ def test_digits_are_split_once_and_for_all():
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_fashion_mnist_plain_and_gzipped(fashion, packed):
-    data = load_dataset("fashion-mnist", fashion(packed=packed))
+    data = in_memory("fashion-mnist", fashion(packed=packed))
     assert data.train_images.shape == (30, 1, 28, 28)
     assert data.test_labels.tolist() == [i % 10 for i in range(20)]
     assert data.train_images.dtype == torch.uint8
@@ -92,13 +98,13 @@ def test_fashion_mnist_plain_and_gzipped(fashion, packed):
 
 def test_fashion_mnist_as_torchvision_unpacks_it(fashion, tmp_path):
     fashion(tmp_path / "FashionMNIST" / "raw")
-    assert len(load_dataset("fashion-mnist", tmp_path).train_labels) == 30
+    assert len(in_memory("fashion-mnist", tmp_path).train_labels) == 30
 
 
 @pytest.mark.parametrize("folder", [None, "absent"])
 def test_missing_folder_says_what_is_needed(tmp_path, folder):
     with pytest.raises(DataError) as error:
-        load_dataset("fashion-mnist", folder and tmp_path / folder)
+        in_memory("fashion-mnist", folder and tmp_path / folder)
     for text in (*FASHION_FILES, "dataset-fashion-mnist", "FashionMNIST", "--data"):
         assert text in str(error.value)
 
@@ -107,7 +113,7 @@ def test_missing_file(fashion):
     folder = fashion()
     (folder / FASHION_FILES[3]).unlink()
     with pytest.raises(DataError, match=f"lacks {FASHION_FILES[3]}"):
-        load_dataset("fashion-mnist", folder)
+        in_memory("fashion-mnist", folder)
 
 
 def damaged(content):
@@ -125,7 +131,7 @@ def test_damaged_images(fashion, kind):
     _, content, message = list(damaged(path.read_bytes()))[kind]
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
-        load_dataset("fashion-mnist", path.parent)
+        in_memory("fashion-mnist", path.parent)
 
 
 @pytest.mark.parametrize("content", [b"no gzip", None])
@@ -133,28 +139,28 @@ def test_damaged_gzip(fashion, content):
     path = fashion(packed=True) / f"{FASHION_FILES[1]}.gz"
     path.write_bytes(path.read_bytes()[:-12] if content is None else content)
     with pytest.raises(DataError, match="cannot be read"):
-        load_dataset("fashion-mnist", path.parent)
+        in_memory("fashion-mnist", path.parent)
 
 
 def test_counts_of_images_and_labels_must_agree(fashion):
     folder = fashion()
     write_idx(folder / FASHION_FILES[1], 2049, np.zeros(29), packed=False)
     with pytest.raises(DataError, match="30 training images but 29 labels"):
-        load_dataset("fashion-mnist", folder)
+        in_memory("fashion-mnist", folder)
 
 
 def test_labels_must_be_classes(fashion):
     folder = fashion()
     write_idx(folder / FASHION_FILES[3], 2049, np.full(20, 10), packed=False)
     with pytest.raises(DataError, match="classes 0 to 9"):
-        load_dataset("fashion-mnist", folder)
+        in_memory("fashion-mnist", folder)
 
 
 @pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
 def test_cifar_in_its_real_format(tmp_path, monkeypatch, name, classes):
     dataset = getattr(torchvision_datasets, name.upper())
     images = write_cifar(tmp_path, dataset, monkeypatch)
-    data = load_dataset(name, tmp_path)
+    data = in_memory(name, tmp_path)
     assert data.num_classes == classes
     assert data.input_shape == (3, 32, 32)
     expected = np.concatenate([images[entry[0]] for entry in dataset.train_list])
@@ -167,21 +173,21 @@ def test_cifar_in_its_real_format(tmp_path, monkeypatch, name, classes):
 
 def test_cifar_missing_or_damaged(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="cifar-100-python"):
-        load_dataset("cifar100", tmp_path)
+        in_memory("cifar100", tmp_path)
     write_cifar(tmp_path, torchvision_datasets.CIFAR10, monkeypatch)
     with open(tmp_path / "cifar-10-batches-py" / "data_batch_2", "ab") as file:
         file.write(b"0")
     with pytest.raises(DataError, match="damaged"):
-        load_dataset("cifar10", tmp_path)
+        in_memory("cifar10", tmp_path)
 
 
 def test_unknown_data_set():
     with pytest.raises(UnknownNameError, match="digits, fashion-mnist"):
-        load_dataset("mnist")
+        in_memory("mnist")
 
 
 def test_epochs_are_reproducible_and_differ():
-    data = load_dataset("digits")
+    data = in_memory("digits")
 
     def labels(seed, epoch):
         return torch.cat([y for _, y in data.train_batches(64, seed=seed, epoch=epoch)])
@@ -194,22 +200,34 @@ def test_epochs_are_reproducible_and_differ():
 
 
 def test_last_batch():
-    data = load_dataset("digits")
+    data = in_memory("digits")
     sizes = [len(y) for _, y in data.train_batches(64, seed=0, epoch=0)]
     assert sizes == [64] * 21 + [3]
     sizes = [len(y) for _, y in data.train_batches(64, seed=0, epoch=0, drop_last=True)]
     assert sizes == [64] * 21
 
 
-def test_processes_share_a_batch_without_overlap(fashion):
-    data = load_dataset("fashion-mnist", fashion())
-    (whole, labels), *_ = data.train_batches(10, seed=1, epoch=2)
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "cifar100"])
+def test_processes_share_the_batches_of_one(fashion, tmp_path, monkeypatch, name, processes):
+    if name == "fashion-mnist":
+        fashion()
+    else:
+        write_cifar(tmp_path, getattr(torchvision_datasets, name.upper()), monkeypatch)
+    data = in_memory(name, tmp_path)
+    whole = data.train_batches(10, seed=1, epoch=2)
     parts = [
-        next(data.train_batches(10, seed=1, epoch=2, rank=rank, world_size=2)) for rank in range(2)
+        data.train_batches(10, seed=1, epoch=2, rank=rank, world_size=processes)
+        for rank in range(processes)
     ]
-    assert torch.equal(torch.stack([p[0] for p in parts], 1).flatten(0, 1), whole)
-    assert torch.equal(torch.stack([p[1] for p in parts], 1).flatten(), labels)
-    tests = [torch.cat([y for _, y in data.test_batches(3, rank=r, world_size=2)]) for r in (0, 1)]
+    for (images, labels), *own in zip(whole, *parts, strict=True):
+        for rank, (own_images, own_labels) in enumerate(own):
+            assert torch.equal(own_images, images[rank::processes])
+            assert torch.equal(own_labels, labels[rank::processes])
+    tests = [
+        torch.cat([y for _, y in data.test_batches(3, rank=rank, world_size=processes)])
+        for rank in range(processes)
+    ]
     assert sorted(torch.cat(tests).tolist()) == sorted(data.test_labels.tolist())
 
 
@@ -226,7 +244,7 @@ def test_random_crop_is_that_of_each_image():
 
 
 def test_augmentation_crops_and_mirrors(fashion):
-    data = load_dataset("fashion-mnist", fashion())
+    data = in_memory("fashion-mnist", fashion())
     plain = {}
     for index, image in enumerate(data.train_images):
         padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
@@ -246,6 +264,6 @@ def test_augmentation_crops_and_mirrors(fashion):
 
 
 def test_test_images_are_never_augmented(fashion):
-    data = load_dataset("fashion-mnist", fashion())
+    data = in_memory("fashion-mnist", fashion())
     images = torch.cat([x for x, _ in data.test_batches(7)])
     assert torch.equal(images, data.normalize(data.test_images))

@@ -3,18 +3,22 @@ import inspect
 import math
 
 import pytest
+import torch
 
-from isoflop.errors import IsoflopError, UnknownNameError
-from isoflop.training.data import DATASETS
+from isoflop.errors import DataError, IsoflopError, UnknownNameError
+from isoflop.models import build_model
 from isoflop.training.recipes import RECIPES, Recipe, get_recipe
+from isoflop.training.tasks import TASKS
 
 
 @pytest.mark.parametrize("name", RECIPES.names())
-def test_every_recipe_is_complete(name):
+def test_every_recipe_is_complete(name, tmp_path):
     recipe = get_recipe(name)
     assert recipe.name == name
-    assert recipe.dataset in DATASETS.names()
     assert inspect.getdoc(RECIPES.get(name))
+    if name != "digits":
+        with pytest.raises(DataError, match="--data"):
+            TASKS.get(recipe.task).load(recipe, tmp_path / "absent")
 
 
 def test_every_hyperparameter_is_described():
@@ -34,6 +38,56 @@ def test_cifar100_is_that_of_the_paper():
     rates = [recipe.learning_rate(epoch * 391, 391) for epoch in (0, 59, 60, 120, 160, 199)]
     assert rates == pytest.approx([0.1, 0.1, 0.02, 0.004, 0.0008, 0.0008])
     assert (recipe.alpha, recipe.update_every, recipe.end_fraction) == (0.3, 100, 0.75)
+
+
+def test_pile_is_that_of_the_paper():
+    recipe = get_recipe("pile")
+    assert (recipe.batch_size, recipe.input_shape, recipe.weight_decay) == (256, (2048,), 0.1)
+    assert (recipe.optimizer, recipe.betas, recipe.eps) == ("adamw", (0.9, 0.95), 1e-8)
+    assert (recipe.clip_norm, recipe.scope) == (1.0, "layers")
+    steps = recipe.steps_per_epoch(None)
+    total = steps * recipe.epochs
+    tokens = total * 256 * 2048
+    assert tokens == pytest.approx(2.5e9, rel=0.005)
+    warmup = round(375e6 / (256 * 2048))
+    rates = [recipe.learning_rate(step, steps) for step in (0, warmup - 1, warmup, total - 1)]
+    assert rates == pytest.approx([6e-4 / warmup, 6e-4, 6e-4, 6e-5], rel=1e-3)
+    middle = recipe.learning_rate(warmup + (total - warmup) // 2, steps)
+    assert middle == pytest.approx((6e-4 + 6e-5) / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+@pytest.mark.parametrize(
+    ("suffix", "model"),
+    [
+        ("mobilenet-v2", "isoflop:mobilenet_v2_cifar"),
+        ("mobilevit-s", "isoflop:mobilevit_s_cifar"),
+        ("botnet50", "isoflop:botnet50_cifar"),
+    ],
+)
+def test_further_networks_for_cifar_differ_in_the_schedule(data, suffix, model):
+    recipe, other = get_recipe(data), get_recipe(f"{data}-{suffix}")
+    changes = {"name": f"{data}-{suffix}", "model": model, "schedule": "cosine"}
+    assert other == dataclasses.replace(recipe, **changes)
+    assert other.learning_rate(100 * 391, 391) == pytest.approx(0.05)
+    network = TASKS.get(other.task).build_model(other)
+    assert network(torch.zeros(2, *other.input_shape)).shape == (2, other.num_classes)
+
+
+def test_imagenet_is_that_of_the_paper():
+    recipe = get_recipe("imagenet")
+    assert (recipe.epochs, recipe.batch_size, recipe.lr) == (90, 256, 0.256)
+    assert (recipe.momentum, recipe.weight_decay) == (0.875, 3.0517578125e-5)
+    assert not recipe.decay_norm_and_bias
+    assert recipe.label_smoothing == 0.1
+    assert recipe.mixed_precision == "bf16"
+    assert (recipe.scale_jitter, recipe.test_scale) == ((256, 480), 256)
+    rates = [recipe.learning_rate(epoch * 5004, 5004) for epoch in (0, 45, 89)]
+    assert rates == pytest.approx([0.256, 0.128, 7.797e-5], rel=1e-4)
+    for model in ("isoflop:resnet18", "isoflop:resnet34", "isoflop:botnet50"):
+        network = build_model(model, recipe.num_classes, meta=True)
+        images = torch.zeros(1, *recipe.input_shape, device="meta")
+        assert network(images).shape == (1, 1000)
 
 
 def test_cosine_by_epoch():
@@ -70,8 +124,15 @@ def test_replace_scales_milestones_and_ignores_none():
         {"end_fraction": 1.5},
         {"schedule": "linear"},
         {"base_width": 0},
+        {"test_tokens": 0},
+        {"scope": "network"},
         {"steps": 0},
         {"tokens": 0},
+        {"tokens": 1000},
+        {"warmup_tokens": 1000},
+        {"test_scale": 0},
+        {"scale_jitter": (480, 256)},
+        {"scale_jitter": (0, 256)},
         {"clip_norm": 0.0},
         {"warmup_lr": -1.0},
         {"optimizer": "lion"},

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from isoflop.errors import ModelFileError
 from isoflop.files import read_json
-from isoflop.models.specs import build_model, default_example_shape, example_inputs
+from isoflop.models.specs import (
+    build_model,
+    default_example_shape,
+    example_inputs,
+    takes_tokens,
+)
 from isoflop.plan import Plan
 from isoflop.transforms import TRANSFORMS, transform
 
@@ -27,6 +32,8 @@ class ModelSource:
         num_classes: Outputs of the classifier; None leaves the model's own default.
         in_channels: Channels of the images; likewise.
         base_width: Channels of the first stage; likewise.
+        vocab_size: Number of different tokens of a language model; likewise.
+        context: Longest sequence of a language model; likewise.
         input_shape: Shape of one sample; None leaves the model's own.
     """
 
@@ -34,6 +41,8 @@ class ModelSource:
     num_classes: int | None = None
     in_channels: int | None = None
     base_width: int | None = None
+    vocab_size: int | None = None
+    context: int | None = None
     input_shape: tuple[int, ...] | None = None
 
     @classmethod
@@ -72,6 +81,8 @@ class ModelSource:
             self.num_classes,
             in_channels=self.in_channels,
             base_width=self.base_width,
+            vocab_size=self.vocab_size,
+            context=self.context,
         )
         if plan is None:
             return model
@@ -109,12 +120,12 @@ def load_run(path: str | Path) -> tuple[nn.Module, Plan | None, ModelSource]:
     model = restore(run.path).model
     recipe = config["recipe"]
     shape = tuple(recipe["input_shape"])
-    source = ModelSource(
-        spec=recipe["model"],
-        num_classes=recipe["num_classes"],
-        in_channels=None if shape[0] == 3 else shape[0],
-        base_width=recipe["base_width"],
-        input_shape=shape,
-    )
+    sizes: dict[str, Any] = {"base_width": recipe["base_width"], "input_shape": shape}
+    if takes_tokens(recipe["model"]):
+        sizes |= {"vocab_size": recipe["num_classes"], "context": shape[0]}
+    else:
+        channels = None if shape[0] == 3 else shape[0]
+        sizes |= {"num_classes": recipe["num_classes"], "in_channels": channels}
+    source = ModelSource(spec=recipe["model"], **sizes)
     planned = config["transform"] is not None and run.plan_path.exists()
     return model, Plan.load(run.plan_path) if planned else None, source

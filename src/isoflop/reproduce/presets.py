@@ -16,13 +16,12 @@ class StandIn:
     Attributes:
         recipe: Name of the recipe.
         changes: Values in place of the recipe's.
-        models: By the paper's model what stands in for it, and further changes; for a model that is
-            not among them, that of the recipe.
+        models: What stands in for the paper's models, by name; for others it is that of the recipe.
     """
 
     recipe: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    models: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +55,14 @@ class Preset:
             training: Further attributes of `Training`.
         """
         changes: dict[str, Any] = {} if model is None else {"model": model}
-        changes |= training.pop("changes", {})
         deviations = []
         stand_in = self.stand_ins.get(recipe)
         of_paper = recipe if model is None else f"{recipe} ({_short(model)})"
         if stand_in is not None:
             recipe = stand_in.recipe
             changes = dict(stand_in.changes)
-            name, more = stand_in.models.get(model or "", (None, {}))
-            changes |= {} if name is None else {"model": name}
-            changes |= more
+            if model is not None and model in stand_in.models:
+                changes["model"] = stand_in.models[model]
             own = ", ".join(f"{k} {_short(v)}" for k, v in changes.items())
             deviations.append(f"{recipe}{f' ({own})' if own else ''} in place of {of_paper}")
             training["backbone"] = None
@@ -85,7 +82,15 @@ class Preset:
 PRESETS: Registry[Callable[[], Preset]] = Registry("preset")
 """Functions that return a preset."""
 
-_VISION = ("cifar100", "imagenet", "coco", "cityscapes")
+_VISION = (
+    "cifar100",
+    "cifar100-mobilenet-v2",
+    "cifar100-mobilevit-s",
+    "cifar100-botnet50",
+    "imagenet",
+    "coco",
+    "cityscapes",
+)
 
 
 @PRESETS.register("full")
@@ -97,22 +102,31 @@ def full() -> Preset:
 @PRESETS.register("cpu")
 def cpu() -> Preset:
     """Stand-ins that a laptop trains in hours."""
+    # A BoTNet halves images more often than these can be.
+    no_botnet = "isoflop:resnet50_cifar"
     vision = StandIn(
         recipe="fashion-mnist",
-        models={
-            "isoflop:resnet34": ("isoflop:resnet34_cifar", {}),
-            # A BoTNet halves images more often than these can be.
-            "isoflop:botnet50": ("isoflop:resnet50_cifar", {}),
-            "isoflop:botnet50_cifar": ("isoflop:resnet50_cifar", {}),
-            # Ten times as expensive as the narrow ResNet-18.
-            "isoflop:mobilenet_v2_cifar": ("isoflop:mobilenet_v2_cifar", {"epochs": 5}),
-            "isoflop:mobilevit_s_cifar": ("isoflop:mobilevit_s_cifar", {"epochs": 5}),
-        },
+        models={"isoflop:resnet34": "isoflop:resnet34_cifar", "isoflop:botnet50": no_botnet},
     )
+    # These are ten times as expensive as the narrow ResNet-18.
+    mobile = {
+        f"cifar100-{name}": StandIn(
+            recipe="fashion-mnist", changes={"model": f"isoflop:{model}", "epochs": 5}
+        )
+        for name, model in (
+            ("mobilenet-v2", "mobilenet_v2_cifar"),
+            ("mobilevit-s", "mobilevit_s_cifar"),
+        )
+    }
     return Preset(
         name="cpu",
         seeds=3,
-        stand_ins={**dict.fromkeys(_VISION, vision), "pile": StandIn(recipe="pysource")},
+        stand_ins={
+            **dict.fromkeys(_VISION, vision),
+            **mobile,
+            "cifar100-botnet50": StandIn(recipe="fashion-mnist", changes={"model": no_botnet}),
+            "pile": StandIn(recipe="pysource"),
+        },
         # A tenth of the paper's steps, so a tenth of the steps between two prunings.
         options={"granet": {"update_every": 100}},
     )
@@ -122,7 +136,17 @@ def cpu() -> Preset:
 def smoke() -> Preset:
     """Stand-ins that show in minutes that everything works, and nothing else."""
     vision = StandIn(recipe="digits", changes={"epochs": 2, "update_every": 5})
-    text = StandIn(recipe="pysource", changes={"epochs": 1})
+    step = 16 * 256  # tokens
+    text = StandIn(
+        recipe="pysource",
+        changes={
+            "epochs": 2,
+            "tokens": 20 * step,
+            "warmup_tokens": 4 * step,
+            "test_tokens": 2**12,
+            "update_every": 5,
+        },
+    )
     return Preset(name="smoke", seeds=1, stand_ins={**dict.fromkeys(_VISION, vision), "pile": text})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from isoflop.errors import IsoflopError
 from isoflop.reproduce.data import DataFolders
 from isoflop.reproduce.grid import Row
-from isoflop.reproduce.sources import Computed, Missing, Timing, Training
+from isoflop.reproduce.sources import Computed, Evaluation, Missing, Timing, Training
 from isoflop.reproduce.work import Work
 
 
@@ -18,7 +18,7 @@ def works_of(row: Row, seeds: int, data: DataFolders) -> list[Work]:
     Raises:
         IsoflopError: The recipe is unknown, or an option is invalid.
     """
-    if isinstance(row.source, Training):
+    if isinstance(row.source, (Training, Evaluation)):
         return [row.source.work(seed, data) for seed in range(seeds)]
     if isinstance(row.source, Timing):
         return [row.source.work(0, data)]

@@ -1,4 +1,4 @@
-"""Where the numbers of a table come from: a training, a timing, a computation, or nothing."""
+"""Where the numbers of a table come from: a run of some kind, a computation, or nothing."""
 
 import dataclasses
 import inspect
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from isoflop.errors import IsoflopError
 from isoflop.models import MODELS
 from isoflop.reproduce.data import DataFolders
-from isoflop.reproduce.work import RunWork, TimingWork
+from isoflop.reproduce.work import EvaluationWork, RunWork, TimingWork
 from isoflop.training import Recipe, build_method, get_recipe
 from isoflop.training.setup import Job
 from isoflop.transforms import Transform
@@ -28,7 +28,6 @@ class Training:
         options: Options of the method.
         sparsity: Sparsity of plain sparse training, that is, without a transform.
         pattern: Which weights may be non-zero together.
-        scope: Whether the model or each of its layers meets the FLOP budget.
         spectra: How often the spectra of the masks are measured.
         backbone: The training whose model is transferred; its masks stay as they are.
         measure: Key of the result in the summary; None for the measure that heads it.
@@ -43,7 +42,6 @@ class Training:
     options: Mapping[str, Any] = field(default_factory=dict)
     sparsity: float | None = None
     pattern: str = "unstructured"
-    scope: Literal["model", "layers"] = "model"
     spectra: str | None = None
     backbone: "Training | None" = None
     measure: str | None = None
@@ -65,7 +63,7 @@ class Training:
             allocation="uniform",
             pattern=self.pattern,
             storage="masked",
-            scope=self.scope,
+            scope=recipe.scope,
             seed=seed,
             data=data.of(recipe.dataset),
             spectra=self.spectra,
@@ -88,6 +86,34 @@ class Training:
         if self.stretch != 1.0:
             recipe = recipe.replace(epochs=round(self.stretch * recipe.epochs))
         return recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A measure of lm-eval of a trained language model.
+
+    Attributes:
+        training: The training.
+        measure: Name of a task of the Open LLM leaderboard, or ``"leaderboard_mean"``.
+    """
+
+    training: Training
+    measure: str
+
+    @property
+    def deviation(self) -> str:
+        """In what the training is not the paper's."""
+        return self.training.deviation
+
+    def work(self, seed: int, data: DataFolders) -> EvaluationWork:
+        """Return the evaluation of the run with a seed."""
+        return EvaluationWork(training=self.training.work(seed, data))
+
+    def read(self, found: Mapping[str, Any]) -> float:
+        """Return the measure, in percent, from the results."""
+        if self.measure == "leaderboard_mean":
+            return float(found["leaderboard_mean"])
+        return float(found["tasks"][self.measure]["score"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +177,7 @@ class Missing:
     deviation: str = ""
 
 
-Source = Training | Timing | Computed | Missing
+Source = Training | Evaluation | Timing | Computed | Missing
 
 
 def _takes_base_width(model: str) -> bool:

@@ -19,6 +19,8 @@ from isoflop.errors import IsoflopError, RunDirectoryError
 from isoflop.files import read_json, write_text
 from isoflop.report.figures.speed import read_bench
 from isoflop.training import Recipe, RunDirectory, train
+from isoflop.training.evaluate import evaluate
+from isoflop.training.harness import LEADERBOARD
 from isoflop.training.setup import Job
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -135,6 +137,37 @@ class RunWork(Work):
             quiet=True,
             **options,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationWork(Work):
+    """The Open LLM leaderboard's tasks on a trained language model.
+
+    Attributes:
+        training: The run that trained it.
+    """
+
+    training: RunWork
+
+    @property
+    def name(self) -> str:
+        """Path of the file of the results."""
+        return f"{self.training.name}/evaluation.json"
+
+    @property
+    def needs(self) -> tuple[Work, ...]:
+        """The training."""
+        return (self.training,)
+
+    def result(self, folder: Path) -> dict[str, Any] | None:
+        """Return the results, once all tasks are evaluated."""
+        path = folder / self.name
+        found = read_json(path) if path.exists() else {}
+        return found if "leaderboard_mean" in found else None
+
+    def run(self, folder: Path) -> None:
+        """Evaluate the tasks."""
+        evaluate(folder / self.training.name, tasks=tuple(LEADERBOARD))
 
 
 @dataclass(frozen=True, kw_only=True)

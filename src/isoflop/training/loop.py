@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from isoflop.errors import IsoflopError
-from isoflop.files import write_json
+from isoflop.files import write_json, write_lines
 from isoflop.models.extras import require
 from isoflop.sparsity.method import Method
+from isoflop.training.accumulate import micro_batches
 from isoflop.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -80,9 +81,11 @@ def train(
     allocation: str = "uniform",
     pattern: str = "unstructured",
     storage: Literal["masked", "compressed"] = "masked",
-    scope: Literal["model", "layers"] = "model",
+    scope: Literal["model", "layers"] | None = None,
     seed: int = 0,
     data: str | Path | None = None,
+    accumulate: int = 1,
+    workers: int | None = None,
     spectra: str | None = None,
     shard: bool = False,
     resume: bool = False,
@@ -103,9 +106,15 @@ def train(
         allocation: How plain sparse training spreads its sparsity over the layers.
         pattern: Which weights may be non-zero together, such as ``"2:4"``.
         storage: How sparse weights are stored, ``"masked"`` or ``"compressed"``.
-        scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget.
+        scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget; None for
+            the recipe's.
         seed: Seed of initialisation, masks, order and augmentation.
         data: Folder of the data set, for those that need one.
+        accumulate: Parts that each process cuts its share of a batch into, to be run one after
+            another, where a whole one needs too much memory. The step is the same up to rounding
+            (but for BatchNorm, which sees each part alone).
+        workers: Processes that read samples for each training process, where these stay in files; 0
+            reads them in the training process, None as many as are useful. Does not change the result.
         spectra: How often to measure the spectra of the masks, such as ``"every=1epoch"`` or
             ``"every=100steps"``; by default never. They are measured before the first step too.
         shard: Spread parameters, masks, gradients and optimizer state over all processes (FSDP2),
@@ -140,14 +149,23 @@ def train(
         allocation=allocation,
         pattern=pattern,
         storage=storage,
-        scope=scope,
+        scope=scope or recipe.scope,
         seed=seed,
         data=None if data is None else str(data),
+        accumulate=accumulate,
         spectra=spectra,
     )
     job.check()
     if stop_after_epochs is not None and stop_after_epochs < 1:
         raise IsoflopError(f"stop_after_epochs must be at least 1, not {stop_after_epochs}.")
+    if workers is not None and workers < 0:
+        raise IsoflopError(f"workers must not be negative, not {workers}.")
+    share = recipe.batch_size // accelerator.num_processes
+    if accumulate > max(1, share):
+        raise IsoflopError(
+            f"accumulate {accumulate} exceeds the {share} samples that each process has of a batch. "
+            "Choose a smaller one."
+        )
     run = RunDirectory(out)
     if accelerator.is_main_process:
         run.check(job.config(), resume=resume)
@@ -155,7 +173,7 @@ def train(
     if resume and (summary := run.summary()) is not None:
         return summary
 
-    dataset = TASKS.get(recipe.task).load(recipe, data)
+    dataset = TASKS.get(recipe.task).load(recipe, data, workers)
     check_batches(recipe, dataset.samples, accelerator.num_processes)
     steps = recipe.steps_per_epoch(dataset.samples)
     calibration = dataset.train_batches(
@@ -174,6 +192,7 @@ def train(
         sharded=shard,
         bf16=accelerator.mixed_precision == "bf16",
     )
+    del calibration  # which ends the worker processes that read it
     last_epoch = min(recipe.epochs, stop_after_epochs or recipe.epochs)
     main = accelerator.is_main_process
     claim = run.claim(job.config(), resume=resume) if main else contextlib.nullcontext()
@@ -230,7 +249,9 @@ def _run(
     main = accelerator.is_main_process
     if main:
         run.cut(progress.step if state is not None else -1)
-    seen = min(steps * recipe.batch_size, dataset.samples or steps * recipe.batch_size)
+    seen = steps * recipe.batch_size
+    if recipe.steps is None and recipe.tokens is None and dataset.samples is not None:
+        seen = min(seen, dataset.samples)
     display = Display(
         recipe.epochs, seen * recipe.epochs, seen * progress.epoch, metric, quiet=quiet or not main
     )
@@ -291,11 +312,14 @@ def _run(
                 # that was never written could not be restored.
                 log.log(metrics)
                 save_checkpoint(run.path, progress.epoch, state)
+                if dataset.skipped:
+                    write_lines(run.skipped_path, dataset.skipped)
                 if sparsifier.plan is not None:
                     sparsifier.plan.save(run.plan_path)
             accelerator.wait_for_everyone()
-    summary = _summary(job, setup, progress, accelerator)
+    summary = _summary(job, setup, dataset, progress, accelerator)
     summary["spectra_seconds"] = observer.spectra_seconds
+    summary["skipped"] = len(dataset.skipped)
     if main and progress.epoch == recipe.epochs:
         write_json(run.summary_path, summary)
     return summary
@@ -333,10 +357,18 @@ def _train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         flops = 2 * sparsifier.step_macs()
-        loss = task.loss(recipe, model(inputs), targets)
         # Gradients are averaged over the processes, of which some may have a sample more.
         count = recipe.samples_of_batch(index, dataset.samples)
-        accelerator.backward(loss * (len(targets) * processes / count))
+        # As many parts on every process, also of a last batch that is smaller.
+        least = min(job.accumulate, max(1, count // processes))
+        parts = list(micro_batches(inputs, targets, least))
+        for part, (x, y) in enumerate(parts, 1):
+            # Processes exchange their gradients once, when these are complete.
+            apart = contextlib.nullcontext() if part == len(parts) else accelerator.no_sync(model)
+            with apart:
+                loss = task.loss(recipe, model(x), y)
+                accelerator.backward(loss * (len(y) * processes / count))
+            total += torch.stack([loss.detach() * len(y), loss.new_tensor(len(y))])
         if recipe.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.step()
@@ -344,7 +376,6 @@ def _train_epoch(
 
         progress.step += 1
         progress.training_flops += flops * count
-        total += torch.stack([loss.detach() * len(targets), loss.new_tensor(len(targets))])
         display.advance(count)
         after_step()
     total = accelerator.reduce(total)
@@ -357,7 +388,9 @@ def _train_epoch(
     return mean
 
 
-def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> dict[str, Any]:
+def _summary(
+    job: Job, setup: Setup, dataset: TaskData, progress: Progress, accelerator: Any
+) -> dict[str, Any]:
     config = job.config()
     nnz, numel = count_weights(setup)
     sparsifier = setup.sparsifier
@@ -371,6 +404,7 @@ def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> di
         "metric": metric,
         **progress.measures,
         f"best_{metric}": progress.best,
+        **dataset.facts(),
         "macs": macs,
         "dense_macs": setup.dense_macs,
         "unmasked_macs": unmasked_macs,

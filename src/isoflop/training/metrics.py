@@ -29,3 +29,4 @@ class Metric:
 
 
 ACCURACY = Metric(name="accuracy", label="Test accuracy (%)", unit="%")
+PERPLEXITY = Metric(name="perplexity", label="Test perplexity", higher_is_better=False)

@@ -18,6 +18,7 @@ _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("multistep", "cosine", "poly"),
     "schedule_by": ("epoch", "step"),
+    "scope": ("model", "layers"),
     "mixed_precision": (None, "no", "fp16", "bf16"),
 }
 
@@ -94,8 +95,17 @@ class Recipe:
     """Tokens of the linear rise, beside those of the others."""
     warmup_lr: float = 0.0
     """Where the linear rise begins."""
+    scope: Literal["model", "layers"] = "model"
+    """What meets the FLOP budget of a transform: the whole model, or each layer (the paper's GPT)."""
+    test_tokens: int | None = None
+    """Tokens of held-out text that are enough to measure a language model; none for all there are."""
     label_smoothing: float = 0.0
     """Label smoothing of the loss; the paper has it for ImageNet only (0.1)."""
+    scale_jitter: tuple[int, int] | None = None
+    """Least and largest shorter side of a training image before its random crop; none where images
+    keep their size (paper, C.1: ImageNet)."""
+    test_scale: int | None = None
+    """Shorter side of a test image before its central crop, likewise."""
     alpha: float = 0.3
     """Fraction of the weights that the first mask update moves (paper, section 4; RigL)."""
     update_every: int = 100
@@ -109,11 +119,16 @@ class Recipe:
         for field in positive:
             if getattr(self, field) < 1:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
-        for field in ("base_width", "steps", "tokens"):
+        for field in ("base_width", "steps", "tokens", "test_scale", "test_tokens"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
         if self.steps is not None and self.tokens is not None:
             raise IsoflopError("A recipe trains for a number of steps or of tokens, not both.")
+        if (self.tokens or self.warmup_tokens) and len(self.input_shape) != 1:
+            raise IsoflopError(
+                "tokens and warmup_tokens are for language models, whose input_shape is the context; a "
+                f"sample of {self.name!r} has the shape {self.input_shape}. Use epochs or steps."
+            )
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise IsoflopError(f"lr must be positive, not {self.lr}.")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -121,6 +136,10 @@ class Recipe:
         for field in _NOT_NEGATIVE:
             if not getattr(self, field) >= 0:
                 raise IsoflopError(f"{field} must not be negative, not {getattr(self, field)}.")
+        if self.scale_jitter is not None and not 1 <= self.scale_jitter[0] <= self.scale_jitter[1]:
+            raise IsoflopError(
+                f"scale_jitter must be two lengths in order, not {self.scale_jitter}."
+            )
         if not 0 < self.alpha <= 1 or not 0 <= self.end_fraction <= 1:
             raise IsoflopError("alpha must be in (0, 1] and end_fraction in [0, 1].")
         for field, known in _CHOICES.items():
@@ -248,7 +267,6 @@ def cifar10() -> Recipe:
         model="isoflop:resnet18_cifar",
         num_classes=10,
         input_shape=(3, 32, 32),
-        base_width=64,
     )
 
 
@@ -261,7 +279,6 @@ def cifar100() -> Recipe:
         model="isoflop:resnet18_cifar",
         num_classes=100,
         input_shape=(3, 32, 32),
-        base_width=64,
     )
 
 

@@ -26,11 +26,13 @@ class Restored:
 
     Attributes:
         model: The model, with its masks, on the CPU; also if the run had compressed storage.
+        recipe: The recipe of the run.
         epoch: Epochs of training behind it.
         step: Optimizer steps behind it.
     """
 
     model: nn.Module
+    recipe: Recipe
     epoch: int
     step: int
 
@@ -54,13 +56,14 @@ def restore(path: str | Path) -> Restored:
             f"The run in {run.path} has no checkpoint yet. Wait for its first epoch."
         )
     try:
-        model = _build(config)
+        recipe = _recipe(config["recipe"])
+        model = _build(config, recipe)
         _put_masks(model, state["model"])
         _compress(model, state["model"])
         model.load_state_dict(state["model"])
         densify(model)
         progress = state["progress"]
-        return Restored(model, progress["epoch"], progress["step"])
+        return Restored(model, recipe, progress["epoch"], progress["step"])
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise RunDirectoryError(
             f"The checkpoint in {run.path} does not fit the model of its config.json: {error}. Was "
@@ -74,11 +77,14 @@ def _run_of(path: Path) -> Path:
     return path.parent if path.name.startswith(PREFIX) else path
 
 
-def _build(config: dict[str, Any]) -> nn.Module:
-    values: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in config["recipe"].items()
+def _recipe(values: dict[str, Any]) -> Recipe:
+    fields: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
     }
-    recipe = Recipe(**values)
+    return Recipe(**fields)
+
+
+def _build(config: dict[str, Any], recipe: Recipe) -> nn.Module:
     task = TASKS.get(recipe.task)
     model = task.build_model(recipe)
     if config["transform"] is None:

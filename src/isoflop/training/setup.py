@@ -39,6 +39,7 @@ class Job:
     scope: Literal["model", "layers"]
     seed: int
     data: str | None
+    accumulate: int = 1
     spectra: str | None = None
 
     def check(self) -> None:
@@ -67,6 +68,8 @@ class Job:
                     "A dense model has no masks, so it has no spectra. Leave out --spectra, or choose "
                     "a sparse method, such as --method rigl."
                 )
+        if self.accumulate < 1:
+            raise IsoflopError(f"accumulate must be at least 1, not {self.accumulate}.")
         if self.seed < 0:
             raise IsoflopError(f"The seed must not be negative, not {self.seed}.")
 
@@ -86,6 +89,7 @@ class Job:
             "storage": self.storage,
             "seed": self.seed,
             "data": self.data,
+            "accumulate": self.accumulate,
             "spectra": self.spectra,
         }
 

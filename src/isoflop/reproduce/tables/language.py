@@ -1,10 +1,8 @@
 """What tables 6 and 15 have in common: GPT-3 Small on the Pile."""
 
-import dataclasses
-
 from isoflop.reproduce.grid import Row, rows_of
 from isoflop.reproduce.presets import Preset
-from isoflop.reproduce.sources import Missing, Source, Training
+from isoflop.reproduce.sources import Evaluation, Missing, Source, Training
 from isoflop.transforms import SparseWide
 
 
@@ -19,7 +17,7 @@ def language_rows(preset: Preset, table: str) -> tuple[Row, ...]:
     def source(measure: str, sparsity: float) -> Source:
         if preset.stands_in("pile"):
             return Missing(reason="the stand-in is too small for these tasks")
-        return dataclasses.replace(pile(preset, sparsity), measure=measure)
+        return Evaluation(training=pile(preset, sparsity), measure=measure)
 
     rows = rows_of(table, lambda labels: source(str(labels["measure"]), float(labels["sparsity"])))
     sparsities = dict.fromkeys(float(row.labels["sparsity"]) for row in rows)
@@ -33,8 +31,8 @@ def language_rows(preset: Preset, table: str) -> tuple[Row, ...]:
 def pile(preset: Preset, sparsity: float) -> Training:
     """Return the training of GPT-3 Small, dense or Sparse Wide with SET (appendix D).
 
-    Every layer meets its own budget, as in the paper.
+    The recipe says that every layer meets its own budget, as in the paper.
     """
     if sparsity == 0:
         return preset.train("pile", method="dense")
-    return preset.train("pile", transform=SparseWide(sparsity), method="set", scope="layers")
+    return preset.train("pile", transform=SparseWide(sparsity), method="set")

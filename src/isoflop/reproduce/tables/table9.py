@@ -6,10 +6,10 @@ from isoflop.reproduce.presets import Preset
 from isoflop.reproduce.sources import Training
 from isoflop.training import build_transform
 
-_MODELS = {
-    "mobilenetv2": "isoflop:mobilenet_v2_cifar",
-    "mobilevit_s": "isoflop:mobilevit_s_cifar",
-    "botnet50": "isoflop:botnet50_cifar",
+RECIPES = {
+    "mobilenetv2": "cifar100-mobilenet-v2",
+    "mobilevit_s": "cifar100-mobilevit-s",
+    "botnet50": "cifar100-botnet50",
 }
 
 
@@ -22,15 +22,11 @@ def table9(preset: Preset) -> Grid:
     """
 
     def source(labels: Labels) -> Training:
-        model = _MODELS[str(labels["model"])]
-        # These models have cosine annealing in place of steps (appendix C.1).
-        changes = {"schedule": "cosine"}
+        recipe = RECIPES[str(labels["model"])]
         if "sparsity" not in labels:
-            return preset.train("cifar100", model=model, changes=changes, method="dense")
+            return preset.train(recipe, method="dense")
         transform = build_transform(str(labels["transform"]), sparsity=labels["sparsity"])
-        return preset.train(
-            "cifar100", model=model, changes=changes, transform=transform, method="rigl"
-        )
+        return preset.train(recipe, transform=transform, method="rigl")
 
     rows = rows_of("table9", source)
     parallel: list[Row] = []

@@ -2,5 +2,6 @@
 
 from isoflop.training.tasks.base import TASKS, Task, TaskData
 from isoflop.training.tasks.classification import Classification
+from isoflop.training.tasks.language import Language
 
-__all__ = ["TASKS", "Classification", "Task", "TaskData"]
+__all__ = ["TASKS", "Classification", "Language", "Task", "TaskData"]
