@@ -30,6 +30,7 @@ def build_model(
     *,
     in_channels: int | None = None,
     base_width: int | None = None,
+    backbone: nn.Module | None = None,
     meta: bool = False,
 ) -> nn.Module:
     """Build a freshly initialised model.
@@ -40,6 +41,8 @@ def build_model(
         num_classes: Outputs of the classifier; None leaves the model's own default.
         in_channels: Channels of the images; None leaves the model's own default.
         base_width: Channels of the first stage, where the model can be scaled so.
+        backbone: A classifier whose layers but the last the model begins with, where it can; they are
+            used themselves, not copied.
         meta: Build without memory for the weights, which is enough to count and to plan; a model
             whose constructor needs values, such as torchvision's RegNet, is built with them.
 
@@ -54,6 +57,7 @@ def build_model(
             "num_classes": num_classes,
             "in_channels": in_channels,
             "base_width": base_width,
+            "backbone": backbone,
         }.items()
         if value is not None
     }
@@ -154,7 +158,7 @@ def _from_timm(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
     timm = require("timm", "vision")
     if not timm.is_model(name):
         raise _unknown(spec, name, timm.list_models(), "timm.list_models()")
-    names = {"num_classes": "num_classes", "in_channels": "in_chans", "base_width": None}
+    names: dict[str, str | None] = {"num_classes": "num_classes", "in_channels": "in_chans"}
     return timm.create_model(name, pretrained=False, **_rename(spec, options, names))
 
 
