@@ -124,6 +124,8 @@ class Train:
     """Folder of the data set."""
     spectra: str | None = None
     """How often to measure the spectra of the masks, such as `every=1epoch` or `every=100steps`."""
+    backbone: Path | None = None
+    """Run directory of a trained classifier, whose layers and masks the recipe's model begins with."""
     resume: bool = False
     """Continue the run in the run directory, if there is one."""
     epochs: int | None = None
@@ -158,6 +160,7 @@ class Train:
             epochs=self.epochs,
             batch_size=self.batch_size,
             lr=self.lr,
+            sparse_lr=self.lr,
             base_width=self.base_width,
             alpha=self.alpha,
             update_every=self.update_every,
@@ -189,6 +192,7 @@ class Train:
             seed=self.seed,
             data=self.data,
             spectra=self.spectra,
+            backbone=self.backbone,
             resume=self.resume,
             quiet=self.quiet or self.json,
         )

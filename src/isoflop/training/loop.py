@@ -19,6 +19,7 @@ from isoflop.errors import IsoflopError
 from isoflop.files import write_json
 from isoflop.models.extras import require
 from isoflop.sparsity.method import Method
+from isoflop.training.backbone import find_backbone
 from isoflop.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -76,6 +77,7 @@ def train(
     seed: int = 0,
     data: str | Path | None = None,
     spectra: str | None = None,
+    backbone: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
     stop_after_epochs: int | None = None,
@@ -99,6 +101,8 @@ def train(
         data: Folder of the data set, for those that need one.
         spectra: How often to measure the spectra of the masks, such as ``"every=1epoch"`` or
             ``"every=100steps"``; by default never. They are measured before the first step too.
+        backbone: Directory of a run that trained a classifier, whose layers but the last the recipe's
+            model begins with. Their masks stay as they are; `method` is left at its default.
         resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
             as that of a run that was never interrupted.
         quiet: Show no progress.
@@ -115,10 +119,17 @@ def train(
     """
     accelerator = require("accelerate", "train").Accelerator(mixed_precision=recipe.mixed_precision)
     require("tensorboard", "train")
+    run = RunDirectory(out)
+    method = build_method(method, recipe) if isinstance(method, str) else method
+    found = find_backbone(backbone, run, resume=resume)
+    if found is not None:
+        method = found.method(method)
+        if found.sparse and recipe.sparse_lr is not None:
+            recipe = recipe.replace(lr=recipe.sparse_lr)
     job = Job(
         recipe=recipe,
         transform=transform,
-        method=build_method(method, recipe) if isinstance(method, str) else method,
+        method=method,
         sparsity=sparsity,
         allocation=allocation,
         pattern=pattern,
@@ -127,11 +138,11 @@ def train(
         seed=seed,
         data=None if data is None else str(data),
         spectra=spectra,
+        backbone=found,
     )
     job.check()
     if stop_after_epochs is not None and stop_after_epochs < 1:
         raise IsoflopError(f"stop_after_epochs must be at least 1, not {stop_after_epochs}.")
-    run = RunDirectory(out)
     if accelerator.is_main_process:
         run.check(job.config(), resume=resume)
     accelerator.wait_for_everyone()
@@ -354,6 +365,7 @@ def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> di
         "nnz": nnz,
         "numel": numel,
         "density": sparsifier.density(),
+        **({} if setup.backbone is None else {"backbone": setup.backbone}),
         "seconds": progress.seconds,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,

@@ -58,6 +58,8 @@ class Recipe:
     """The optimizer (paper, C.1)."""
     lr: float = 0.1
     """Initial learning rate (paper, C.1)."""
+    sparse_lr: float | None = None
+    """Initial learning rate where the model begins with a sparse backbone; none for `lr`."""
     momentum: float = 0.9
     """Momentum of SGD (paper, C.1)."""
     nesterov: bool = True
@@ -116,6 +118,10 @@ class Recipe:
             raise IsoflopError("A recipe trains for a number of steps or of tokens, not both.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise IsoflopError(f"lr must be positive, not {self.lr}.")
+        if self.sparse_lr is not None and not (
+            math.isfinite(self.sparse_lr) and self.sparse_lr > 0
+        ):
+            raise IsoflopError(f"sparse_lr must be positive, not {self.sparse_lr}.")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise IsoflopError(f"clip_norm must be positive, not {self.clip_norm}.")
         for field in _NOT_NEGATIVE:

@@ -15,7 +15,7 @@ from isoflop.surgery import replace_modules
 from isoflop.training.checkpoint import PREFIX, STATE, load_checkpoint
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
-from isoflop.training.tasks import TASKS
+from isoflop.training.tasks import TASKS, TransferTask
 from isoflop.transforms import TRANSFORMS
 from isoflop.transforms import transform as apply_transform
 
@@ -44,7 +44,7 @@ def restore(path: str | Path) -> Restored:
     Raises:
         RunDirectoryError: There is no run, it has no checkpoint, or a file of it is damaged.
     """
-    run = RunDirectory(_run_of(Path(path)))
+    run = RunDirectory(run_of(Path(path)))
     if not run.config_path.exists():
         raise RunDirectoryError(f"{path} is no run directory and no checkpoint of one.")
     config = read_json(run.config_path)
@@ -68,18 +68,28 @@ def restore(path: str | Path) -> Restored:
         ) from error
 
 
-def _run_of(path: Path) -> Path:
+def run_of(path: Path) -> Path:
+    """Return the run directory of a checkpoint, of the file in it, or of itself."""
     if path.name == STATE:
         path = path.parent
     return path.parent if path.name.startswith(PREFIX) else path
 
 
-def _build(config: dict[str, Any]) -> nn.Module:
+def recipe_of(config: dict[str, Any]) -> Recipe:
+    """Return the recipe in the configuration of a run."""
     values: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in config["recipe"].items()
     }
-    recipe = Recipe(**values)
+    return Recipe(**values)
+
+
+def _build(config: dict[str, Any]) -> nn.Module:
+    """Return the model of a run, freshly initialised and without masks."""
+    recipe = recipe_of(config)
     task = TASKS.get(recipe.task)
+    if config.get("backbone") is not None:
+        assert isinstance(task, TransferTask)
+        return task.build_on(recipe, _build(config["backbone"]))
     model = task.build_model(recipe)
     if config["transform"] is None:
         return model

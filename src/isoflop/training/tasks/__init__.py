@@ -1,6 +1,6 @@
 """Tasks: what models are trained for, with their data, losses and measures."""
 
-from isoflop.training.tasks.base import TASKS, Task, TaskData
+from isoflop.training.tasks.base import TASKS, Task, TaskData, TransferTask
 from isoflop.training.tasks.classification import Classification
 
-__all__ = ["TASKS", "Classification", "Task", "TaskData"]
+__all__ = ["TASKS", "Classification", "Task", "TaskData", "TransferTask"]
