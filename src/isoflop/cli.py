@@ -3,6 +3,7 @@
 Everything heavy is imported by the command that needs it, so that `isoflop --help` is fast.
 """
 
+import dataclasses
 import inspect
 import json as json_module
 import sys
@@ -122,12 +123,18 @@ class Train:
     """Seed of initialisation, masks, order and augmentation."""
     data: Path | None = None
     """Folder of the data set."""
+    workers: int | None = None
+    """Processes that read samples for each training process; by default as many as are useful."""
     spectra: str | None = None
     """How often to measure the spectra of the masks, such as `every=1epoch` or `every=100steps`."""
     backbone: Path | None = None
     """Run directory of a trained classifier, whose layers and masks the recipe's model begins with."""
     resume: bool = False
     """Continue the run in the run directory, if there is one."""
+    model: str | None = None
+    """Model, in place of the recipe's and at its own width: `isoflop:resnet34_cifar`, `timm:NAME`, …"""
+    num_classes: int | None = None
+    """Classes of the data set, in place of the recipe's."""
     epochs: int | None = None
     """Epochs, in place of the recipe's; the learning-rate schedule is scaled with them."""
     batch_size: int | None = None
@@ -156,7 +163,11 @@ class Train:
 
         if self.storage == "compressed":
             keep_memory()
-        recipe = get_recipe(self.recipe).replace(
+        recipe = get_recipe(self.recipe)
+        if self.model is not None:
+            recipe = dataclasses.replace(recipe, model=self.model, base_width=None)
+        recipe = recipe.replace(
+            num_classes=self.num_classes,
             epochs=self.epochs,
             batch_size=self.batch_size,
             lr=self.lr,
@@ -191,6 +202,7 @@ class Train:
             scope=self.scope,
             seed=self.seed,
             data=self.data,
+            workers=self.workers,
             spectra=self.spectra,
             backbone=self.backbone,
             resume=self.resume,
@@ -209,6 +221,8 @@ class Train:
             f"training FLOPs {summary['training_flops']:.4g} in {summary['seconds']:.1f} s\n"
             f"run directory {self.out}"
         )
+        if summary["skipped"]:
+            print(f"{summary['skipped']} samples could not be read: {self.out}/skipped.jsonl")
 
 
 @dataclass(kw_only=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write `data` to `path` as JSON, replacing it in one step."""
     write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def write_lines(path: Path, objects: Iterable[Any]) -> None:
+    """Write objects to `path` as lines of JSON, replacing it in one step."""
+    write_text(path, "".join(json.dumps(line) + "\n" for line in objects))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -24,7 +24,12 @@ def _timm_with_unit_strides(
 def mobilenet_v2_cifar(num_classes: int = 100, in_channels: int = 3) -> nn.Module:
     """MobileNetV2 (Sandler et al. 2018) for 32×32 images: stem and 24-channel stage at stride 1."""
     strided = ("conv_stem", "blocks.1.0.conv_dw")
-    return _timm_with_unit_strides("mobilenetv2_100", strided, num_classes, in_channels)
+    model = _timm_with_unit_strides("mobilenetv2_100", strided, num_classes, in_channels)
+    for block in model.modules():
+        # Residual blocks begin as their shortcuts, as in the paper (C.1); in MobileViT of timm they do.
+        if getattr(block, "has_skip", False):
+            nn.init.zeros_(block.get_parameter("bn3.weight"))
+    return model
 
 
 @register_model("mobilevit_s_cifar", input_shape=(3, 32, 32))

@@ -1,7 +1,9 @@
 """Training: recipes, data, the loop, and the run directory that it writes."""
 
+from isoflop.training import image_recipes  # noqa: F401  (registers recipes)
 from isoflop.training.configs import build_method, build_transform
 from isoflop.training.data import DATASETS, ImageData, load_dataset
+from isoflop.training.images import ImageFolderData
 from isoflop.training.loop import train
 from isoflop.training.recipes import RECIPES, Recipe, get_recipe
 from isoflop.training.restore import Restored, restore
@@ -11,6 +13,7 @@ __all__ = [
     "DATASETS",
     "RECIPES",
     "ImageData",
+    "ImageFolderData",
     "Recipe",
     "Restored",
     "RunDirectory",

@@ -1,4 +1,4 @@
-"""Data sets held in memory, with augmentation computed for a whole batch at once.
+"""Data sets by name, and those held in memory, with augmentation computed for a whole batch at once.
 
 Order and augmentation of an epoch depend on nothing but the seed and the epoch's number, so a
 resumed run sees exactly what an uninterrupted one would have seen.
@@ -18,7 +18,9 @@ from isoflop.errors import DataError
 from isoflop.models.extras import require
 from isoflop.registry import Registry
 from isoflop.training import idx
-from isoflop.training.recipes import steps_per_epoch
+from isoflop.training.images import ImageFolderData, open_folder
+from isoflop.training.order import epoch_generator
+from isoflop.training.recipes import Recipe, steps_per_epoch
 
 TEST_BATCH = 512
 
@@ -71,6 +73,30 @@ class ImageData:
         """Number of training images."""
         return len(self.train_labels)
 
+    @property
+    def skipped(self) -> tuple[()]:
+        """Nothing: all samples have been read."""
+        return ()
+
+    def configured(self, recipe: Recipe, workers: int | None = None) -> "ImageData":
+        """Return the data set as a recipe wants it, which is as it is, if it fits.
+
+        Args:
+            recipe: The recipe.
+            workers: Of no use here.
+
+        Raises:
+            DataError: It has samples of another shape, or other classes.
+        """
+        del workers
+        if self.input_shape != recipe.input_shape or self.num_classes != recipe.num_classes:
+            raise DataError(
+                f"The recipe expects samples of shape {recipe.input_shape} and "
+                f"{recipe.num_classes} classes; the data have {self.input_shape} and "
+                f"{self.num_classes}."
+            )
+        return self
+
     def to(self, device: torch.device) -> "ImageData":
         """Return the data set with its images and labels on `device`."""
         moved = {
@@ -105,9 +131,7 @@ class ImageData:
             rank: Number of this process, which gets every `world_size`-th sample of a batch.
             world_size: Number of processes.
         """
-        entropy = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint32)
-        # All random numbers come from the CPU, so that every device sees the same images.
-        generator = torch.Generator().manual_seed(int(entropy[0]) << 32 | int(entropy[1]))
+        generator = epoch_generator(seed, epoch)
         count = len(self.train_labels)
         order = torch.randperm(count, generator=generator)
         device = self.train_images.device
@@ -174,12 +198,12 @@ def random_crop(images: Tensor, pad: int, shifts: Tensor) -> Tensor:
     return padded[samples, planes, rows, columns]
 
 
-DATASETS: Registry[Callable[[Path | None], ImageData]] = Registry("data set")
+DATASETS: Registry[Callable[[Path | None], ImageData | ImageFolderData]] = Registry("data set")
 """Functions that load a data set from a folder."""
 
 
-def load_dataset(name: str, folder: str | Path | None = None) -> ImageData:
-    """Load a data set into memory. Nothing is ever downloaded.
+def load_dataset(name: str, folder: str | Path | None = None) -> ImageData | ImageFolderData:
+    """Load a data set into memory, or open one whose images stay in files. Nothing is ever downloaded.
 
     Args:
         name: A name of `DATASETS`.
@@ -301,6 +325,17 @@ def _cifar(
         pad=4,
         flip=True,
     )
+
+
+@DATASETS.register("imagenet")
+def imagenet(folder: Path | None) -> ImageFolderData:
+    """ImageNet (ILSVRC 2012): 1,281,167 and 50,000 photographs, 1000 classes, read as they are needed."""
+    hint = (
+        "ImageNet needs a folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG, one CLASS such as "
+        "n01440764 for each label: `--data DIR`. Other images sorted in this way will do as well."
+    )
+    folder = _existing(folder, hint)
+    return open_folder(folder, hint, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def _existing(folder: Path | None, hint: str) -> Path:

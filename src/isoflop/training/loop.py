@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from isoflop.errors import IsoflopError
-from isoflop.files import write_json
+from isoflop.files import write_json, write_lines
 from isoflop.models.extras import require
 from isoflop.sparsity.method import Method
 from isoflop.training.backbone import find_backbone
@@ -76,6 +76,7 @@ def train(
     scope: Literal["model", "layers"] = "model",
     seed: int = 0,
     data: str | Path | None = None,
+    workers: int | None = None,
     spectra: str | None = None,
     backbone: str | Path | None = None,
     resume: bool = False,
@@ -99,6 +100,8 @@ def train(
         scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget.
         seed: Seed of initialisation, masks, order and augmentation.
         data: Folder of the data set, for those that need one.
+        workers: Processes that read samples for each training process, where these stay in files; 0
+            reads them in the training process, None as many as are useful. Does not change the result.
         spectra: How often to measure the spectra of the masks, such as ``"every=1epoch"`` or
             ``"every=100steps"``; by default never. They are measured before the first step too.
         backbone: Directory of a run that trained a classifier, whose layers but the last the recipe's
@@ -143,13 +146,15 @@ def train(
     job.check()
     if stop_after_epochs is not None and stop_after_epochs < 1:
         raise IsoflopError(f"stop_after_epochs must be at least 1, not {stop_after_epochs}.")
+    if workers is not None and workers < 0:
+        raise IsoflopError(f"workers must not be negative, not {workers}.")
     if accelerator.is_main_process:
         run.check(job.config(), resume=resume)
     accelerator.wait_for_everyone()
     if resume and (summary := run.summary()) is not None:
         return summary
 
-    dataset = TASKS.get(recipe.task).load(recipe, data)
+    dataset = TASKS.get(recipe.task).load(recipe, data, workers)
     if dataset.samples is not None and dataset.samples < recipe.batch_size:
         raise IsoflopError(
             f"batch_size {recipe.batch_size} exceeds the {dataset.samples} training samples. Choose a "
@@ -165,6 +170,7 @@ def train(
         world_size=accelerator.num_processes,
     )
     setup = build(job, steps * recipe.epochs, accelerator.device, calibration)
+    del calibration  # which ends the worker processes that read it
     last_epoch = min(recipe.epochs, stop_after_epochs or recipe.epochs)
     main = accelerator.is_main_process
     claim = run.claim(job.config(), resume=resume) if main else contextlib.nullcontext()
@@ -278,11 +284,14 @@ def _run(
                     "progress": dataclasses.asdict(progress),
                 }
                 save_checkpoint(run.path, progress.epoch, state)
+                if dataset.skipped:
+                    write_lines(run.skipped_path, dataset.skipped)
                 if sparsifier.plan is not None:
                     sparsifier.plan.save(run.plan_path)
             accelerator.wait_for_everyone()
     summary = _summary(job, setup, progress, accelerator)
     summary["spectra_seconds"] = observer.spectra_seconds
+    summary["skipped"] = len(dataset.skipped)
     if main and progress.epoch == recipe.epochs:
         write_json(run.summary_path, summary)
     return summary

@@ -98,6 +98,11 @@ class Recipe:
     """Where the linear rise begins."""
     label_smoothing: float = 0.0
     """Label smoothing of the loss; the paper has it for ImageNet only (0.1)."""
+    scale_jitter: tuple[int, int] | None = None
+    """Least and largest shorter side of a training image before its random crop; none where images
+    keep their size (paper, C.1: ImageNet)."""
+    test_scale: int | None = None
+    """Shorter side of a test image before its central crop, likewise."""
     alpha: float = 0.3
     """Fraction of the weights that the first mask update moves (paper, section 4; RigL)."""
     update_every: int = 100
@@ -111,7 +116,7 @@ class Recipe:
         for field in positive:
             if getattr(self, field) < 1:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
-        for field in ("base_width", "steps", "tokens"):
+        for field in ("base_width", "steps", "tokens", "test_scale"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
         if self.steps is not None and self.tokens is not None:
@@ -127,6 +132,10 @@ class Recipe:
         for field in _NOT_NEGATIVE:
             if not getattr(self, field) >= 0:
                 raise IsoflopError(f"{field} must not be negative, not {getattr(self, field)}.")
+        if self.scale_jitter is not None and not 1 <= self.scale_jitter[0] <= self.scale_jitter[1]:
+            raise IsoflopError(
+                f"scale_jitter must be two lengths in order, not {self.scale_jitter}."
+            )
         if not 0 < self.alpha <= 1 or not 0 <= self.end_fraction <= 1:
             raise IsoflopError("alpha must be in (0, 1] and end_fraction in [0, 1].")
         for field, known in _CHOICES.items():
@@ -243,7 +252,6 @@ def cifar10() -> Recipe:
         model="isoflop:resnet18_cifar",
         num_classes=10,
         input_shape=(3, 32, 32),
-        base_width=64,
     )
 
 
@@ -256,7 +264,6 @@ def cifar100() -> Recipe:
         model="isoflop:resnet18_cifar",
         num_classes=100,
         input_shape=(3, 32, 32),
-        base_width=64,
     )
 
 

@@ -7,6 +7,7 @@
 | `metrics.jsonl` | one line per epoch |
 | `masks.jsonl` | one line per change of the masks: how far they have moved |
 | `spectra.jsonl` | one line per measurement of the spectra, if any were asked for |
+| `skipped.jsonl` | samples that could not be read, if there were any |
 | `checkpoint-…` | the state after the latest epoch |
 | `tensorboard/` | the metrics once more, for TensorBoard |
 | `summary.json` | the result; exists once the run is complete |
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import RunDirectoryError
-from isoflop.files import read_json, write_json, write_text
+from isoflop.files import read_json, write_json, write_lines
 
 LOCK = ".lock"
 
@@ -64,6 +65,11 @@ class RunDirectory:
     def spectra_path(self) -> Path:
         """One JSON line per measurement of the spectra."""
         return self.path / "spectra.jsonl"
+
+    @property
+    def skipped_path(self) -> Path:
+        """One JSON line per sample that could not be read."""
+        return self.path / "skipped.jsonl"
 
     @property
     def summary_path(self) -> Path:
@@ -121,7 +127,7 @@ class RunDirectory:
         for path in (self.metrics_path, self.masks_path, self.spectra_path):
             if path.exists():
                 kept = [line for line in _lines(path) if line["step"] <= step]
-                write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+                write_lines(path, kept)
 
     def _check_content(self, config: dict[str, Any], *, resume: bool) -> None:
         if not self.config_path.exists():

@@ -1,6 +1,6 @@
 """What the training loop needs to know of a task, and nothing more."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +19,14 @@ class TaskData(Protocol):
     @property
     def samples(self) -> int | None:
         """Number of training samples; None for a stream without a known end."""
+        ...
+
+    @property
+    def skipped(self) -> Sequence[Mapping[str, str]]:
+        """Samples that could not be read and were left out or replaced: `split`, `file`, `reason`.
+
+        After `evaluate` the same on all processes.
+        """
         ...
 
     def to(self, device: torch.device) -> "TaskData":
@@ -81,8 +89,16 @@ class Task(Protocol):
         """Return example inputs, or the shape, of one sample with a batch dimension in front."""
         ...
 
-    def load(self, recipe: Recipe, folder: str | Path | None) -> TaskData:
+    def load(
+        self, recipe: Recipe, folder: str | Path | None, workers: int | None = None
+    ) -> TaskData:
         """Load the recipe's data from a folder. Nothing is ever downloaded.
+
+        Args:
+            recipe: The recipe.
+            folder: Where the data are.
+            workers: Processes that read samples, for data that stay in files; None for as many as
+                are useful. Does not change the batches.
 
         Raises:
             DataError: They are missing or damaged, or do not fit the recipe.

@@ -1,13 +1,13 @@
-"""Classifying images that are held in memory."""
+"""Classifying images."""
 
 from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoflop.errors import DataError
 from isoflop.models import build_model
 from isoflop.training.data import ImageData, load_dataset
+from isoflop.training.images import ImageFolderData
 from isoflop.training.metrics import ACCURACY
 from isoflop.training.recipes import Recipe
 from isoflop.training.tasks.base import TASKS
@@ -32,16 +32,11 @@ class Classification:
         """Return the shape of a batch of one image."""
         return (1, *recipe.input_shape)
 
-    def load(self, recipe: Recipe, folder: str | Path | None) -> ImageData:
+    def load(
+        self, recipe: Recipe, folder: str | Path | None, workers: int | None = None
+    ) -> ImageData | ImageFolderData:
         """Load the data set."""
-        data = load_dataset(recipe.dataset, folder)
-        if data.input_shape != recipe.input_shape or data.num_classes != recipe.num_classes:
-            raise DataError(
-                f"The recipe expects samples of shape {recipe.input_shape} and "
-                f"{recipe.num_classes} classes; the data have {data.input_shape} and "
-                f"{data.num_classes}."
-            )
-        return data
+        return load_dataset(recipe.dataset, folder).configured(recipe, workers)
 
     def loss(self, recipe: Recipe, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy of scores `[batch, classes]` and labels `[batch]`."""

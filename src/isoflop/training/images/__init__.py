@@ -1,0 +1,7 @@
+"""Images in files: found, decoded, augmented and brought to the device as fast as training needs."""
+
+from isoflop.training.images.files import ImageFiles
+from isoflop.training.images.folder import ImageFolderData, open_folder
+from isoflop.training.images.skipped import Skipped
+
+__all__ = ["ImageFiles", "ImageFolderData", "Skipped", "open_folder"]
