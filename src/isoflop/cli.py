@@ -107,6 +107,8 @@ class Train:
     """Sparsity of the transform; without one, of plain sparse training."""
     width: float | None = None
     """Width factor, for the transforms that have one (`low_rank`)."""
+    sparse_ends: bool = False
+    """Let the transform make the first and the last layer sparse too."""
     scope: Literal["model", "layers"] = "model"
     """Whether the whole model meets the FLOP budget, or each layer its own."""
     method: str | None = None
@@ -129,6 +131,8 @@ class Train:
     """How often to measure the spectra of the masks, such as `every=1epoch` or `every=100steps`."""
     backbone: Path | None = None
     """Run directory of a trained classifier, whose layers and masks the recipe's model begins with."""
+    backbone_gap: float = 1e-6
+    """Largest relative gap between the FLOPs of these layers and of the dense model's."""
     resume: bool = False
     """Continue the run in the run directory, if there is one."""
     model: str | None = None
@@ -179,8 +183,15 @@ class Train:
         )
         config, sparsity = None, self.sparsity
         if self.transform is not None:
-            config = build_transform(self.transform, sparsity=sparsity, width=self.width)
+            config = build_transform(
+                self.transform,
+                sparsity=sparsity,
+                width=self.width,
+                dense_ends=False if self.sparse_ends else None,
+            )
             sparsity = None
+        elif self.sparse_ends:
+            raise IsoflopError("--sparse-ends needs a --transform.")
         elif self.width is not None:
             raise IsoflopError("--width needs a --transform that has a width, such as low_rank.")
         sparse = self.transform is not None or self.sparsity is not None
@@ -205,6 +216,7 @@ class Train:
             workers=self.workers,
             spectra=self.spectra,
             backbone=self.backbone,
+            backbone_gap=self.backbone_gap,
             resume=self.resume,
             quiet=self.quiet or self.json,
         )

@@ -103,7 +103,7 @@ def retinanet_resnet18(
     )
 
 
-@register_model("retinanet_resnet18_cifar", input_shape=(3, 96, 96), backbone="backbone.body")
+@register_model("retinanet_resnet18_cifar", input_shape=(3, 64, 64), backbone="backbone.body")
 def retinanet_resnet18_cifar(
     num_classes: int = 10,
     in_channels: int = 3,

@@ -52,7 +52,7 @@ def deeplabv3plus_resnet18(
     return _deeplabv3plus(classifier, num_classes, DECODER_WIDTH)
 
 
-@register_model("deeplabv3plus_resnet18_cifar", input_shape=(3, 96, 96), backbone="encoder")
+@register_model("deeplabv3plus_resnet18_cifar", input_shape=(3, 64, 64), backbone="encoder")
 def deeplabv3plus_resnet18_cifar(
     num_classes: int = 11,
     in_channels: int = 3,

@@ -1,6 +1,7 @@
 """Trained classifiers whose layers begin a network for another task, masks included."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,14 @@ class Backbone:
             parameters and buffers.
         model: The classifier with its masks; or, if it is `attached`, the whole network.
         attached: Whether the classifier's layers are in a network already.
+        tolerance: Largest relative gap between its FLOPs and those of the dense backbone.
     """
 
     config: dict[str, Any]
     origin: dict[str, Any]
     model: nn.Module
     attached: bool = False
+    tolerance: float = TOLERANCE
 
     @property
     def sparse(self) -> bool:
@@ -96,17 +99,19 @@ class Backbone:
             network because the backbone's maps have more channels; and `dense_network_macs`.
 
         Raises:
-            BudgetError: The backbone costs more than that of the dense network.
+            BudgetError: The backbone costs more or less than that of the dense network.
         """
         inputs, path = TASKS.get(recipe.task).example_inputs(recipe), _backbone_path(recipe)
         table, dense = profile(network, inputs), profile(_dense_network(recipe, None), inputs)
         macs, dense_macs = table.by_module()[path], dense.by_module()[path]
         gap = (macs - dense_macs) / dense_macs
-        if gap > TOLERANCE:
+        if abs(gap) > self.tolerance:
             raise BudgetError(
                 f"The backbone in {self.origin['path']} costs {macs:,} MACs on samples of this recipe, "
-                f"{gap:+.2%} of the dense one's {dense_macs:,}. Train it at equal FLOPs: with "
-                "`--transform`, a sparse `--method` and `--scope model`."
+                f"{gap:+.2e} of the dense one's {dense_macs:,} more. The budget of a whole classifier "
+                "holds with its last layer and at its own resolution only. Train one in which every "
+                "layer meets its own (--scope layers --sparse-ends), or accept the gap "
+                f"(--backbone-gap {_rounded_up(abs(gap))})."
             )
         return {
             "run": self.origin["path"],
@@ -128,7 +133,9 @@ class Backbone:
         return recipe["model"] + (f" of width {width}" if width else "")
 
 
-def find_backbone(path: str | Path | None, run: RunDirectory, *, resume: bool) -> Backbone | None:
+def find_backbone(
+    path: str | Path | None, run: RunDirectory, *, resume: bool, tolerance: float = TOLERANCE
+) -> Backbone | None:
     """Return the backbone that a run is to begin with.
 
     A run that has a checkpoint holds all that it needs, and goes on even if the classifier's run is
@@ -138,6 +145,7 @@ def find_backbone(path: str | Path | None, run: RunDirectory, *, resume: bool) -
         path: Directory of the classifier's run, or None.
         run: Where the run is, or will be.
         resume: Whether it goes on.
+        tolerance: Largest relative gap between its FLOPs and those of the dense backbone.
 
     Raises:
         IsoflopError: The run at `path` trained no classifier.
@@ -151,16 +159,17 @@ def find_backbone(path: str | Path | None, run: RunDirectory, *, resume: bool) -
                 origin=config["backbone_run"],
                 model=restore(run.path).model,
                 attached=True,
+                tolerance=tolerance,
             )
         if path is None:
             raise RunDirectoryError(
                 f"The run in {run.path} was interrupted before its first checkpoint, so it has to begin "
                 f"with its backbone again: --backbone {config['backbone_run']['path']}"
             )
-    return None if path is None else _read(Path(path))
+    return None if path is None else _read(Path(path), tolerance)
 
 
-def _read(path: Path) -> Backbone:
+def _read(path: Path, tolerance: float) -> Backbone:
     restored = restore(path)
     run = RunDirectory(run_of(path))
     config = read_json(run.config_path)
@@ -183,6 +192,7 @@ def _read(path: Path) -> Backbone:
             "digest": digest.hexdigest(),
         },
         model=restored.model,
+        tolerance=tolerance,
     )
 
 
@@ -221,3 +231,9 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _size(shapes: dict[str, tuple[int, ...]], name: str) -> str:
     return "×".join(map(str, shapes[name])) if name in shapes else "missing"
+
+
+def _rounded_up(gap: float) -> str:
+    """Return a short number that is not below `gap`."""
+    unit = 10.0 ** (math.floor(math.log10(gap)) - 1)
+    return f"{math.ceil(gap / unit) * unit:.2g}"

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from isoflop.budget import TOLERANCE
 from isoflop.errors import IsoflopError
 from isoflop.files import write_json, write_lines
 from isoflop.models.extras import require
@@ -79,6 +80,7 @@ def train(
     workers: int | None = None,
     spectra: str | None = None,
     backbone: str | Path | None = None,
+    backbone_gap: float = TOLERANCE,
     resume: bool = False,
     quiet: bool = False,
     stop_after_epochs: int | None = None,
@@ -106,6 +108,7 @@ def train(
             ``"every=100steps"``; by default never. They are measured before the first step too.
         backbone: Directory of a run that trained a classifier, whose layers but the last the recipe's
             model begins with. Their masks stay as they are; `method` is left at its default.
+        backbone_gap: Largest relative gap between the FLOPs of these layers and of the dense model's.
         resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
             as that of a run that was never interrupted.
         quiet: Show no progress.
@@ -124,7 +127,7 @@ def train(
     require("tensorboard", "train")
     run = RunDirectory(out)
     method = build_method(method, recipe) if isinstance(method, str) else method
-    found = find_backbone(backbone, run, resume=resume)
+    found = find_backbone(backbone, run, resume=resume, tolerance=backbone_gap)
     if found is not None:
         method = found.method(method)
         if found.sparse and recipe.sparse_lr is not None:

@@ -29,3 +29,5 @@ class Metric:
 
 
 ACCURACY = Metric(name="accuracy", label="Test accuracy (%)", unit="%")
+AVERAGE_PRECISION = Metric(name="ap", label="Average precision (%)", unit="%")
+MEAN_IOU = Metric(name="miou", label="Mean intersection over union (%)", unit="%")

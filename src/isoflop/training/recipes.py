@@ -103,6 +103,9 @@ class Recipe:
     keep their size (paper, C.1: ImageNet)."""
     test_scale: int | None = None
     """Shorter side of a test image before its central crop, likewise."""
+    scale_range: tuple[float, float] | None = None
+    """Least and largest factor by which a training image is scaled before its random crop, for
+    segmentation (paper, C.3.4)."""
     alpha: float = 0.3
     """Fraction of the weights that the first mask update moves (paper, section 4; RigL)."""
     update_every: int = 100
@@ -136,6 +139,8 @@ class Recipe:
             raise IsoflopError(
                 f"scale_jitter must be two lengths in order, not {self.scale_jitter}."
             )
+        if self.scale_range is not None and not 0 < self.scale_range[0] <= self.scale_range[1]:
+            raise IsoflopError(f"scale_range must be two factors in order, not {self.scale_range}.")
         if not 0 < self.alpha <= 1 or not 0 <= self.end_fraction <= 1:
             raise IsoflopError("alpha must be in (0, 1] and end_fraction in [0, 1].")
         for field, known in _CHOICES.items():

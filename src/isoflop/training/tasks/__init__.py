@@ -2,5 +2,15 @@
 
 from isoflop.training.tasks.base import TASKS, Task, TaskData, TransferTask
 from isoflop.training.tasks.classification import Classification
+from isoflop.training.tasks.detection import Detection
+from isoflop.training.tasks.segmentation import Segmentation
 
-__all__ = ["TASKS", "Classification", "Task", "TaskData", "TransferTask"]
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Detection",
+    "Segmentation",
+    "Task",
+    "TaskData",
+    "TransferTask",
+]
