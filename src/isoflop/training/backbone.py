@@ -72,9 +72,8 @@ class Backbone:
         """
         if self.attached:
             return self.model
-        task = _transfer_task(recipe)
+        task, path = _transfer_task(recipe), _backbone_path(recipe)
         own, wanted = _dense_network(recipe, self.config), _dense_network(recipe, None)
-        path = _backbone_path(recipe)
         shapes, expected = (_shapes(network.get_submodule(path)) for network in (own, wanted))
         if shapes != expected:
             name = next(n for n in (*expected, *shapes) if expected.get(n) != shapes.get(n))
