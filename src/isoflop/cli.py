@@ -108,6 +108,8 @@ class Train:
     """Sparsity of the transform; without one, of plain sparse training."""
     width: float | None = None
     """Width factor, for the transforms that have one (`low_rank`)."""
+    sparse_ends: bool = False
+    """Let the transform make the first and the last layer sparse too."""
     scope: Literal["model", "layers"] | None = None
     """Whether the whole model meets the FLOP budget, or each layer its own; by default the recipe's."""
     method: str | None = None
@@ -130,6 +132,10 @@ class Train:
     """How often to measure the spectra of the masks, such as `every=1epoch` or `every=100steps`."""
     shard: bool = False
     """Spread the model over the processes that torchrun started (FSDP2); see docs/distributed.md."""
+    backbone: Path | None = None
+    """Run directory of a trained classifier, whose layers and masks the recipe's model begins with."""
+    backbone_gap: float = 1e-6
+    """Largest relative gap between the FLOPs of these layers and of the dense model's."""
     resume: bool = False
     """Continue the run in the run directory, if there is one."""
     model: str | None = None
@@ -178,6 +184,7 @@ class Train:
             tokens=self.tokens,
             batch_size=self.batch_size,
             lr=self.lr,
+            sparse_lr=self.lr,
             base_width=self.base_width,
             alpha=self.alpha,
             update_every=self.update_every,
@@ -185,8 +192,15 @@ class Train:
         )
         config, sparsity = None, self.sparsity
         if self.transform is not None:
-            config = build_transform(self.transform, sparsity=sparsity, width=self.width)
+            config = build_transform(
+                self.transform,
+                sparsity=sparsity,
+                width=self.width,
+                dense_ends=False if self.sparse_ends else None,
+            )
             sparsity = None
+        elif self.sparse_ends:
+            raise IsoflopError("--sparse-ends needs a --transform.")
         elif self.width is not None:
             raise IsoflopError("--width needs a --transform that has a width, such as low_rank.")
         sparse = self.transform is not None or self.sparsity is not None
@@ -212,6 +226,8 @@ class Train:
             workers=self.workers,
             spectra=self.spectra,
             shard=self.shard,
+            backbone=self.backbone,
+            backbone_gap=self.backbone_gap,
             resume=self.resume,
             quiet=self.quiet or self.json,
         )

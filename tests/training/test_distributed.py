@@ -14,7 +14,7 @@ from tests.training.distributed_worker import METHODS, SHARDED, UNEVEN, run
 from isoflop.deploy import load_run
 from isoflop.errors import IsoflopError
 from isoflop.masks import named_masks
-from isoflop.training import RunDirectory, get_recipe, load_dataset, restore
+from isoflop.training import ImageData, RunDirectory, get_recipe, load_dataset, restore
 from isoflop.training.checkpoint import load_checkpoint
 from isoflop.training.distributed import check_batches, seed_epoch
 
@@ -131,6 +131,7 @@ def test_norms_have_the_mean_statistics_of_all(together):
     path = together / "norms-False"
     model = restore(path).model.eval()
     data = load_dataset("digits")
+    assert isinstance(data, ImageData)
     with torch.no_grad():
         found = model(data.normalize(data.test_images)).argmax(1)
     summary = RunDirectory(path).summary()
@@ -200,6 +201,7 @@ def test_what_cannot_be_sharded(tmp_path, options, message):
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_processes_share_the_test_set(size):
     data = load_dataset("digits")
+    assert isinstance(data, ImageData)
     parts = [list(data.test_batches(200, rank=rank, world_size=size)) for rank in range(size)]
     assert len({len(part) for part in parts}) == 1
     labels = torch.cat([labels for part in parts for _, labels in part])

@@ -32,6 +32,7 @@ def build_model(
     base_width: int | None = None,
     vocab_size: int | None = None,
     context: int | None = None,
+    backbone: nn.Module | None = None,
     meta: bool = False,
 ) -> nn.Module:
     """Build a freshly initialised model.
@@ -44,6 +45,8 @@ def build_model(
         base_width: Channels of the first stage, where the model can be scaled so.
         vocab_size: Number of different tokens of a language model; likewise.
         context: Longest sequence of a language model; likewise.
+        backbone: A classifier whose layers but the last the model begins with, where it can; they are
+            used themselves, not copied.
         meta: Build without memory for the weights, which is enough to count and to plan; a model
             whose constructor needs values, such as torchvision's RegNet, is built with them.
 
@@ -60,6 +63,7 @@ def build_model(
             "base_width": base_width,
             "vocab_size": vocab_size,
             "context": context,
+            "backbone": backbone,
         }.items()
         if value is not None
     }

@@ -15,11 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from isoflop.budget import TOLERANCE
 from isoflop.errors import IsoflopError
 from isoflop.files import write_json, write_lines
 from isoflop.models.extras import require
 from isoflop.sparsity.method import Method
 from isoflop.training.accumulate import micro_batches
+from isoflop.training.backbone import find_backbone
 from isoflop.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -88,6 +90,8 @@ def train(
     workers: int | None = None,
     spectra: str | None = None,
     shard: bool = False,
+    backbone: str | Path | None = None,
+    backbone_gap: float = TOLERANCE,
     resume: bool = False,
     quiet: bool = False,
     stop_after_epochs: int | None = None,
@@ -119,6 +123,9 @@ def train(
             ``"every=100steps"``; by default never. They are measured before the first step too.
         shard: Spread parameters, masks, gradients and optimizer state over all processes (FSDP2),
             instead of keeping a copy in each. Does not change the result but for rounding.
+        backbone: Directory of a run that trained a classifier, whose layers but the last the recipe's
+            model begins with. Their masks stay as they are; `method` is left at its default.
+        backbone_gap: Largest relative gap between the FLOPs of these layers and of the dense model's.
         resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
             as that of a run that was never interrupted; on several processes, up to rounding.
         quiet: Show no progress.
@@ -141,10 +148,17 @@ def train(
         )
     accelerator = build_accelerator(recipe.mixed_precision, shard=shard)
     require("tensorboard", "train")
+    run = RunDirectory(out)
+    method = build_method(method, recipe) if isinstance(method, str) else method
+    found = find_backbone(backbone, run, resume=resume, tolerance=backbone_gap)
+    if found is not None:
+        method = found.method(method)
+        if found.sparse and recipe.sparse_lr is not None:
+            recipe = recipe.replace(lr=recipe.sparse_lr)
     job = Job(
         recipe=recipe,
         transform=transform,
-        method=build_method(method, recipe) if isinstance(method, str) else method,
+        method=method,
         sparsity=sparsity,
         allocation=allocation,
         pattern=pattern,
@@ -154,6 +168,7 @@ def train(
         data=None if data is None else str(data),
         accumulate=accumulate,
         spectra=spectra,
+        backbone=found,
     )
     job.check()
     if stop_after_epochs is not None and stop_after_epochs < 1:
@@ -166,7 +181,6 @@ def train(
             f"accumulate {accumulate} exceeds the {share} samples that each process has of a batch. "
             "Choose a smaller one."
         )
-    run = RunDirectory(out)
     if accelerator.is_main_process:
         run.check(job.config(), resume=resume)
     accelerator.wait_for_everyone()
@@ -414,6 +428,7 @@ def _summary(
         "nnz": nnz,
         "numel": numel,
         "density": sparsifier.density(),
+        **({} if setup.backbone is None else {"backbone": setup.backbone}),
         "seconds": progress.seconds,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,

@@ -59,6 +59,8 @@ class Recipe:
     """The optimizer (paper, C.1)."""
     lr: float = 0.1
     """Initial learning rate (paper, C.1)."""
+    sparse_lr: float | None = None
+    """Initial learning rate where the model begins with a sparse backbone; none for `lr`."""
     momentum: float = 0.9
     """Momentum of SGD (paper, C.1)."""
     nesterov: bool = True
@@ -106,6 +108,9 @@ class Recipe:
     keep their size (paper, C.1: ImageNet)."""
     test_scale: int | None = None
     """Shorter side of a test image before its central crop, likewise."""
+    scale_range: tuple[float, float] | None = None
+    """Least and largest factor by which a training image is scaled before its random crop, for
+    segmentation (paper, C.3.4)."""
     alpha: float = 0.3
     """Fraction of the weights that the first mask update moves (paper, section 4; RigL)."""
     update_every: int = 100
@@ -131,6 +136,10 @@ class Recipe:
             )
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise IsoflopError(f"lr must be positive, not {self.lr}.")
+        if self.sparse_lr is not None and not (
+            math.isfinite(self.sparse_lr) and self.sparse_lr > 0
+        ):
+            raise IsoflopError(f"sparse_lr must be positive, not {self.sparse_lr}.")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise IsoflopError(f"clip_norm must be positive, not {self.clip_norm}.")
         for field in _NOT_NEGATIVE:
@@ -140,6 +149,8 @@ class Recipe:
             raise IsoflopError(
                 f"scale_jitter must be two lengths in order, not {self.scale_jitter}."
             )
+        if self.scale_range is not None and not 0 < self.scale_range[0] <= self.scale_range[1]:
+            raise IsoflopError(f"scale_range must be two factors in order, not {self.scale_range}.")
         if not 0 < self.alpha <= 1 or not 0 <= self.end_fraction <= 1:
             raise IsoflopError("alpha must be in (0, 1] and end_fraction in [0, 1].")
         for field, known in _CHOICES.items():

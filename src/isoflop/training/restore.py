@@ -15,7 +15,7 @@ from isoflop.surgery import replace_modules
 from isoflop.training.checkpoint import PREFIX, STATE, load_checkpoint
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
-from isoflop.training.tasks import TASKS
+from isoflop.training.tasks import TASKS, TransferTask
 from isoflop.transforms import TRANSFORMS
 from isoflop.transforms import transform as apply_transform
 
@@ -46,7 +46,7 @@ def restore(path: str | Path) -> Restored:
     Raises:
         RunDirectoryError: There is no run, it has no checkpoint, or a file of it is damaged.
     """
-    run = RunDirectory(_run_of(Path(path)))
+    run = RunDirectory(run_of(Path(path)))
     if not run.config_path.exists():
         raise RunDirectoryError(f"{path} is no run directory and no checkpoint of one.")
     config = read_json(run.config_path)
@@ -56,8 +56,8 @@ def restore(path: str | Path) -> Restored:
             f"The run in {run.path} has no checkpoint yet. Wait for its first epoch."
         )
     try:
-        recipe = _recipe(config["recipe"])
-        model = _build(config, recipe)
+        recipe = recipe_of(config)
+        model = _build(config)
         _put_masks(model, state["model"])
         _compress(model, state["model"])
         model.load_state_dict(state["model"])
@@ -71,21 +71,28 @@ def restore(path: str | Path) -> Restored:
         ) from error
 
 
-def _run_of(path: Path) -> Path:
+def run_of(path: Path) -> Path:
+    """Return the run directory of a checkpoint, of the file in it, or of itself."""
     if path.name == STATE:
         path = path.parent
     return path.parent if path.name.startswith(PREFIX) else path
 
 
-def _recipe(values: dict[str, Any]) -> Recipe:
-    fields: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
+def recipe_of(config: dict[str, Any]) -> Recipe:
+    """Return the recipe in the configuration of a run."""
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in config["recipe"].items()
     }
-    return Recipe(**fields)
+    return Recipe(**values)
 
 
-def _build(config: dict[str, Any], recipe: Recipe) -> nn.Module:
+def _build(config: dict[str, Any]) -> nn.Module:
+    """Return the model of a run, freshly initialised and without masks."""
+    recipe = recipe_of(config)
     task = TASKS.get(recipe.task)
+    if config.get("backbone") is not None:
+        assert isinstance(task, TransferTask)
+        return task.build_on(recipe, _build(config["backbone"]))
     model = task.build_model(recipe)
     if config["transform"] is None:
         return model

@@ -28,8 +28,8 @@ from isoflop.files import read_json, write_json, write_lines
 
 LOCK = ".lock"
 
-# Where the data lie does not change a run.
-IGNORED_ON_RESUME = frozenset({"data"})
+# Where data and backbone lie does not change a run.
+IGNORED_ON_RESUME = frozenset({"data", "backbone_run.path"})
 
 
 class RunDirectory:
