@@ -167,9 +167,9 @@ class FileData(ABC):
         """Continue from what `state_dict` returned."""
         self.record.replace(state["skipped"])
 
-    def join_skipped(self, accelerator: Any) -> None:
+    def join_skipped(self) -> None:
         """Make the list of skipped samples that of all processes, which all call this."""
-        self.record.join(accelerator, self._limits)
+        self.record.join(self._limits)
 
     def normalize(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         """Turn bytes into floats of mean 0 and variance 1, on the device.

@@ -108,7 +108,7 @@ class DetectionData(FileData):
                         "score": score,
                     }
                 )
-        self.join_skipped(accelerator)
+        self.join_skipped()
         if accelerator.num_processes > 1:
             gather = require("accelerate.utils", "train").gather_object
             found, seen = gather(found), gather(seen)

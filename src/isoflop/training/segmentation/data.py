@@ -66,7 +66,7 @@ class SegmentationData(FileData):
                 continue
             images, labels = self.on_device(batch)
             confusion += confusion_matrix(model(images).argmax(1), labels, classes)
-        self.join_skipped(accelerator)
+        self.join_skipped()
         return measures(accelerator.reduce(confusion))
 
 
