@@ -51,6 +51,17 @@ class Work(ABC):
         """Do the work, or what is left of it."""
 
 
+BACKBONE_GAP = 0.01
+"""Largest relative gap between the FLOPs of a backbone and of the dense one.
+
+The paper's backbones come from classifiers that meet the budget as a whole, their last layer included,
+which stays dense and grows with the width. Without it, and at another resolution, a gap is left.
+"""
+
+_FROM_BACKBONE = ("backbone", "backbone_run", "method", "method_config")
+"""Options that a run takes over from its backbone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunWork(Work):
     """A training run.
@@ -105,6 +116,9 @@ class RunWork(Work):
         summary = run.summary()
         if summary is not None:
             old, new = read_json(run.config_path), json.loads(json.dumps(self.job.config()))
+            if self.backbone is not None:
+                new = {key: value for key, value in new.items() if key not in _FROM_BACKBONE}
+                del new["recipe"]["lr"]  # sparse backbones may have one of their own
             if not _agree(old, {**new, "data": old.get("data")}):
                 raise RunDirectoryError(
                     f"The run in {run.path} had other options, with other defaults perhaps. Delete it, "
@@ -120,6 +134,7 @@ class RunWork(Work):
         options: dict[str, Any] = {}
         if self.backbone is not None:
             options["backbone"] = folder / self.backbone.name
+            options["backbone_gap"] = BACKBONE_GAP
         train(
             job.recipe,
             path,
