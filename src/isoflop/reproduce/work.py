@@ -51,11 +51,12 @@ class Work(ABC):
         """Do the work, or what is left of it."""
 
 
-BACKBONE_GAP = 0.01
+BACKBONE_GAP = 0.07
 """Largest relative gap between the FLOPs of a backbone and of the dense one.
 
-The paper's backbones come from classifiers that meet the budget as a whole, their last layer included,
-which stays dense and grows with the width. Without it, and at another resolution, a gap is left.
+The paper's backbones come from classifiers that meet the budget as a whole, at 224 × 224 pixels and with
+their last layer, which stays dense and grows with the width. Without it, and with the last stage dilated
+for segmentation, they cost less than the dense one: at 90 %, 0.06 % on COCO and 6.1 % on Cityscapes.
 """
 
 _FROM_BACKBONE = ("backbone", "backbone_run", "method", "method_config")

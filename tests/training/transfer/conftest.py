@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.transfer.worker import RECIPES
 
 import isoflop
 from isoflop.training import ImageData, get_recipe, train
@@ -44,11 +45,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def recipes():
     """Recipes of a few steps."""
-    small = {"base_width": 4, "input_shape": (1, 32, 32), "epochs": 2, "batch_size": 8}
-    return {
-        "detection": get_recipe("fashion-scenes-detection").replace(**small),
-        "segmentation": get_recipe("fashion-scenes-segmentation").replace(**small, steps=6),
-    }
+    return RECIPES
 
 
 @pytest.fixture(scope="session")
