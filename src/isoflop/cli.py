@@ -246,6 +246,13 @@ class Train:
             f"training FLOPs {summary['training_flops']:.4g} in {summary['seconds']:.1f} s\n"
             f"run directory {self.out}"
         )
+        if "backbone" in summary:
+            costs = summary["backbone"]
+            print(
+                f"MACs of the backbone {costs['macs']:,}, dense {costs['dense_macs']:,} "
+                f"(gap {costs['relative_gap']:+.2e}); its wider maps add {costs['added_macs']:,} to the "
+                "rest"
+            )
         if summary["skipped"]:
             print(f"{summary['skipped']} samples could not be read: {self.out}/skipped.jsonl")
 

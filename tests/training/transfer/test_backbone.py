@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from tests.commands import fails
 
 import isoflop
 from isoflop.cli import main
@@ -278,4 +279,34 @@ def test_a_detector_is_no_backbone(recipes, scenes, classifier, tmp_path):
         tmp_path,
         backbone=tmp_path / "run",
         data=scenes,
+    )
+
+
+def test_command_line(scenes, tmp_path, capsys):
+    cls = [
+        "train", "digits", "--model", "isoflop:resnet18_cifar", "--base-width", "8",
+        "--transform", "wide", "--sparsity", "0.5", "--method", "static", "--epochs", "1",
+    ]  # fmt: skip
+    transfer = [
+        "train", "fashion-scenes-detection", "--data", str(scenes), "--workers", "0",
+        "--batch-size", "8", "--epochs", "1",
+    ]  # fmt: skip
+    main([*cls, "--scope", "layers", "--sparse-ends", "--out", str(tmp_path / "exact")])
+    main([*cls, "--out", str(tmp_path / "cls")])
+    capsys.readouterr()
+    out = ["--out", str(tmp_path / "run")]
+    message = fails(capsys, *transfer, "--backbone", str(tmp_path / "cls"), *out)
+    assert "--scope layers --sparse-ends" in message
+    assert not (tmp_path / "run").exists()
+    main([*transfer, "--backbone", str(tmp_path / "exact"), *out])
+    printed = capsys.readouterr().out
+    assert printed.startswith("ap ")
+    assert "(gap +0.00e+00); its wider maps add" in printed
+    main(["evaluate", str(tmp_path / "run"), "--data", str(scenes), "--json"])
+    measured = json.loads(capsys.readouterr().out)["test"]
+    summary = RunDirectory(tmp_path / "run").summary()
+    assert summary is not None
+    assert {name: summary[name] for name in measured} == measured
+    assert "--sparse-ends needs" in fails(
+        capsys, "train", "digits", "--sparse-ends", "--out", str(tmp_path / "x")
     )
