@@ -78,7 +78,7 @@ class Backbone:
         if shapes != expected:
             name = next(n for n in (*expected, *shapes) if expected.get(n) != shapes.get(n))
             raise IsoflopError(
-                f"The backbone in {self.origin['path']} is a {self._name}, which is not what "
+                f"The backbone in {self.origin['path']} is {self._name}, which is not what "
                 f"{recipe.model} begins with: {name} is {_size(shapes, name)} there and "
                 f"{_size(expected, name)} here. Train a classifier of the same architecture and width, "
                 "for images of as many channels."
