@@ -127,6 +127,8 @@ class Train:
     """Processes that read samples for each training process; by default as many as are useful."""
     spectra: str | None = None
     """How often to measure the spectra of the masks, such as `every=1epoch` or `every=100steps`."""
+    shard: bool = False
+    """Spread the model over the processes that torchrun started (FSDP2); see docs/distributed.md."""
     resume: bool = False
     """Continue the run in the run directory, if there is one."""
     model: str | None = None
@@ -157,6 +159,7 @@ class Train:
         from isoflop.kernels import keep_memory
         from isoflop.training import build_transform, get_recipe, train
         from isoflop.training.configs import build_method, method_options, parse_options
+        from isoflop.training.distributed import is_main_process
         from isoflop.training.tasks import TASKS
 
         if self.storage == "compressed":
@@ -201,9 +204,12 @@ class Train:
             data=self.data,
             workers=self.workers,
             spectra=self.spectra,
+            shard=self.shard,
             resume=self.resume,
             quiet=self.quiet or self.json,
         )
+        if not is_main_process():
+            return
         if self.json:
             _print_json(summary)
             return

@@ -44,6 +44,10 @@ class RunDirectoryError(IsoflopError):
     """A run directory that is in use, or that cannot be resumed."""
 
 
+class WorkersError(IsoflopError):
+    """Workers of a distributed run that no longer train the same model."""
+
+
 class ModelFileError(IsoflopError):
     """A file of a model that is missing, damaged, foreign, or of another model."""
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from isoflop.errors import IsoflopError
+from isoflop.errors import IsoflopError, WorkersError
 from isoflop.methods import GraNet, Grasp, RigL, Set, Snfs, Snip, SrSte
 from isoflop.sparsity.api import sparsify
 
@@ -73,10 +73,35 @@ def refuse_ramps():
         sparsify(model, optimizer, METHODS["granet"], storage="compressed", **options)
 
 
+def find_differences(rank, size):
+    """Check that masks and random numbers that differ are found, on all workers alike."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options: Any = {"sparsity": 0.5, "dense_ends": False, "total_steps": 10}
+    sparsifier = sparsify(model, optimizer, "set", **options)
+    sparsifier.check_workers()
+    mask = sparsifier.masks["2.weight"]
+    before = mask.clone()
+    if rank == size - 1:
+        mask.copy_(~mask)
+    with pytest.raises(WorkersError, match=f"the mask of '2.weight' on worker {size - 1} is not"):
+        sparsifier.check_workers()
+    mask.copy_(before)
+    sparsifier.check_workers()
+    sparsifier.remove()
+
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = sparsify(model, optimizer, "set", **options, seed=rank)
+    with pytest.raises(WorkersError, match=r"the random number generator, the mask of '0.weight'"):
+        sparsifier.check_workers()
+
+
 def work(folder, size, rank):
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     torch.save([train(name, rank, size) for name in METHODS], f"{folder}/{rank}.pt")
     refuse_ramps()
+    find_differences(rank, size)
     dist.destroy_process_group()
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 import isoflop
+from isoflop.errors import IsoflopError, WorkersError
 from isoflop.sparsity import METHODS, DropGrow
 
 NAMES = ["rigl", "set", "snfs", "granet", "gmp", "sr_ste", "static"]
@@ -22,15 +23,20 @@ def build_method(name):
     return cls(update_every=2) if issubclass(cls, DropGrow) or name == "gmp" else cls()
 
 
-def train(name, size, rank, mesh=None):
-    """Train on one's own share of the data; return weights, masks and updates, all of them."""
-    torch.manual_seed(0)
+def build_model(mesh=None):
     model = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 4)).double()
     if mesh is not None:
         from torch.distributed.fsdp import fully_shard
 
         for layer in (model[0], model[2], model):
             fully_shard(layer, mesh=mesh)
+    return model
+
+
+def train(name, size, rank, mesh=None):
+    """Train on one's own share of the data; return weights, masks and updates, all of them."""
+    torch.manual_seed(0)
+    model = build_model(mesh)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
     sparsifier = isoflop.sparsify(
         model, optimizer, build_method(name), sparsity=0.5, dense_ends=False, total_steps=STEPS
@@ -46,10 +52,40 @@ def train(name, size, rank, mesh=None):
     return state, sparsifier.history, {k: v.shape for k, v in parts.items()}
 
 
+def find_torn_masks(rank, mesh):
+    """Check that parts of masks that do not belong together are found."""
+    model = build_model(mesh)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = isoflop.sparsify(
+        model, optimizer, "set", sparsity=0.5, dense_ends=False, total_steps=STEPS
+    )
+    sparsifier.check_workers()
+    mask: Any = sparsifier.masks["2.weight"]
+    if rank == 1:
+        mask.to_local().zero_()
+    with pytest.raises(WorkersError, match=r"parts of the mask of '2.weight' do not add up"):
+        sparsifier.check_workers()
+
+
+def refuse_scores(mesh):
+    """Check that what needs a copy of the model is refused before anything is changed."""
+    model = build_model(mesh)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options: Any = {"sparsity": 0.5, "total_steps": STEPS}
+    with pytest.raises(IsoflopError, match="sharded already"):
+        isoflop.sparsify(model, optimizer, "set", **options, example_inputs=(1, 6))
+    batch = (torch.zeros(1, 6), torch.zeros(1, 4))
+    options |= {"calibration": [batch], "loss": nn.functional.mse_loss}
+    with pytest.raises(IsoflopError, match="sharded already"):
+        isoflop.sparsify(model, optimizer, "snip", **options)
+
+
 def work(folder, size, rank):
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     mesh = init_device_mesh("cpu", (size,))
     torch.save([train(name, size, rank, mesh) for name in NAMES], f"{folder}/{rank}.pt")
+    find_torn_masks(rank, mesh)
+    refuse_scores(mesh)
     dist.destroy_process_group()
 
 

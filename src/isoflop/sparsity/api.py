@@ -96,6 +96,7 @@ def sparsify(
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     arguments.check_budget(method, plan, sparsity, exclude)
     arguments.check_needs(method, calibration=calibration, loss=loss, example_inputs=example_inputs)
+    arguments.check_whole(model, method, traced=plan is None and example_inputs is not None)
 
     budget = plan
     if budget is not None:

@@ -24,6 +24,7 @@ from isoflop.sparsity.allocation import ALLOCATIONS, Allocation
 from isoflop.sparsity.layout import Layout
 from isoflop.sparsity.method import Method
 from isoflop.sparsity.patterns import PATTERNS, Pattern, parse_pattern
+from isoflop.sparsity.sharding import is_sharded
 from isoflop.sparsity.targets import MaskedTarget
 
 T = TypeVar("T")
@@ -139,6 +140,23 @@ def check_needs(method: Method, **given: object) -> None:
     if calibration is not None and not isinstance(calibration, Iterable):
         raise IsoflopError(
             f"calibration must be an iterable of pairs of inputs and targets, not {calibration!r}."
+        )
+
+
+def check_whole(model: nn.Module, method: Method, *, traced: bool) -> None:
+    """Raise if the model would have to be copied, and is sharded.
+
+    Args:
+        model: The model.
+        method: The method, which may score a copy of the model.
+        traced: Whether example inputs are to be passed through a copy.
+    """
+    if (method.needs or traced) and any(is_sharded(p) for p in model.parameters()):
+        raise IsoflopError(
+            "The model is sharded already, so it cannot be copied, as example_inputs and the method "
+            f"{method.name!r} may need. Pass the plan of `isoflop.transform` instead of example_inputs, "
+            "and use a method that needs no calibration; or train with `isoflop train --shard`, which "
+            "shards last."
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from isoflop.masks import set_mask
+from isoflop.masks import get_mask, set_mask
 from isoflop.sparsity.optimizers import state_tensors, tensors_in
 from isoflop.sparsity.sharding import put, whole
 from isoflop.sparsity.storage import Gradients, Storage
@@ -85,6 +85,14 @@ class MaskedWeights(Storage):
 
     def show(self) -> None:
         """Do nothing: what the optimizer trains is in place."""
+
+    def follow(self) -> None:
+        """Put masks, and all that lies like its weight, to the weights that are in place now."""
+        masks = [get_mask(target.module, target.parameter) for target in self.targets]
+        state = self.state()
+        self.remove()
+        self._set_masks([whole(mask) for mask in masks])
+        self.load(state)
 
     def remove(self) -> None:
         """Leave the gradients alone from now on."""

@@ -16,16 +16,21 @@ def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
+def spread(value: Tensor, like: Any) -> Tensor:
+    """Return one's own part of `value`, which every worker has whole, if `like` is spread."""
+    if not is_sharded(like) or is_sharded(value):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    # No worker's value takes precedence: all have the same, and nothing is sent.
+    return distribute_tensor(
+        value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
+    )
+
+
 def put(target: Any, value: Tensor) -> None:
     """Copy `value`, which every worker has whole, into `target`, spread or not."""
-    if is_sharded(target):
-        from torch.distributed.tensor import distribute_tensor
-
-        # No worker's value takes precedence: all have the same, and nothing is sent.
-        value = distribute_tensor(
-            value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
-        )
-    target.copy_(value)
+    target.copy_(spread(value, target))
 
 
 def is_sharded(tensor: Tensor) -> bool:

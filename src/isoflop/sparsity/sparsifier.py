@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
 from isoflop.budget import with_counts
-from isoflop.errors import IsoflopError
+from isoflop.errors import IsoflopError, WorkersError
 from isoflop.plan import Plan
 from isoflop.sparsity import accounting, arguments
+from isoflop.sparsity.agreement import check_agreement, checksum, checksum_of_generator
 from isoflop.sparsity.course import Course
 from isoflop.sparsity.layout import Layout
 from isoflop.sparsity.method import Method
+from isoflop.sparsity.sharding import is_sharded, whole
 from isoflop.sparsity.storage import Gradients, Storage
 from isoflop.sparsity.update import Update
 
@@ -192,6 +195,52 @@ class Sparsifier:
                     limits = course.counts(step, limits)
                     changes.append((step, self._fixed_macs + self._masked_macs(limits)))
         return accounting.training_macs(self.method, self.total_steps, unmasked, changes)
+
+    def check_workers(self) -> None:
+        """Raise unless all workers of a distributed run have the same masks; all must call this.
+
+        Masks are chosen by every worker for itself. That they are equal follows from equal weights,
+        gradients and random numbers; this compares checksums of a few bytes per layer, for whoever
+        wants proof. Sharded masks are gathered and must have their exact number of non-zeros. In a
+        process of its own there is nothing to compare.
+
+        Raises:
+            WorkersError: Masks, random numbers or steps differ.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        numbers: dict[str, Tensor | int] = {
+            "the number of steps": self.step,
+            "the random number generator": checksum_of_generator(self._generator),
+        }
+        torn = []
+        for target, count in zip(self._targets, self._counts, strict=True):
+            mask = whole(target.mask)
+            numbers[f"the mask of {target.name!r}"] = checksum(mask)
+            if is_sharded(target.mask):
+                torn.append(mask.sum() != count)
+        check_agreement(numbers, self._optimizer.param_groups[0]["params"][0].device)
+        # The parts of a sharded mask may stem from different choices; then they do not add up.
+        if torn and bool(torch.stack(torn).any()):
+            names = [n for n, bad in zip(self._layout.names, torn, strict=True) if bad]
+            raise WorkersError(
+                f"The workers have come apart: their parts of the mask of {names[0]!r} do not add up "
+                "to its number of non-zeros. Call `sparsify` with the same arguments and seed on "
+                "every worker, and leave masks to the sparsifier."
+            )
+
+    def follow(self) -> None:
+        """Take up weights that have replaced the masked ones, sharded for instance.
+
+        Masks, and what else lies like its weight, are then sharded in the same way. The optimizer
+        must have been given the new weights before.
+
+        Raises:
+            IsoflopError: The storage is compressed.
+        """
+        self._storage.follow()
+        by_name = {target.name: target for target in self._targets}
+        self._memory = {name: by_name[name].placed(t) for name, t in self._memory.items()}
 
     def remove(self) -> None:
         """Detach from model and optimizer; masks and zeros stay, but nobody keeps them."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from isoflop.errors import IsoflopError
 from isoflop.sparsity.target import Target
 
 
@@ -73,6 +74,16 @@ class Storage(ABC):
     @abstractmethod
     def hide(self, choose_masks: Callable[[], None] | None) -> None:
         """Put in place what the model computes with, with the masks that `choose_masks` chooses."""
+
+    def follow(self) -> None:
+        """Take up weights that have replaced those that are stored, sharded for instance.
+
+        Raises:
+            IsoflopError: The storage replaces weights itself.
+        """
+        raise IsoflopError(
+            f"Weights in {self.name} storage cannot be sharded. Use storage='masked'."
+        )
 
     @abstractmethod
     def remove(self) -> None:

@@ -83,7 +83,9 @@ class MaskedTarget(Target):
 
     def placed(self, tensor: Tensor) -> Tensor:
         """Return a copy on the device, and in the parts, of the weight."""
-        return torch.empty_like(self.weight, requires_grad=False).copy_(tensor)
+        copied = torch.empty_like(self.weight, requires_grad=False)
+        put(copied, tensor)
+        return copied
 
     def outputs(self, positions: Tensor) -> Tensor:
         """Return the output of the layer to which each flat position of the weight belongs."""

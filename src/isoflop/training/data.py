@@ -154,11 +154,14 @@ class ImageData:
     def test_batches(
         self, batch_size: int, *, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the test set once, in order."""
-        images, labels = self.test_images[rank::world_size], self.test_labels[rank::world_size]
-        for start in range(0, len(labels), batch_size):
-            part = slice(start, start + batch_size)
-            yield self.normalize(images[part]), labels[part]
+        """Iterate over one's own share of the test set once, in order.
+
+        All processes get the same number of batches, the last of which may be empty.
+        """
+        together = batch_size * world_size
+        for start in range(0, len(self.test_labels), together):
+            part = slice(start + rank, start + together, world_size)
+            yield self.normalize(self.test_images[part]), self.test_labels[part]
 
     def evaluate(self, model: nn.Module, accelerator: Any) -> dict[str, float]:
         """Return the `accuracy` on the test set in percent."""

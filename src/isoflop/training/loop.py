@@ -26,11 +26,19 @@ from isoflop.training.checkpoint import (
     set_random_state,
 )
 from isoflop.training.configs import build_method
+from isoflop.training.distributed import (
+    average_statistics,
+    build_accelerator,
+    check_batches,
+    prepare,
+    seed_epoch,
+)
 from isoflop.training.interval import Interval
 from isoflop.training.observer import Observer
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
 from isoflop.training.setup import Job, Setup, build, count_weights
+from isoflop.training.sharding import gathered, spread_model_state, spread_optimizer_state
 from isoflop.training.tasks import TASKS, TaskData
 from isoflop.training.tracking import Display, Tracker
 from isoflop.transforms import Transform
@@ -77,6 +85,7 @@ def train(
     data: str | Path | None = None,
     workers: int | None = None,
     spectra: str | None = None,
+    shard: bool = False,
     resume: bool = False,
     quiet: bool = False,
     stop_after_epochs: int | None = None,
@@ -102,8 +111,10 @@ def train(
             reads them in the training process, None as many as are useful. Does not change the result.
         spectra: How often to measure the spectra of the masks, such as ``"every=1epoch"`` or
             ``"every=100steps"``; by default never. They are measured before the first step too.
+        shard: Spread parameters, masks, gradients and optimizer state over all processes (FSDP2),
+            instead of keeping a copy in each. Does not change the result but for rounding.
         resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
-            as that of a run that was never interrupted.
+            as that of a run that was never interrupted; on several processes, up to rounding.
         quiet: Show no progress.
         stop_after_epochs: Stop after that many epochs, as if interrupted there; the schedule stays
             that of the whole recipe.
@@ -115,8 +126,14 @@ def train(
         IsoflopError: Something cannot work; nothing has been written then.
         RunDirectoryError: `out` is in use, holds a run already, or a run with other options.
         DataError: The data are missing or damaged.
+        WorkersError: The processes do not train the same model.
     """
-    accelerator = require("accelerate", "train").Accelerator(mixed_precision=recipe.mixed_precision)
+    if shard and (storage != "masked" or spectra is not None):
+        raise IsoflopError(
+            "A sharded model has masked storage, and its spectra are not measured during training: "
+            "leave out --storage and --spectra, and use `isoflop spectra RUN` afterwards."
+        )
+    accelerator = build_accelerator(recipe.mixed_precision, shard=shard)
     require("tensorboard", "train")
     job = Job(
         recipe=recipe,
@@ -144,11 +161,7 @@ def train(
         return summary
 
     dataset = TASKS.get(recipe.task).load(recipe, data, workers)
-    if dataset.samples is not None and dataset.samples < recipe.batch_size:
-        raise IsoflopError(
-            f"batch_size {recipe.batch_size} exceeds the {dataset.samples} training samples. Choose a "
-            "smaller one."
-        )
+    check_batches(recipe, dataset.samples, accelerator.num_processes)
     steps = recipe.steps_per_epoch(dataset.samples)
     calibration = dataset.train_batches(
         recipe.batch_size,
@@ -158,7 +171,14 @@ def train(
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
-    setup = build(job, steps * recipe.epochs, accelerator.device, calibration)
+    setup = build(
+        job,
+        steps * recipe.epochs,
+        accelerator.device,
+        calibration,
+        sharded=shard,
+        bf16=accelerator.mixed_precision == "bf16",
+    )
     del calibration  # which ends the worker processes that read it
     last_epoch = min(recipe.epochs, stop_after_epochs or recipe.epochs)
     main = accelerator.is_main_process
@@ -198,14 +218,17 @@ def _run(
     require("accelerate.utils", "train").set_seed(job.seed)
     state = load_checkpoint(run.path)
     if state is not None:
-        setup.model.load_state_dict(state["model"])
-        setup.optimizer.load_state_dict(state["optimizer"])
+        setup.model.load_state_dict(spread_model_state(state["model"], setup.model))
+        optimizer_state = spread_optimizer_state(state["optimizer"], setup.optimizer)
+        setup.optimizer.load_state_dict(optimizer_state)
         sparsifier.load_state_dict(state["sparsifier"])
         observer.load_state_dict(state["observer"])
         dataset.load_state_dict(state["data"])
         set_random_state(state["random"])
         progress = Progress(**state["progress"])
-    model, optimizer = accelerator.prepare(setup.model, setup.optimizer)
+    sparsifier.check_workers()
+    model = prepare(setup.model, accelerator, sharded=setup.sharded)
+    optimizer = accelerator.prepare_optimizer(setup.optimizer)
     if state is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
     dataset = dataset.to(accelerator.device)
@@ -219,12 +242,11 @@ def _run(
     )
     tracker = Tracker(run, progress.step) if main else contextlib.nullcontext()
     with tracker as log, display.shown():
-        if log is not None and state is None:
+        if state is None:
             observer.start(log)
 
         def after_step() -> None:
-            if log is not None:
-                observer.after_step(log, progress.step, progress.training_flops)
+            observer.after_step(log, progress.step, progress.training_flops)
 
         while progress.epoch < last_epoch:
             start = time.perf_counter()
@@ -240,6 +262,7 @@ def _run(
                 display,
                 after_step,
             )
+            average_statistics(setup.model, accelerator)
             progress.measures = dataset.evaluate(model, accelerator)
             value = progress.measures[metric.name]
             progress.best = value if progress.best is None else metric.better(progress.best, value)
@@ -257,21 +280,22 @@ def _run(
                 "training_flops": progress.training_flops,
             }
             display.epoch(metrics)
+            scaler = accelerator.scaler
+            state = {
+                "model": setup.model.state_dict(),
+                "optimizer": setup.optimizer.state_dict(),
+                "sparsifier": sparsifier.state_dict(),
+                "observer": observer.state_dict(),
+                "data": dataset.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "random": random_state(),
+                "progress": dataclasses.asdict(progress),
+            }
+            state = gathered(state, keep=main) if setup.sharded else state
             if log is not None:
                 # The metrics come first: a line without checkpoint is cut on resume, but a line
                 # that was never written could not be restored.
                 log.log(metrics)
-                scaler = accelerator.scaler
-                state = {
-                    "model": setup.model.state_dict(),
-                    "optimizer": setup.optimizer.state_dict(),
-                    "sparsifier": sparsifier.state_dict(),
-                    "observer": observer.state_dict(),
-                    "data": dataset.state_dict(),
-                    "scaler": None if scaler is None else scaler.state_dict(),
-                    "random": random_state(),
-                    "progress": dataclasses.asdict(progress),
-                }
                 save_checkpoint(run.path, progress.epoch, state)
                 if dataset.skipped:
                     write_lines(run.skipped_path, dataset.skipped)
@@ -304,6 +328,7 @@ def _train_epoch(
     task = TASKS.get(recipe.task)
     total = torch.zeros(2, device=accelerator.device)
     model.train()
+    seed_epoch(job.seed, progress.epoch, accelerator.process_index)
     batches = dataset.train_batches(
         recipe.batch_size,
         seed=job.seed,
@@ -312,19 +337,20 @@ def _train_epoch(
         rank=accelerator.process_index,
         world_size=processes,
     )
-    for inputs, targets in itertools.islice(batches, steps):
+    for index, (inputs, targets) in enumerate(itertools.islice(batches, steps)):
         rate = recipe.learning_rate(progress.step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         flops = 2 * sparsifier.step_macs()
         loss = task.loss(recipe, model(inputs), targets)
-        accelerator.backward(loss)
+        # Gradients are averaged over the processes, of which some may have a sample more.
+        count = recipe.samples_of_batch(index, dataset.samples)
+        accelerator.backward(loss * (len(targets) * processes / count))
         if recipe.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
 
-        count = len(targets) * processes
         progress.step += 1
         progress.training_flops += flops * count
         total += torch.stack([loss.detach() * len(targets), loss.new_tensor(len(targets))])
@@ -366,6 +392,7 @@ def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> di
         "seconds": progress.seconds,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
+        "sharded": setup.sharded,
         "mixed_precision": str(accelerator.mixed_precision),
         "versions": {
             "python": platform.python_version(),

@@ -5,10 +5,11 @@ import dataclasses
 import time
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from isoflop import spectral
 from isoflop.kernels import SparseLayer, densify
+from isoflop.sparsity.sharding import whole
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.training.interval import Interval
 from isoflop.training.mask_history import MaskHistory
@@ -40,22 +41,27 @@ class Observer:
         self._sparsifier = sparsifier
         self._spectra = spectra
         self._steps_per_epoch = steps_per_epoch
-        self._history = MaskHistory(sparsifier.masks)
+        self._history = MaskHistory(self._masks())
         self._updates = len(sparsifier.history)
 
-    def start(self, tracker: Tracker) -> None:
-        """Record the state before the first step."""
+    def start(self, tracker: Tracker | None) -> None:
+        """Record the state before the first step. All processes call this; one has the tracker."""
         if self._sparsifier.masks:
             self._record_masks(tracker, 0, 0)
         if self._spectra is not None:
             self._measure(tracker, 0)
 
-    def after_step(self, tracker: Tracker, step: int, training_flops: int) -> None:
-        """Record what has changed in optimizer step `step`, the first being 1."""
+    def after_step(self, tracker: Tracker | None, step: int, training_flops: int) -> None:
+        """Record what has changed in optimizer step `step`, the first being 1.
+
+        Raises:
+            WorkersError: The masks have changed, and not on all processes alike.
+        """
         updates = len(self._sparsifier.history)
         # Masks that follow every step have no history; an epoch is often enough for them.
         follows = self._sparsifier.method.keeps_dense_weights
         if updates > self._updates or (follows and step % self._steps_per_epoch == 0):
+            self._sparsifier.check_workers()
             self._record_masks(tracker, step, training_flops)
         self._updates = updates
         if self._spectra is not None and self._spectra.due(step, self._steps_per_epoch):
@@ -71,11 +77,18 @@ class Observer:
         self._updates = len(self._sparsifier.history)
         self.spectra_seconds = state["spectra_seconds"]
 
-    def _record_masks(self, tracker: Tracker, step: int, training_flops: int) -> None:
-        layers = self._history.record(self._sparsifier.masks)
-        tracker.log_masks({"step": step, "training_flops": training_flops, "layers": layers})
+    def _masks(self) -> dict[str, Tensor]:
+        return {name: whole(mask) for name, mask in self._sparsifier.masks.items()}
 
-    def _measure(self, tracker: Tracker, step: int) -> None:
+    def _record_masks(self, tracker: Tracker | None, step: int, training_flops: int) -> None:
+        masks = self._masks()  # which all processes gather, if they are sharded
+        if tracker is not None:
+            layers = self._history.record(masks)
+            tracker.log_masks({"step": step, "training_flops": training_flops, "layers": layers})
+
+    def _measure(self, tracker: Tracker | None, step: int) -> None:
+        if tracker is None:
+            return
         start = time.perf_counter()
         line = measure(self._model)
         seconds = time.perf_counter() - start

@@ -167,6 +167,17 @@ class Recipe:
             )
         return steps_per_epoch(samples, self.batch_size, self.drop_last)
 
+    def samples_of_batch(self, index: int, samples: int | None) -> int:
+        """Return how many samples a batch of an epoch has over all processes, the first being 0.
+
+        Args:
+            index: Number of the batch in the epoch.
+            samples: Number of training samples; None for a stream, all of whose batches are whole.
+        """
+        if samples is None:
+            return self.batch_size
+        return min(self.batch_size, samples - index * self.batch_size)
+
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, the first being 0."""
         warmup_steps = self.warmup_epochs * steps_per_epoch + self.warmup_steps

@@ -19,6 +19,7 @@ from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches
 from isoflop.training.interval import Interval
 from isoflop.training.recipes import Recipe
+from isoflop.training.sharding import shard
 from isoflop.training.tasks import TASKS
 from isoflop.transforms import TRANSFORMS, Transform
 from isoflop.transforms import transform as apply_transform
@@ -98,15 +99,25 @@ class Setup:
         optimizer: Its optimizer.
         sparsifier: What keeps it sparse.
         dense_macs: MACs of one forward pass of the dense model on one sample.
+        sharded: Whether all of this is spread over several processes.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     sparsifier: Sparsifier
     dense_macs: int
+    sharded: bool
 
 
-def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> Setup:
+def build(
+    job: Job,
+    steps: int,
+    device: torch.device,
+    calibration: Batches,
+    *,
+    sharded: bool = False,
+    bf16: bool = False,
+) -> Setup:
     """Build, transform and sparsify the model.
 
     Args:
@@ -114,6 +125,8 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
         steps: Optimizer steps of the whole run.
         device: Where to train.
         calibration: Batches of the training data, for methods that score weights by them.
+        sharded: Whether to spread the model over all processes.
+        bf16: Whether a sharded model is gathered in bfloat16.
     """
     recipe = job.recipe
     task = TASKS.get(recipe.task)
@@ -128,8 +141,10 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
             model, job.transform, example_inputs=inputs, scope=job.scope, seed=job.seed
         )
         dense_macs = plan.dense_macs
-    # Convolutions are up to a third faster with the channels innermost, on CPU and GPU alike.
-    model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    # A model to be sharded moves part by part, later, and FSDP2 takes contiguous parameters only.
+    if not sharded:
+        # Convolutions are up to a third faster with the channels innermost, on CPU and GPU alike.
+        model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = _optimizer(model, recipe)
     sparsifier = sparsify(
         model,
@@ -146,11 +161,14 @@ def build(job: Job, steps: int, device: torch.device, calibration: Batches) -> S
         loss=functools.partial(task.loss, recipe),
         seed=job.seed,
     )
+    if sharded:
+        shard(model, optimizer, sparsifier, device, bf16=bf16)
     return Setup(
         model=model,
         optimizer=optimizer,
         sparsifier=sparsifier,
         dense_macs=dense_macs,
+        sharded=sharded,
     )
 
 

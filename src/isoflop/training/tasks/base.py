@@ -45,7 +45,9 @@ class TaskData(Protocol):
     ) -> Iterator[tuple[Any, Any]]:
         """Iterate over the batches of an epoch: inputs of the model and targets of the loss.
 
-        The batches depend on nothing but the arguments and, for streams, on the state.
+        The batches depend on nothing but the arguments and, for streams, on the state. Together the
+        processes get the same samples whatever their number; no process gets none of a batch that
+        has as many samples as there are processes.
 
         Args:
             batch_size: Samples of a batch over all processes.
@@ -59,6 +61,8 @@ class TaskData(Protocol):
 
     def evaluate(self, model: nn.Module, accelerator: Any) -> dict[str, float]:
         """Return the measures of a model on the test data, the same on all processes.
+
+        Every process runs the model equally often, as all take part in gathering a sharded one.
 
         Args:
             model: The model, which is put into evaluation mode.
