@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.commands import fails
+from tests.training.conftest import write_python
 
 import isoflop
 from isoflop.cli import main
@@ -22,7 +23,7 @@ def run_json(capsys, *args):
 def test_list(capsys):
     tables = run_json(capsys, "list")
     assert list(tables) == [
-        "transforms", "methods", "patterns", "allocations", "schedules", "recipes", "models"
+        "transforms", "methods", "patterns", "allocations", "schedules", "recipes", "models", "tables"
     ]  # fmt: skip
     assert {"wide", "parallel", "factorized", "doped", "low_rank"} <= tables["transforms"].keys()
     assert {"static", "dense", "set", "rigl"} <= tables["methods"].keys()
@@ -120,6 +121,28 @@ def test_train_compressed(capsys, tmp_path):
     message = fails(capsys, *args, "--method", "sr_ste", "--out", str(tmp_path / "other"))
     assert "storage='masked'" in message
     assert not (tmp_path / "other").exists()
+
+
+def test_train_and_evaluate_a_language_model(capsys, tmp_path):
+    write_python(tmp_path / "python")
+    run = str(tmp_path / "run")
+    summary = run_json(
+        capsys, "train", "pysource", "--out", run, "--data", str(tmp_path / "python"),
+        "--base-width", "32", "--tokens", "2048", "--epochs", "1", "--batch-size", "4",
+        "--accumulate", "2", "--transform", "parallel", "--sparsity", "0.5", "--method", "set",
+    )  # fmt: skip
+    assert (summary["steps"], summary["metric"], summary["recipe"]) == (2, "perplexity", "pysource")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["scope"] == "layers"
+    found = run_json(capsys, "evaluate", run)
+    assert found["test"]["perplexity"] == summary["perplexity"]
+    main(["evaluate", run])
+    assert f"test perplexity {summary['perplexity']:.4f}" in capsys.readouterr().out
+    assert "name them with --tasks" in fails(capsys, "evaluate", run, "--include-path", run)
+    assert "no run" in fails(capsys, "evaluate", str(tmp_path / "absent"))
+    exported = str(tmp_path / "model.pt2")
+    main(["export", run, "--format", "pt2", "--out", exported])
+    tokens = torch.zeros(3, 256, dtype=torch.long)
+    assert torch.export.load(exported).module()(tokens).shape == (3, 256, 257)
 
 
 @pytest.mark.parametrize("name", isoflop.methods())

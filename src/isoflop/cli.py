@@ -1,4 +1,4 @@
-"""The command line: `isoflop bench | export | list | profile | report | spectra | train | zoo`.
+"""The command line, `isoflop COMMAND`: one class for each command.
 
 Everything heavy is imported by the command that needs it, so that `isoflop --help` is fast.
 """
@@ -20,11 +20,12 @@ except ModuleNotFoundError:
     sys.exit("The command line needs tyro, which is not installed: pip install 'isoflop[train]'")
 
 from isoflop.bench.command import Bench
+from isoflop.reproduce.command import Reproduce
 
 
 @dataclass(kw_only=True)
 class List:
-    """List transforms, methods, patterns, allocations, schedules, recipes and models."""
+    """List transforms, methods, patterns, allocations, schedules, recipes, models and tables."""
 
     json: bool = False
     """Print JSON."""
@@ -107,8 +108,10 @@ class Train:
     """Sparsity of the transform; without one, of plain sparse training."""
     width: float | None = None
     """Width factor, for the transforms that have one (`low_rank`)."""
-    scope: Literal["model", "layers"] = "model"
-    """Whether the whole model meets the FLOP budget, or each layer its own."""
+    sparse_ends: bool = False
+    """Let the transform make the first and the last layer sparse too."""
+    scope: Literal["model", "layers"] | None = None
+    """Whether the whole model meets the FLOP budget, or each layer its own; by default the recipe's."""
     method: str | None = None
     """Training method; by default `rigl` with a transform or a sparsity, else `dense`."""
     option: tuple[str, ...] = ()
@@ -129,6 +132,10 @@ class Train:
     """How often to measure the spectra of the masks, such as `every=1epoch` or `every=100steps`."""
     shard: bool = False
     """Spread the model over the processes that torchrun started (FSDP2); see docs/distributed.md."""
+    backbone: Path | None = None
+    """Run directory of a trained classifier, whose layers and masks the recipe's model begins with."""
+    backbone_gap: float = 1e-6
+    """Largest relative gap between the FLOPs of these layers and of the dense model's."""
     resume: bool = False
     """Continue the run in the run directory, if there is one."""
     model: str | None = None
@@ -137,8 +144,12 @@ class Train:
     """Classes of the data set, in place of the recipe's."""
     epochs: int | None = None
     """Epochs, in place of the recipe's; the learning-rate schedule is scaled with them."""
+    tokens: int | None = None
+    """Tokens to train a language model on, in place of the recipe's."""
     batch_size: int | None = None
     """Batch size, in place of the recipe's."""
+    accumulate: int = 1
+    """Parts of a batch that are run one after another, where a whole one needs too much memory."""
     lr: float | None = None
     """Initial learning rate, in place of the recipe's."""
     base_width: int | None = None
@@ -170,8 +181,10 @@ class Train:
         recipe = recipe.replace(
             num_classes=self.num_classes,
             epochs=self.epochs,
+            tokens=self.tokens,
             batch_size=self.batch_size,
             lr=self.lr,
+            sparse_lr=self.lr,
             base_width=self.base_width,
             alpha=self.alpha,
             update_every=self.update_every,
@@ -179,8 +192,15 @@ class Train:
         )
         config, sparsity = None, self.sparsity
         if self.transform is not None:
-            config = build_transform(self.transform, sparsity=sparsity, width=self.width)
+            config = build_transform(
+                self.transform,
+                sparsity=sparsity,
+                width=self.width,
+                dense_ends=False if self.sparse_ends else None,
+            )
             sparsity = None
+        elif self.sparse_ends:
+            raise IsoflopError("--sparse-ends needs a --transform.")
         elif self.width is not None:
             raise IsoflopError("--width needs a --transform that has a width, such as low_rank.")
         sparse = self.transform is not None or self.sparsity is not None
@@ -202,9 +222,12 @@ class Train:
             scope=self.scope,
             seed=self.seed,
             data=self.data,
+            accumulate=self.accumulate,
             workers=self.workers,
             spectra=self.spectra,
             shard=self.shard,
+            backbone=self.backbone,
+            backbone_gap=self.backbone_gap,
             resume=self.resume,
             quiet=self.quiet or self.json,
         )
@@ -225,6 +248,35 @@ class Train:
         )
         if summary["skipped"]:
             print(f"{summary['skipped']} samples could not be read: {self.out}/skipped.jsonl")
+
+
+@dataclass(kw_only=True)
+class Evaluate:
+    """Measure the model of a run, as its latest checkpoint has it, on test data or by lm-eval."""
+
+    path: tyro.conf.Positional[Path]
+    """Run directory; the results go into its evaluation.json."""
+    tasks: str | None = None
+    """Tasks of lm-eval for a language model, such as `arc_challenge,hellaswag`; by default none."""
+    data: Path | None = None
+    """Folder of the data set, if it is no longer where it was; with --tasks, of the tokenizer."""
+    include_path: Path | None = None
+    """Folder of further tasks for lm-eval, as YAML files."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Measure and print."""
+        from isoflop.training.evaluate import evaluate, format_evaluation
+
+        tasks = () if self.tasks is None else tuple(self.tasks.split(","))
+        if self.include_path is not None and not tasks:
+            raise IsoflopError("--include-path is the folder of tasks: name them with --tasks.")
+        found = evaluate(self.path, tasks=tasks, data=self.data, include_path=self.include_path)
+        if self.json:
+            _print_json(found)
+        else:
+            print(format_evaluation(found))
 
 
 @dataclass(kw_only=True)
@@ -417,8 +469,10 @@ Command = (
     | Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Spectra, tyro.conf.subcommand("spectra")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]
     | Annotated[Export, tyro.conf.subcommand("export")]
 )
@@ -446,7 +500,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print(
-            "Interrupted. Continue a training run with --resume, a survey by the same command.",
+            "Interrupted. Continue a training run with --resume, others by the same command.",
             file=sys.stderr,
         )
         sys.exit(130)
@@ -455,6 +509,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def _registries() -> dict[str, Any]:
     import isoflop.methods  # noqa: F401  (registers the methods)
     from isoflop.models import MODELS
+    from isoflop.reproduce import TABLES
     from isoflop.sparsity.allocation import ALLOCATIONS
     from isoflop.sparsity.method import METHODS
     from isoflop.sparsity.patterns import PATTERNS
@@ -470,6 +525,7 @@ def _registries() -> dict[str, Any]:
         "schedules": SCHEDULES,
         "recipes": RECIPES,
         "models": MODELS,
+        "tables": TABLES,
     }
 
 

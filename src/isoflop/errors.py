@@ -68,6 +68,10 @@ class CacheWarning(UserWarning):
     """A file of measured times that cannot be read or written; nothing else depends on it."""
 
 
+class DamagedDataWarning(UserWarning):
+    """A sample that cannot be read and is left out; the summary of a run lists them all."""
+
+
 class LayerCollapseWarning(UserWarning):
     """Scores that would leave a layer without a single weight; the layer was kept alive."""
 

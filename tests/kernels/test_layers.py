@@ -96,7 +96,13 @@ def test_layers_of_hugging_face_keep_their_shape():
     assert torch.equal(sparse.scatter(sparse.gather(dense.weight)), dense.weight)
     x = torch.randn(2, 3, 12)
     torch.testing.assert_close(sparse(x), dense(x))
-    torch.testing.assert_close(densify(sparse)(x), dense(x))
+    before = torch.get_rng_state()
+    again = densify(sparse)
+    assert type(again) is transformers.Conv1D
+    assert torch.equal(again.get_parameter("weight"), dense.weight)
+    assert torch.equal(again.get_buffer("weight_mask"), mask)
+    torch.testing.assert_close(again(x), dense(x))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @layers

@@ -47,6 +47,18 @@ def test_options_reach_the_model():
     assert model.get_parameter("conv1.weight").shape[1] == 1
 
 
+def test_sizes_of_language_models():
+    model = build_model("isoflop:gpt_mini", base_width=64, vocab_size=30, context=8)
+    assert model(torch.zeros(2, 8, dtype=torch.long)).logits.shape == (2, 8, 30)
+    assert model.get_submodule("transformer.h.0.attn").num_heads == 2
+    model = build_model("hf:gpt2", vocab_size=30, context=8, meta=True)
+    assert model.get_parameter("transformer.wpe.weight").shape == (8, 768)
+    with pytest.raises(IsoflopError, match="'timm:resnet18' does not take context"):
+        build_model("timm:resnet18", context=8)
+    with pytest.raises(IsoflopError, match="multiple of 32, not 16"):
+        build_model("isoflop:gpt_mini", base_width=16)
+
+
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_torchvision_models_that_warn_unless_told(name):
     build_model(f"torchvision:{name}", meta=True)

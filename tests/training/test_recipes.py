@@ -40,6 +40,22 @@ def test_cifar100_is_that_of_the_paper():
     assert (recipe.alpha, recipe.update_every, recipe.end_fraction) == (0.3, 100, 0.75)
 
 
+def test_pile_is_that_of_the_paper():
+    recipe = get_recipe("pile")
+    assert (recipe.batch_size, recipe.input_shape, recipe.weight_decay) == (256, (2048,), 0.1)
+    assert (recipe.optimizer, recipe.betas, recipe.eps) == ("adamw", (0.9, 0.95), 1e-8)
+    assert (recipe.clip_norm, recipe.scope) == (1.0, "layers")
+    steps = recipe.steps_per_epoch(None)
+    total = steps * recipe.epochs
+    tokens = total * 256 * 2048
+    assert tokens == pytest.approx(2.5e9, rel=0.005)
+    warmup = round(375e6 / (256 * 2048))
+    rates = [recipe.learning_rate(step, steps) for step in (0, warmup - 1, warmup, total - 1)]
+    assert rates == pytest.approx([6e-4 / warmup, 6e-4, 6e-4, 6e-5], rel=1e-3)
+    middle = recipe.learning_rate(warmup + (total - warmup) // 2, steps)
+    assert middle == pytest.approx((6e-4 + 6e-5) / 2, rel=1e-3)
+
+
 @pytest.mark.parametrize("data", ["cifar10", "cifar100"])
 @pytest.mark.parametrize(
     ("suffix", "model"),
@@ -108,8 +124,12 @@ def test_replace_scales_milestones_and_ignores_none():
         {"end_fraction": 1.5},
         {"schedule": "linear"},
         {"base_width": 0},
+        {"test_tokens": 0},
+        {"scope": "network"},
         {"steps": 0},
         {"tokens": 0},
+        {"tokens": 1000},
+        {"warmup_tokens": 1000},
         {"test_scale": 0},
         {"scale_jitter": (480, 256)},
         {"scale_jitter": (0, 256)},

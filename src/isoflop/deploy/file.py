@@ -107,9 +107,10 @@ def read_model(path: Path) -> tuple[nn.Module, Plan | None, ModelSource]:
             f"{path} does not say how its model is built. Build it and pass it: "
             "isoflop.load(path, model). To have it built, save it with source='timm:NAME'."
         )
-    if source.spec.partition(":")[0] not in LIBRARIES:
+    foreign = [spec for spec in source.specs if spec.partition(":")[0] not in LIBRARIES]
+    if foreign:
         raise ModelFileError(
-            f"{path} names the function {source.spec!r} as the source of its model, which is not run "
+            f"{path} names the function {foreign[0]!r} as the source of its model, which is not run "
             "just because a file says so. Call it, and pass the model: isoflop.load(path, model)."
         )
     return _filled(path, source.build(plan), contents, compress=True), plan, source

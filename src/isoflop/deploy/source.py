@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from isoflop.errors import ModelFileError
 from isoflop.files import read_json
-from isoflop.models.specs import build_model, default_example_shape, example_inputs
+from isoflop.models.specs import (
+    build_model,
+    default_example_shape,
+    example_inputs,
+    takes_tokens,
+)
 from isoflop.plan import Plan
 from isoflop.transforms import TRANSFORMS, transform
 
@@ -27,20 +32,32 @@ class ModelSource:
         num_classes: Outputs of the classifier; None leaves the model's own default.
         in_channels: Channels of the images; likewise.
         base_width: Channels of the first stage; likewise.
+        vocab_size: Number of different tokens of a language model; likewise.
+        context: Longest sequence of a language model; likewise.
         input_shape: Shape of one sample; None leaves the model's own.
+        backbone: The classifier whose layers the model begins with; None if these are its own.
     """
 
     spec: str
     num_classes: int | None = None
     in_channels: int | None = None
     base_width: int | None = None
+    vocab_size: int | None = None
+    context: int | None = None
     input_shape: tuple[int, ...] | None = None
+    backbone: "BackboneSource | None" = None
 
     @classmethod
     def from_dict(cls, data: Any) -> "ModelSource":
         """Read back what `to_dict` returned."""
-        shape = data["input_shape"]
-        return cls(**{**data, "input_shape": None if shape is None else tuple(shape)})
+        shape, backbone = data["input_shape"], data.get("backbone")
+        return cls(
+            **{
+                **data,
+                "input_shape": None if shape is None else tuple(shape),
+                "backbone": None if backbone is None else BackboneSource.from_dict(backbone),
+            }
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -70,23 +87,72 @@ class ModelSource:
         model = build_model(
             self.spec,
             self.num_classes,
-            in_channels=self.in_channels,
+            # A backbone has channels of its own.
+            in_channels=self.in_channels if self.backbone is None else None,
             base_width=self.base_width,
+            vocab_size=self.vocab_size,
+            context=self.context,
+            backbone=None if self.backbone is None else self.backbone.build(),
         )
         if plan is None:
             return model
-        kind: Any = TRANSFORMS.get(plan.transform)
+        model = self.transformed(model, plan.transform, plan.config, plan.scope)
+        plan.check(model)
+        return model
+
+    def transformed(
+        self, model: nn.Module, name: str, options: dict[str, Any], scope: Any
+    ) -> nn.Module:
+        """Return a model transformed, freshly initialised.
+
+        Args:
+            model: The dense model, built as this says.
+            name: Registered name of the transform.
+            options: Its options.
+            scope: Whether the model or each of its layers meets the FLOP budget.
+        """
+        kind: Any = TRANSFORMS.get(name)
         try:
-            config = kind(**plan.config)
+            config = kind(**options)
         except TypeError as error:
             raise ModelFileError(
                 f"The plan's transform has other options here: {error}."
             ) from error
-        scope: Any = plan.scope
-        inputs = self.example_inputs(model)
-        model, _ = transform(model, config, example_inputs=inputs, scope=scope)
-        plan.check(model)
-        return model
+        return transform(model, config, example_inputs=self.example_inputs(model), scope=scope)[0]
+
+    @property
+    def specs(self) -> list[str]:
+        """The specs of the model and of its backbone."""
+        return [self.spec] if self.backbone is None else [self.spec, *self.backbone.source.specs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSource:
+    """How a classifier was built whose layers begin another model.
+
+    Attributes:
+        source: The dense classifier.
+        transform: Registered name of the transform; None if there was none.
+        config: Its options.
+        scope: Whether the model or each of its layers meets the FLOP budget.
+    """
+
+    source: ModelSource
+    transform: str | None
+    config: dict[str, Any] | None
+    scope: str
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "BackboneSource":
+        """Read back what `dataclasses.asdict` returned."""
+        return cls(**{**data, "source": ModelSource.from_dict(data["source"])})
+
+    def build(self) -> nn.Module:
+        """Return the classifier, freshly initialised."""
+        model = self.source.build(None)
+        if self.transform is None:
+            return model
+        return self.source.transformed(model, self.transform, self.config or {}, self.scope)
 
 
 def load_run(path: str | Path) -> tuple[nn.Module, Plan | None, ModelSource]:
@@ -107,14 +173,26 @@ def load_run(path: str | Path) -> tuple[nn.Module, Plan | None, ModelSource]:
     run = RunDirectory(path)
     config = read_json(run.config_path)
     model = restore(run.path).model
-    recipe = config["recipe"]
-    shape = tuple(recipe["input_shape"])
-    source = ModelSource(
-        spec=recipe["model"],
-        num_classes=recipe["num_classes"],
-        in_channels=None if shape[0] == 3 else shape[0],
-        base_width=recipe["base_width"],
-        input_shape=shape,
-    )
+    source = _source_of(config)
     planned = config["transform"] is not None and run.plan_path.exists()
     return model, Plan.load(run.plan_path) if planned else None, source
+
+
+def _source_of(config: dict[str, Any]) -> ModelSource:
+    """Return how the dense model of a run was built."""
+    recipe, backbone = config["recipe"], config.get("backbone")
+    shape = tuple(recipe["input_shape"])
+    sizes: dict[str, Any] = {"base_width": recipe["base_width"], "input_shape": shape}
+    if takes_tokens(recipe["model"]):
+        sizes |= {"vocab_size": recipe["num_classes"], "context": shape[0]}
+    else:
+        channels = None if shape[0] == 3 else shape[0]
+        sizes |= {"num_classes": recipe["num_classes"], "in_channels": channels}
+    if backbone is not None:
+        sizes["backbone"] = BackboneSource(
+            source=_source_of(backbone),
+            transform=backbone["transform"],
+            config=backbone["transform_config"],
+            scope=backbone["scope"],
+        )
+    return ModelSource(spec=recipe["model"], **sizes)

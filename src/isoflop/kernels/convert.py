@@ -1,5 +1,7 @@
 """From dense layers with masks to layers that store non-zeros only, and back."""
 
+import importlib
+
 import torch
 from torch import Tensor, nn
 
@@ -45,16 +47,27 @@ def densify(model: nn.Module) -> nn.Module:
     storage work on. Optimizers that train the compressed layers do not follow.
 
     Returns:
-        The model, or its replacement where the model itself is a compressed layer. Hugging Face's
-        Conv1D comes back as an `nn.Linear`.
+        The model, or its replacement where the model itself is a compressed layer.
     """
     new: dict[nn.Module, nn.Module] = {}
     for layer in model.modules():
         if isinstance(layer, SparseLayer):
-            dense, mask = layer.to_dense(), layer.mask()
-            set_mask(dense, "weight", mask.t().contiguous() if layer.flipped else mask)
+            dense = _conv1d(layer.to_dense()) if layer.flipped else layer.to_dense()
+            set_mask(dense, "weight", layer.mask())
             new[layer] = dense
     return replace_modules(model, new)
+
+
+def _conv1d(linear: nn.Module) -> nn.Module:
+    """Return the layer of GPT-2, whose weight is (in, out), that computes what `linear` does."""
+    # Where there was such a layer, there is transformers.
+    kind = importlib.import_module("transformers.pytorch_utils").Conv1D
+    weight = linear.get_parameter("weight")
+    with torch.device("meta"):  # without drawing random numbers
+        layer = kind(*weight.shape)
+    layer.weight = nn.Parameter(weight.detach().t().contiguous(), weight.requires_grad)
+    layer.bias = linear.bias
+    return layer.train(linear.training)
 
 
 @torch.no_grad()

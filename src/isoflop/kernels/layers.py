@@ -267,7 +267,8 @@ class SparseLinear(SparseLayer):
 
     def to_dense(self) -> nn.Linear:
         """Return the dense layer with the same weight, zeros included."""
-        layer = nn.Linear(self.in_features, self.out_features, bias=False)
+        # On the meta device, where it draws no random numbers.
+        layer = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         layer.weight = nn.Parameter(self.index.to_dense(self.values.detach())[:, :, 0, 0])
         layer.bias = self.bias
         return layer.train(self.training)
@@ -379,6 +380,7 @@ class SparseConv2d(SparseLayer):
             self.dilation,
             self.groups,
             bias=False,
+            device="meta",  # where it draws no random numbers
         )
         layer.weight = nn.Parameter(self.index.to_dense(self.values.detach()))
         layer.bias = self.bias

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from isoflop.errors import IsoflopError
 from isoflop.models.extras import require
 from isoflop.models.registry import register_model
 
 CONTEXT = 2048
+_MINI_HEAD = 32
 VOCAB_SIZE = 50257
 
 
@@ -97,6 +99,17 @@ def _register(name: str, config: Gpt3Config) -> None:
 
 for _name, _config in GPT3_CONFIGS.items():
     _register(_name, _config)
+
+
+@register_model("gpt_mini", input_shape=(256,), kind="tokens")
+def gpt_mini(vocab_size: int = 257, context: int = 256, base_width: int = 128) -> nn.Module:
+    """Small GPT of 4 layers with heads of size 32, for bytes; width 128, context 256."""
+    heads, rest = divmod(base_width, _MINI_HEAD)
+    if rest or not heads:
+        raise IsoflopError(
+            f"The width of gpt_mini must be a multiple of {_MINI_HEAD}, not {base_width}."
+        )
+    return gpt3(Gpt3Config(layers=4, width=base_width, heads=heads), vocab_size, context)
 
 
 @register_model("gpt3_small_blocks", input_shape=(256,), kind="tokens")

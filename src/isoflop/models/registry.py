@@ -18,11 +18,13 @@ class ModelEntry:
         build: The builder.
         input_shape: Shape of one sample.
         kind: What a sample is: an image of floats, or token numbers.
+        backbone: Path of the layers that may come from a trained classifier; None if there are none.
     """
 
     build: Callable[..., nn.Module]
     input_shape: tuple[int, ...]
     kind: Literal["image", "tokens"] = "image"
+    backbone: str | None = None
 
     def __post_init__(self) -> None:
         # The docstring and the signature of an entry are its builder's.
@@ -34,11 +36,15 @@ class ModelEntry:
 
 
 MODELS: Registry[ModelEntry] = Registry("isoflop model")
-"""Entries by name; image models take `num_classes` and `in_channels`, some `base_width` too."""
+"""Entries by name; image models take `num_classes` and `in_channels`, some `base_width` or `backbone`
+too."""
 
 
 def register_model(
-    name: str, input_shape: tuple[int, ...], kind: Literal["image", "tokens"] = "image"
+    name: str,
+    input_shape: tuple[int, ...],
+    kind: Literal["image", "tokens"] = "image",
+    backbone: str | None = None,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Decorator that registers a model builder, which it returns as it was.
 
@@ -46,10 +52,12 @@ def register_model(
         name: Name of the model.
         input_shape: Shape of one sample.
         kind: What a sample is: an image of floats, or token numbers.
+        backbone: Path of the layers that may come from a trained classifier, which the builder takes
+            as its option `backbone`.
     """
 
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        MODELS.register(name)(ModelEntry(build, input_shape, kind))
+        MODELS.register(name)(ModelEntry(build, input_shape, kind, backbone))
         return build
 
     return add

@@ -8,7 +8,7 @@ import contextlib
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ def build_model(
     *,
     in_channels: int | None = None,
     base_width: int | None = None,
+    vocab_size: int | None = None,
+    context: int | None = None,
+    backbone: nn.Module | None = None,
     meta: bool = False,
 ) -> nn.Module:
     """Build a freshly initialised model.
@@ -40,6 +43,10 @@ def build_model(
         num_classes: Outputs of the classifier; None leaves the model's own default.
         in_channels: Channels of the images; None leaves the model's own default.
         base_width: Channels of the first stage, where the model can be scaled so.
+        vocab_size: Number of different tokens of a language model; likewise.
+        context: Longest sequence of a language model; likewise.
+        backbone: A classifier whose layers but the last the model begins with, where it can; they are
+            used themselves, not copied.
         meta: Build without memory for the weights, which is enough to count and to plan; a model
             whose constructor needs values, such as torchvision's RegNet, is built with them.
 
@@ -54,6 +61,9 @@ def build_model(
             "num_classes": num_classes,
             "in_channels": in_channels,
             "base_width": base_width,
+            "vocab_size": vocab_size,
+            "context": context,
+            "backbone": backbone,
         }.items()
         if value is not None
     }
@@ -101,10 +111,14 @@ def example_inputs(spec: str, shape: tuple[int, ...], *, meta: bool = False) -> 
         shape: Shape of the batch.
         meta: Make them on the meta device.
     """
-    source, name = _split(spec)
-    tokens = source == "hf" or (source == "isoflop" and MODELS.get(name).kind == "tokens")
-    dtype = torch.long if tokens else torch.get_default_dtype()
+    dtype = torch.long if takes_tokens(spec) else torch.get_default_dtype()
     return torch.zeros(shape, dtype=dtype, device="meta" if meta else None)
+
+
+def takes_tokens(spec: str) -> bool:
+    """Return whether the model that `spec` names takes token numbers, as far as the name tells."""
+    source, name = _split(spec)
+    return source == "hf" or (source == "isoflop" and MODELS.get(name).kind == "tokens")
 
 
 def _split(spec: str) -> tuple[str, str]:
@@ -125,7 +139,7 @@ def _not_taken(spec: str, option: str) -> IsoflopError:
     return IsoflopError(f"{spec!r} does not take {option}; leave it out or use another model.")
 
 
-def _rename(spec: str, options: dict[str, Any], names: dict[str, str | None]) -> dict[str, Any]:
+def _rename(spec: str, options: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     renamed = {}
     for key, value in options.items():
         target = names.get(key)
@@ -154,7 +168,7 @@ def _from_timm(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
     timm = require("timm", "vision")
     if not timm.is_model(name):
         raise _unknown(spec, name, timm.list_models(), "timm.list_models()")
-    names = {"num_classes": "num_classes", "in_channels": "in_chans", "base_width": None}
+    names = {"num_classes": "num_classes", "in_channels": "in_chans"}
     return timm.create_model(name, pretrained=False, **_rename(spec, options, names))
 
 
@@ -176,7 +190,16 @@ def _from_torchvision(spec: str, name: str, options: dict[str, Any]) -> nn.Modul
 
 def _from_hf(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
     transformers = require("transformers", "text")
-    options = _rename(spec, options, {"num_classes": "num_labels"})
+    names = {
+        "num_classes": "num_labels",
+        "vocab_size": "vocab_size",
+        "context": "max_position_embeddings",
+    }
+    options = _rename(spec, options, names)
+    if "vocab_size" in options:
+        # The defaults are the ends of the vocabulary of the family, which a smaller one lacks.
+        last = options["vocab_size"] - 1
+        options |= {"bos_token_id": last, "eos_token_id": last, "pad_token_id": None}
     if name in transformers.CONFIG_MAPPING:  # a family's name needs no download
         config = transformers.AutoConfig.for_model(name, **options)
     else:

@@ -19,7 +19,7 @@ from isoflop.training.rundir import RunDirectory
 from isoflop.training.tasks import TASKS
 
 # What may differ between the runs of one group.
-SEED_OPTIONS = ("seed", "data", "spectra")
+SEED_OPTIONS = ("seed", "data", "spectra", "backbone_run")
 
 # Methods that are written otherwise than they are registered.
 METHOD_NAMES: dict[str, str] = {
@@ -180,6 +180,8 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
 
 def label(config: Mapping[str, Any]) -> str:
     """Return a short name for the runs with this `config.json`."""
+    if config.get("backbone") is not None:
+        return f"{label(config['backbone'])} backbone"
     transform, sparsity, method = config["transform"], config["sparsity"], config["method"]
     method_name = METHOD_NAMES.get(method) or str(method)
     if config.get("storage") == "compressed":
@@ -215,7 +217,11 @@ def _distinct_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the labels; where several are equal, with the options in which they differ."""
     labels = [label(config) for config in configs]
     options = [
-        {key: value for key, value in flat(config).items() if key not in SEED_OPTIONS}
+        {
+            key: value
+            for key, value in flat(config).items()
+            if key.partition(".")[0] not in SEED_OPTIONS
+        }
         for config in configs
     ]
     result = []

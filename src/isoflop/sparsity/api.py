@@ -1,11 +1,11 @@
 """`sparsify`: from a model, an optimizer and a method to a sparsifier."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isoflop.plan import Plan
@@ -19,7 +19,7 @@ from isoflop.sparsity.method import METHODS, Method
 from isoflop.sparsity.patterns import Pattern
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches, Loss, Start
-from isoflop.sparsity.targets import from_plan, from_sparsity, plain_plan
+from isoflop.sparsity.targets import from_masks, from_plan, from_sparsity, plain_plan
 from isoflop.surgery import ExampleInputs
 
 
@@ -30,6 +30,7 @@ def sparsify(
     *,
     plan: Plan | None = None,
     sparsity: float | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     allocation: Allocation | str | None = None,
     pattern: Pattern | str = "unstructured",
     storage: Literal["masked", "compressed"] = "masked",
@@ -58,6 +59,9 @@ def sparsify(
             meet the plan's FLOPs on average over all steps.
         sparsity: Without a plan: the fraction of the maskable weights that is zero, in [0, 1); in
             the end, for methods that prune during training.
+        masks: In place of a plan or a sparsity: the masks to begin with, boolean and shaped like the
+            weights, by parameter name; all other weights stay dense. For methods that would begin with
+            random masks; with `isoflop.Static` these masks never change.
         allocation: How sparsity is spread over the layers; a registered name or a function. By
             default that of the plan, or uniform. Another one than the plan's is solved anew for
             the plan's FLOPs.
@@ -94,7 +98,7 @@ def sparsify(
     arguments.check_optimizer(optimizer)
     arguments.check_unmasked(model)
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    arguments.check_budget(method, plan, sparsity, exclude)
+    arguments.check_budget(method, plan, sparsity, masks, exclude)
     arguments.check_needs(method, calibration=calibration, loss=loss, example_inputs=example_inputs)
     arguments.check_whole(model, method, traced=plan is None and example_inputs is not None)
 
@@ -106,6 +110,8 @@ def sparsify(
     targets = []
     if method.masks_weights and budget is not None:
         targets = from_plan(model, budget)
+    elif masks is not None:
+        targets = from_masks(model, masks)
     elif method.masks_weights:
         assert sparsity is not None
         targets = from_sparsity(
@@ -127,6 +133,8 @@ def sparsify(
     layout = Layout(tuple(targets), tuple(prices), pattern)
     counts = layout.feasible([target.nnz for target in targets])
     arguments.check_pattern(layout, counts, plan)
+    if masks is not None:
+        arguments.check_masks(masks, pattern)
     course = None
     if method.ramp is not None:
         course = plan_course(
@@ -144,13 +152,16 @@ def sparsify(
         loss=loss,
         example_inputs=example_inputs,
     )
-    masks = method.initial_masks(start) if targets else []
-    counts = [int(mask.sum()) for mask in masks]
+    if masks is None:
+        first = method.initial_masks(start) if targets else []
+    else:
+        first = [masks[name] for name in layout.names]
+    counts = [int(mask.sum()) for mask in first]
     if storage == "compressed":
         stored = CompressedWeights(model, targets, optimizer, pattern)
     else:
         stored = method.masked_storage(targets, optimizer)
-    stored.begin(masks)
+    stored.begin(first)
     layout = dataclasses.replace(layout, targets=stored.targets)
     if course is not None:
         course = dataclasses.replace(course, layout=layout)

@@ -1,10 +1,10 @@
 """Checks of the arguments of `sparsify`, made before anything is changed."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer, SparseAdam
 
 from isoflop.budget import TOLERANCE, reallocate
@@ -201,10 +201,38 @@ def check_unmasked(model: nn.Module) -> None:
         )
 
 
+def check_masks(masks: Mapping[str, Tensor], pattern: Pattern) -> None:
+    """Raise unless all masks obey the pattern."""
+    broken = [name for name, mask in masks.items() if not pattern.check(mask)]
+    if broken:
+        raise IsoflopError(
+            f"The masks of {some_of(broken)} do not obey the pattern {pattern}. Pass others, or the "
+            "pattern that they obey."
+        )
+
+
 def check_budget(
-    method: Method, plan: Plan | None, sparsity: float | None, exclude: Sequence[str]
+    method: Method,
+    plan: Plan | None,
+    sparsity: float | None,
+    masks: Mapping[str, Tensor] | None,
+    exclude: Sequence[str],
 ) -> None:
     """Raise unless exactly one valid budget is given, or none for a dense method."""
+    if masks is not None:
+        if plan is not None or sparsity is not None or exclude:
+            raise IsoflopError(
+                "Pass masks alone, without plan, sparsity and exclude: they say themselves what is "
+                "masked, and how much of it."
+            )
+        random = type(method).initial_masks is Method.initial_masks
+        if not method.masks_weights or not random or method.ramp is not None:
+            raise IsoflopError(
+                f"The method {method.name!r} chooses its own masks, or none, and cannot begin with "
+                "those that are passed. Use one that begins with random masks, such as isoflop.Static() "
+                "or isoflop.RigL()."
+            )
+        return
     if plan is not None and sparsity is not None:
         raise IsoflopError("Pass either plan or sparsity, not both: the plan sets the sparsity.")
     if plan is not None and not isinstance(plan, Plan):

@@ -1,7 +1,7 @@
 """Which weights of a model are sparse, and how many non-zeros each keeps."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,6 +114,29 @@ def from_plan(model: nn.Module, plan: Plan) -> list[MaskedTarget]:
         path, _, parameter = layer.parameter.rpartition(".")
         module = model.get_submodule(path)
         targets.append(MaskedTarget(layer.parameter, layer.nnz, module, parameter))
+    return targets
+
+
+def from_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> list[MaskedTarget]:
+    """Return the weights that have a mask, with its number of active positions."""
+    targets = []
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise IsoflopError(
+                f"There is a mask for {name!r}, which is no parameter of {type(model).__name__}. Pass "
+                "masks by the names of `model.named_parameters()`."
+            )
+        shape = tuple(parameters[name].shape)
+        if mask.dtype != torch.bool or tuple(mask.shape) != shape or not mask.any():
+            raise IsoflopError(
+                f"The mask of {name!r} must be boolean, of shape {shape} like the weight, and not empty; "
+                f"it is {mask.dtype} of shape {tuple(mask.shape)} with {int(mask.sum())} active "
+                "positions."
+            )
+        path, _, parameter = name.rpartition(".")
+        module = model.get_submodule(path)
+        targets.append(MaskedTarget(name, int(mask.sum()), module, parameter))
     return targets
 
 

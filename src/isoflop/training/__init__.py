@@ -1,6 +1,7 @@
 """Training: recipes, data, the loop, and the run directory that it writes."""
 
-from isoflop.training import image_recipes  # noqa: F401  (registers recipes)
+# These register recipes.
+from isoflop.training import image_recipes, language_recipes, transfer_recipes  # noqa: F401
 from isoflop.training.configs import build_method, build_transform
 from isoflop.training.data import DATASETS, ImageData, load_dataset
 from isoflop.training.images import ImageFolderData

@@ -15,10 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from isoflop.budget import TOLERANCE
 from isoflop.errors import IsoflopError
 from isoflop.files import write_json, write_lines
 from isoflop.models.extras import require
 from isoflop.sparsity.method import Method
+from isoflop.training.accumulate import micro_batches
+from isoflop.training.backbone import find_backbone
 from isoflop.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -80,12 +83,15 @@ def train(
     allocation: str = "uniform",
     pattern: str = "unstructured",
     storage: Literal["masked", "compressed"] = "masked",
-    scope: Literal["model", "layers"] = "model",
+    scope: Literal["model", "layers"] | None = None,
     seed: int = 0,
     data: str | Path | None = None,
+    accumulate: int = 1,
     workers: int | None = None,
     spectra: str | None = None,
     shard: bool = False,
+    backbone: str | Path | None = None,
+    backbone_gap: float = TOLERANCE,
     resume: bool = False,
     quiet: bool = False,
     stop_after_epochs: int | None = None,
@@ -104,15 +110,22 @@ def train(
         allocation: How plain sparse training spreads its sparsity over the layers.
         pattern: Which weights may be non-zero together, such as ``"2:4"``.
         storage: How sparse weights are stored, ``"masked"`` or ``"compressed"``.
-        scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget.
+        scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget; None for
+            the recipe's.
         seed: Seed of initialisation, masks, order and augmentation.
         data: Folder of the data set, for those that need one.
+        accumulate: Parts that each process cuts its share of a batch into, to be run one after
+            another, where a whole one needs too much memory. The step is the same up to rounding
+            (but for BatchNorm, which sees each part alone).
         workers: Processes that read samples for each training process, where these stay in files; 0
             reads them in the training process, None as many as are useful. Does not change the result.
         spectra: How often to measure the spectra of the masks, such as ``"every=1epoch"`` or
             ``"every=100steps"``; by default never. They are measured before the first step too.
         shard: Spread parameters, masks, gradients and optimizer state over all processes (FSDP2),
             instead of keeping a copy in each. Does not change the result but for rounding.
+        backbone: Directory of a run that trained a classifier, whose layers but the last the recipe's
+            model begins with. Their masks stay as they are; `method` is left at its default.
+        backbone_gap: Largest relative gap between the FLOPs of these layers and of the dense model's.
         resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
             as that of a run that was never interrupted; on several processes, up to rounding.
         quiet: Show no progress.
@@ -135,25 +148,39 @@ def train(
         )
     accelerator = build_accelerator(recipe.mixed_precision, shard=shard)
     require("tensorboard", "train")
+    run = RunDirectory(out)
+    method = build_method(method, recipe) if isinstance(method, str) else method
+    found = find_backbone(backbone, run, resume=resume, tolerance=backbone_gap)
+    if found is not None:
+        method = found.method(method)
+        if found.sparse and recipe.sparse_lr is not None:
+            recipe = recipe.replace(lr=recipe.sparse_lr)
     job = Job(
         recipe=recipe,
         transform=transform,
-        method=build_method(method, recipe) if isinstance(method, str) else method,
+        method=method,
         sparsity=sparsity,
         allocation=allocation,
         pattern=pattern,
         storage=storage,
-        scope=scope,
+        scope=scope or recipe.scope,
         seed=seed,
         data=None if data is None else str(data),
+        accumulate=accumulate,
         spectra=spectra,
+        backbone=found,
     )
     job.check()
     if stop_after_epochs is not None and stop_after_epochs < 1:
         raise IsoflopError(f"stop_after_epochs must be at least 1, not {stop_after_epochs}.")
     if workers is not None and workers < 0:
         raise IsoflopError(f"workers must not be negative, not {workers}.")
-    run = RunDirectory(out)
+    share = recipe.batch_size // accelerator.num_processes
+    if accumulate > max(1, share):
+        raise IsoflopError(
+            f"accumulate {accumulate} exceeds the {share} samples that each process has of a batch. "
+            "Choose a smaller one."
+        )
     if accelerator.is_main_process:
         run.check(job.config(), resume=resume)
     accelerator.wait_for_everyone()
@@ -236,7 +263,9 @@ def _run(
     main = accelerator.is_main_process
     if main:
         run.cut(progress.step if state is not None else -1)
-    seen = min(steps * recipe.batch_size, dataset.samples or steps * recipe.batch_size)
+    seen = steps * recipe.batch_size
+    if recipe.steps is None and recipe.tokens is None and dataset.samples is not None:
+        seen = min(seen, dataset.samples)
     display = Display(
         recipe.epochs, seen * recipe.epochs, seen * progress.epoch, metric, quiet=quiet or not main
     )
@@ -302,7 +331,7 @@ def _run(
                 if sparsifier.plan is not None:
                     sparsifier.plan.save(run.plan_path)
             accelerator.wait_for_everyone()
-    summary = _summary(job, setup, progress, accelerator)
+    summary = _summary(job, setup, dataset, progress, accelerator)
     summary["spectra_seconds"] = observer.spectra_seconds
     summary["skipped"] = len(dataset.skipped)
     if main and progress.epoch == recipe.epochs:
@@ -342,10 +371,18 @@ def _train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         flops = 2 * sparsifier.step_macs()
-        loss = task.loss(recipe, model(inputs), targets)
         # Gradients are averaged over the processes, of which some may have a sample more.
         count = recipe.samples_of_batch(index, dataset.samples)
-        accelerator.backward(loss * (len(targets) * processes / count))
+        # As many parts on every process, also of a last batch that is smaller.
+        least = min(job.accumulate, max(1, count // processes))
+        parts = list(micro_batches(inputs, targets, least))
+        for part, (x, y) in enumerate(parts, 1):
+            # Processes exchange their gradients once, when these are complete.
+            apart = contextlib.nullcontext() if part == len(parts) else accelerator.no_sync(model)
+            with apart:
+                loss = task.loss(recipe, model(x), y)
+                accelerator.backward(loss * (len(y) * processes / count))
+            total += torch.stack([loss.detach() * len(y), loss.new_tensor(len(y))])
         if recipe.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.step()
@@ -353,7 +390,6 @@ def _train_epoch(
 
         progress.step += 1
         progress.training_flops += flops * count
-        total += torch.stack([loss.detach() * len(targets), loss.new_tensor(len(targets))])
         display.advance(count)
         after_step()
     total = accelerator.reduce(total)
@@ -366,7 +402,9 @@ def _train_epoch(
     return mean
 
 
-def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> dict[str, Any]:
+def _summary(
+    job: Job, setup: Setup, dataset: TaskData, progress: Progress, accelerator: Any
+) -> dict[str, Any]:
     config = job.config()
     nnz, numel = count_weights(setup)
     sparsifier = setup.sparsifier
@@ -380,6 +418,7 @@ def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> di
         "metric": metric,
         **progress.measures,
         f"best_{metric}": progress.best,
+        **dataset.facts(),
         "macs": macs,
         "dense_macs": setup.dense_macs,
         "unmasked_macs": unmasked_macs,
@@ -389,6 +428,7 @@ def _summary(job: Job, setup: Setup, progress: Progress, accelerator: Any) -> di
         "nnz": nnz,
         "numel": numel,
         "density": sparsifier.density(),
+        **({} if setup.backbone is None else {"backbone": setup.backbone}),
         "seconds": progress.seconds,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,

@@ -29,3 +29,6 @@ class Metric:
 
 
 ACCURACY = Metric(name="accuracy", label="Test accuracy (%)", unit="%")
+PERPLEXITY = Metric(name="perplexity", label="Test perplexity", higher_is_better=False)
+AVERAGE_PRECISION = Metric(name="ap", label="Average precision (%)", unit="%")
+MEAN_IOU = Metric(name="miou", label="Mean intersection over union (%)", unit="%")

@@ -18,6 +18,7 @@ _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("multistep", "cosine", "poly"),
     "schedule_by": ("epoch", "step"),
+    "scope": ("model", "layers"),
     "mixed_precision": (None, "no", "fp16", "bf16"),
 }
 
@@ -58,6 +59,8 @@ class Recipe:
     """The optimizer (paper, C.1)."""
     lr: float = 0.1
     """Initial learning rate (paper, C.1)."""
+    sparse_lr: float | None = None
+    """Initial learning rate where the model begins with a sparse backbone; none for `lr`."""
     momentum: float = 0.9
     """Momentum of SGD (paper, C.1)."""
     nesterov: bool = True
@@ -94,6 +97,10 @@ class Recipe:
     """Tokens of the linear rise, beside those of the others."""
     warmup_lr: float = 0.0
     """Where the linear rise begins."""
+    scope: Literal["model", "layers"] = "model"
+    """What meets the FLOP budget of a transform: the whole model, or each layer (the paper's GPT)."""
+    test_tokens: int | None = None
+    """Tokens of held-out text that are enough to measure a language model; none for all there are."""
     label_smoothing: float = 0.0
     """Label smoothing of the loss; the paper has it for ImageNet only (0.1)."""
     scale_jitter: tuple[int, int] | None = None
@@ -101,6 +108,9 @@ class Recipe:
     keep their size (paper, C.1: ImageNet)."""
     test_scale: int | None = None
     """Shorter side of a test image before its central crop, likewise."""
+    scale_range: tuple[float, float] | None = None
+    """Least and largest factor by which a training image is scaled before its random crop, for
+    segmentation (paper, C.3.4)."""
     alpha: float = 0.3
     """Fraction of the weights that the first mask update moves (paper, section 4; RigL)."""
     update_every: int = 100
@@ -114,13 +124,22 @@ class Recipe:
         for field in positive:
             if getattr(self, field) < 1:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
-        for field in ("base_width", "steps", "tokens", "test_scale"):
+        for field in ("base_width", "steps", "tokens", "test_scale", "test_tokens"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise IsoflopError(f"{field} must be at least 1, not {getattr(self, field)}.")
         if self.steps is not None and self.tokens is not None:
             raise IsoflopError("A recipe trains for a number of steps or of tokens, not both.")
+        if (self.tokens or self.warmup_tokens) and len(self.input_shape) != 1:
+            raise IsoflopError(
+                "tokens and warmup_tokens are for language models, whose input_shape is the context; a "
+                f"sample of {self.name!r} has the shape {self.input_shape}. Use epochs or steps."
+            )
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise IsoflopError(f"lr must be positive, not {self.lr}.")
+        if self.sparse_lr is not None and not (
+            math.isfinite(self.sparse_lr) and self.sparse_lr > 0
+        ):
+            raise IsoflopError(f"sparse_lr must be positive, not {self.sparse_lr}.")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise IsoflopError(f"clip_norm must be positive, not {self.clip_norm}.")
         for field in _NOT_NEGATIVE:
@@ -130,6 +149,8 @@ class Recipe:
             raise IsoflopError(
                 f"scale_jitter must be two lengths in order, not {self.scale_jitter}."
             )
+        if self.scale_range is not None and not 0 < self.scale_range[0] <= self.scale_range[1]:
+            raise IsoflopError(f"scale_range must be two factors in order, not {self.scale_range}.")
         if not 0 < self.alpha <= 1 or not 0 <= self.end_fraction <= 1:
             raise IsoflopError("alpha must be in (0, 1] and end_fraction in [0, 1].")
         for field, known in _CHOICES.items():

@@ -15,7 +15,7 @@ from isoflop.surgery import replace_modules
 from isoflop.training.checkpoint import PREFIX, STATE, load_checkpoint
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
-from isoflop.training.tasks import TASKS
+from isoflop.training.tasks import TASKS, TransferTask
 from isoflop.transforms import TRANSFORMS
 from isoflop.transforms import transform as apply_transform
 
@@ -26,11 +26,13 @@ class Restored:
 
     Attributes:
         model: The model, with its masks, on the CPU; also if the run had compressed storage.
+        recipe: The recipe of the run.
         epoch: Epochs of training behind it.
         step: Optimizer steps behind it.
     """
 
     model: nn.Module
+    recipe: Recipe
     epoch: int
     step: int
 
@@ -44,7 +46,7 @@ def restore(path: str | Path) -> Restored:
     Raises:
         RunDirectoryError: There is no run, it has no checkpoint, or a file of it is damaged.
     """
-    run = RunDirectory(_run_of(Path(path)))
+    run = RunDirectory(run_of(Path(path)))
     if not run.config_path.exists():
         raise RunDirectoryError(f"{path} is no run directory and no checkpoint of one.")
     config = read_json(run.config_path)
@@ -54,13 +56,14 @@ def restore(path: str | Path) -> Restored:
             f"The run in {run.path} has no checkpoint yet. Wait for its first epoch."
         )
     try:
+        recipe = recipe_of(config)
         model = _build(config)
         _put_masks(model, state["model"])
         _compress(model, state["model"])
         model.load_state_dict(state["model"])
         densify(model)
         progress = state["progress"]
-        return Restored(model, progress["epoch"], progress["step"])
+        return Restored(model, recipe, progress["epoch"], progress["step"])
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise RunDirectoryError(
             f"The checkpoint in {run.path} does not fit the model of its config.json: {error}. Was "
@@ -68,18 +71,28 @@ def restore(path: str | Path) -> Restored:
         ) from error
 
 
-def _run_of(path: Path) -> Path:
+def run_of(path: Path) -> Path:
+    """Return the run directory of a checkpoint, of the file in it, or of itself."""
     if path.name == STATE:
         path = path.parent
     return path.parent if path.name.startswith(PREFIX) else path
 
 
-def _build(config: dict[str, Any]) -> nn.Module:
+def recipe_of(config: dict[str, Any]) -> Recipe:
+    """Return the recipe in the configuration of a run."""
     values: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in config["recipe"].items()
     }
-    recipe = Recipe(**values)
+    return Recipe(**values)
+
+
+def _build(config: dict[str, Any]) -> nn.Module:
+    """Return the model of a run, freshly initialised and without masks."""
+    recipe = recipe_of(config)
     task = TASKS.get(recipe.task)
+    if config.get("backbone") is not None:
+        assert isinstance(task, TransferTask)
+        return task.build_on(recipe, _build(config["backbone"]))
     model = task.build_model(recipe)
     if config["transform"] is None:
         return model

@@ -11,6 +11,7 @@
 | `checkpoint-…` | the state after the latest epoch |
 | `tensorboard/` | the metrics once more, for TensorBoard |
 | `summary.json` | the result; exists once the run is complete |
+| `evaluation.json` | what `isoflop evaluate` measured |
 """
 
 import contextlib
@@ -27,8 +28,8 @@ from isoflop.files import read_json, write_json, write_lines
 
 LOCK = ".lock"
 
-# Where the data lie does not change a run.
-IGNORED_ON_RESUME = frozenset({"data"})
+# Where data and backbone lie does not change a run.
+IGNORED_ON_RESUME = frozenset({"data", "backbone_run.path"})
 
 
 class RunDirectory:
@@ -75,6 +76,11 @@ class RunDirectory:
     def summary_path(self) -> Path:
         """The result of a complete run."""
         return self.path / "summary.json"
+
+    @property
+    def evaluation_path(self) -> Path:
+        """What was measured after training."""
+        return self.path / "evaluation.json"
 
     def check(self, config: dict[str, Any], *, resume: bool) -> None:
         """Raise unless a run with these options may start or go on here. Writes nothing.

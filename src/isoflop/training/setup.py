@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from isoflop.errors import IsoflopError
 from isoflop.flops import profile
+from isoflop.masks import named_masks, remove_mask
 from isoflop.models.extras import require
 from isoflop.plan import Plan
 from isoflop.sparsity.api import sparsify
@@ -17,6 +18,7 @@ from isoflop.sparsity.method import METHODS, Method
 from isoflop.sparsity.patterns import parse_pattern
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches
+from isoflop.training.backbone import Backbone
 from isoflop.training.interval import Interval
 from isoflop.training.recipes import Recipe
 from isoflop.training.sharding import shard
@@ -39,11 +41,18 @@ class Job:
     scope: Literal["model", "layers"]
     seed: int
     data: str | None
+    accumulate: int = 1
     spectra: str | None = None
+    backbone: Backbone | None = None
 
     def check(self) -> None:
         """Raise `IsoflopError` if the options contradict each other."""
         dense = not self.method.masks_weights
+        if self.backbone is not None and (self.transform is not None or self.sparsity is not None):
+            raise IsoflopError(
+                "A backbone is transformed and sparse already, or neither: leave out --transform and "
+                "--sparsity, and give them when training the classifier."
+            )
         if self.transform is not None and self.sparsity is not None:
             raise IsoflopError(
                 "With a transform the sparsity belongs to the transform, such as "
@@ -54,7 +63,8 @@ class Job:
                 "Dense training has no sparsity. Choose a sparse method, such as --method rigl, or "
                 "leave out --sparsity."
             )
-        if self.transform is None and not dense and self.sparsity is None:
+        untransformed = self.transform is None and self.backbone is None
+        if untransformed and not dense and self.sparsity is None:
             raise IsoflopError(
                 f"The method {self.method.name!r} needs a sparsity: give --sparsity 0.9, or a "
                 "transform with its own, such as --transform wide --sparsity 0.75."
@@ -67,6 +77,8 @@ class Job:
                     "A dense model has no masks, so it has no spectra. Leave out --spectra, or choose "
                     "a sparse method, such as --method rigl."
                 )
+        if self.accumulate < 1:
+            raise IsoflopError(f"accumulate must be at least 1, not {self.accumulate}.")
         if self.seed < 0:
             raise IsoflopError(f"The seed must not be negative, not {self.seed}.")
 
@@ -86,7 +98,10 @@ class Job:
             "storage": self.storage,
             "seed": self.seed,
             "data": self.data,
+            "accumulate": self.accumulate,
             "spectra": self.spectra,
+            "backbone": None if self.backbone is None else self.backbone.config,
+            "backbone_run": None if self.backbone is None else self.backbone.origin,
         }
 
 
@@ -100,6 +115,7 @@ class Setup:
         sparsifier: What keeps it sparse.
         dense_macs: MACs of one forward pass of the dense model on one sample.
         sharded: Whether all of this is spread over several processes.
+        backbone: What the trained backbone costs and what it is; None if there is none.
     """
 
     model: nn.Module
@@ -107,6 +123,7 @@ class Setup:
     sparsifier: Sparsifier
     dense_macs: int
     sharded: bool
+    backbone: dict[str, Any] | None = None
 
 
 def build(
@@ -132,9 +149,14 @@ def build(
     task = TASKS.get(recipe.task)
     inputs = task.example_inputs(recipe)
     require("accelerate.utils", "train").set_seed(job.seed)
-    model = task.build_model(recipe)
+    model = task.build_model(recipe) if job.backbone is None else job.backbone.network(recipe)
     plan: Plan | None = None
-    if job.transform is None:
+    costs = masks = None
+    if job.backbone is not None:
+        costs = job.backbone.costs(recipe, model)
+        dense_macs = costs.pop("dense_network_macs")
+        masks = _take_masks(model)
+    elif job.transform is None:
         dense_macs = profile(model, inputs).macs
     else:
         model, plan = apply_transform(
@@ -152,6 +174,7 @@ def build(
         job.method,
         plan=plan,
         sparsity=job.sparsity,
+        masks=masks or None,
         allocation=job.allocation,
         pattern=job.pattern,
         storage=job.storage,
@@ -169,7 +192,16 @@ def build(
         sparsifier=sparsifier,
         dense_macs=dense_macs,
         sharded=sharded,
+        backbone=costs,
     )
+
+
+def _take_masks(model: nn.Module) -> dict[str, Tensor]:
+    """Return the masks of a model by parameter name, and leave it without."""
+    found = list(named_masks(model))
+    for _, module, parameter, _ in found:
+        remove_mask(module, parameter)
+    return {name: mask for name, _, _, mask in found}
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -201,6 +201,10 @@ class ImageFolderData:
         right, seen = accelerator.reduce(counts).tolist()
         return {"accuracy": 100.0 * right / seen}
 
+    def facts(self) -> dict[str, Any]:
+        """Return nothing: the name of the data set tells what they are."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the images that could not be read; the number of the epoch tells all else."""
         return {"skipped": self.skipped}

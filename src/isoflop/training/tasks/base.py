@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,10 @@ class TaskData(Protocol):
         """
         ...
 
+    def facts(self) -> dict[str, Any]:
+        """Return what a summary says of the data, such as what identifies them."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return where a stream stands after the epochs so far; empty where epochs tell all."""
         ...
@@ -111,6 +115,19 @@ class Task(Protocol):
 
     def loss(self, recipe: Recipe, outputs: Any, targets: Any) -> Tensor:
         """Return the mean loss of a batch."""
+        ...
+
+
+@runtime_checkable
+class TransferTask(Task, Protocol):
+    """A task whose models can begin with the layers of a trained classifier."""
+
+    def build_on(self, recipe: Recipe, classifier: nn.Module) -> nn.Module:
+        """Return the recipe's model on the layers of a classifier, which are used themselves.
+
+        Raises:
+            IsoflopError: The classifier is of no kind that can be used so.
+        """
         ...
 
 

@@ -1,0 +1,41 @@
+"""Which folder holds which data set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from isoflop.errors import IsoflopError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFolders:
+    """Folders of data sets.
+
+    Attributes:
+        default: That of all data sets without one of their own.
+        own: Folders by name of the data set.
+    """
+
+    default: str | None = None
+    own: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> "DataFolders":
+        """Return the folders of texts such as ``DIR`` or ``imagenet=DIR``.
+
+        Raises:
+            IsoflopError: Two folders are given for the same data set.
+        """
+        own: dict[str | None, str] = {}
+        for text in texts:
+            name, equals, folder = text.partition("=")
+            key = name if equals else None
+            if key in own:
+                of = f"for {key}" if key else "for all data sets"
+                raise IsoflopError(f"--data gives two folders {of}. Write DATASET=DIR for others.")
+            own[key] = folder if equals else text
+        default = own.pop(None, None)
+        return cls(default=default, own={str(name): folder for name, folder in own.items()})
+
+    def of(self, dataset: str) -> str | None:
+        """Return the folder of a data set, or None if there is none."""
+        return self.own.get(dataset, self.default)

@@ -1,0 +1,23 @@
+"""Table 2: methods of sparse training."""
+
+from isoflop.reproduce.grid import TABLES, Grid, rows_of
+from isoflop.reproduce.paper import Labels
+from isoflop.reproduce.presets import Preset
+from isoflop.reproduce.sources import Training
+from isoflop.transforms import SparseWide
+
+
+@TABLES.register("table2")
+def table2(preset: Preset) -> Grid:
+    """Methods of sparse training on Sparse Wide ResNet-18, CIFAR-100."""
+
+    def source(labels: Labels) -> Training:
+        if "sparsity" not in labels:
+            return preset.train("cifar100", method="dense")
+        wide = SparseWide(float(labels["sparsity"]))
+        return preset.train("cifar100", transform=wide, method=str(labels["method"]))
+
+    return Grid(
+        title="Table 2: methods of sparse training on Sparse Wide ResNet-18, CIFAR-100",
+        rows=rows_of("table2", source),
+    )
