@@ -230,7 +230,7 @@ def test_options_that_contradict_a_backbone(recipes, scenes, classifier, tmp_pat
 
 def test_backbones_of_another_architecture(recipes, scenes, classifier_recipe, tmp_path):
     changes = {
-        "isoflop:resnet34_cifar": {"model": "isoflop:resnet34_cifar"},
+        "isoflop:resnet34_cifar of width 4": {"model": "isoflop:resnet34_cifar"},
         "isoflop:resnet18_cifar of width 8": {"base_width": 8},
     }
     for number, (name, change) in enumerate(changes.items()):
