@@ -28,6 +28,8 @@ def build_accelerator(mixed_precision: str | None, *, shard: bool) -> Any:
         IsoflopError: Accelerate is configured for something that does not go together with masks.
     """
     accelerate = require("accelerate", "train")
+    # An earlier run in this process may have computed in another precision, which Accelerate keeps.
+    require("accelerate.state", "train").AcceleratorState._reset_state()
     # Left to itself, Accelerate takes processes without an accelerator for unrelated ones.
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = accelerate.Accelerator(

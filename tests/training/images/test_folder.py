@@ -118,6 +118,7 @@ def test_processes_share_the_batches_of_one(data, processes):
         collect(small(data).test_batches(4, rank=rank, world_size=processes))[1]
         for rank in range(processes)
     ]
+    assert len({len(batches) for batches in tests}) == 1
     assert sorted(flat(flat(tests))) == [0] * 5 + [1] * 5 + [2] * 5
 
 

@@ -133,9 +133,16 @@ class ImageFolderData:
     def test_batches(
         self, batch_size: int, *, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the test set once, in order; unreadable images have the label -1."""
-        order = range(len(self.test))[rank::world_size]
-        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        """Iterate over one's own share of the test set once, in order.
+
+        Images that cannot be read have the label -1. All processes get the same number of batches, the
+        last of which may be empty.
+        """
+        count, together = len(self.test), batch_size * world_size
+        batches = [
+            range(start + rank, min(start + together, count), world_size)
+            for start in range(0, count, together)
+        ]
         view = CentralView(size=self.size, shorter_side=self.test_scale)
         reader = Reader(files=self.test, view=view, size=self.size, replace=False)
         return self._batches(reader, batches, "test")
