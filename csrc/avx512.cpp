@@ -7,6 +7,7 @@ const Kernels avx512{"avx512",
                      [] {
                        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
                      },
-                     forward, input_gradient, weight_gradient};
+                     forward, input_gradient, weight_gradient, normalize,
+                     normalize_gradient};
 
 }  // namespace isoflop

@@ -19,6 +19,7 @@ inline int omp_get_num_threads() { return 1; }
 
 #include "flat.h"
 #include "inner.h"
+#include "norm.h"
 #include "problem.h"
 
 namespace {

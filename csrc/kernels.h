@@ -54,6 +54,16 @@ struct Kernels {
   // dvalues[nnz] = gradient of the values. Overwrites dvalues.
   void (*weight_gradient)(const Geometry&, const Index&, const View& x, const View& dy,
                           float* dvalues, int threads);
+  // y = (x - mean) / sqrt(variance + eps) * weight + bias, with the mean and the (biased) variance of
+  // each of the channels, rows of `length`. Overwrites y, mean and variance; weight and bias may be
+  // null.
+  void (*normalize)(int64_t channels, int64_t length, const float* x, const float* weight,
+                    const float* bias, float eps, float* y, float* mean, float* variance,
+                    int threads);
+  // Gradients of that: overwrites dx, dweight and dbias.
+  void (*normalize_gradient)(int64_t channels, int64_t length, const float* x, const float* dy,
+                             const float* weight, const float* mean, const float* variance,
+                             float eps, float* dx, float* dweight, float* dbias, int threads);
 };
 
 // One per instruction set that was compiled; each in a file of its own, with its own flags.

@@ -332,6 +332,85 @@ void weight_gradient(const Input& x_array, const Input& dy_array,
                                   threads);
 }
 
+// Channels in rows: the batch innermost, nothing between the elements.
+struct Rows {
+  float* data;
+  int64_t channels, length;
+  Extent extent;
+
+  template <class Array>
+  Rows(const Array& array, const char* name) {
+    const Activations a(array, name);
+    const auto [n, c, h, w] = a.sizes;
+    const View& v = a.view;
+    if (!a.empty() && ((n > 1 && v.n != 1) || (w > 1 && v.w != n) || (h > 1 && v.h != w * n) ||
+                       (c > 1 && v.c != h * w * n))) {
+      refuse(std::string(name) + " must have the batch innermost, without gaps");
+    }
+    data = v.data;
+    channels = c;
+    length = n * h * w;
+    extent = a.extent;
+  }
+};
+
+void normalize(const Input& x_array, const std::optional<Input>& weight_array,
+               const std::optional<Input>& bias_array, float eps, const Output& y_array,
+               const Output& mean_array, const Output& variance_array, int threads) {
+  const Rows x(x_array, "x"), y(y_array, "y");
+  require(x.channels == y.channels && x.length == y.length, "x and y differ in size");
+  require(x.length > 0, "there is nothing to take the mean of");
+  const Row<float> mean(mean_array, "mean", x.channels);
+  const Row<float> variance(variance_array, "variance", x.channels);
+  check_output(y.extent, {&x.extent, &mean.extent, &variance.extent});
+  check_output(mean.extent, {&x.extent, &variance.extent});
+  check_output(variance.extent, {&x.extent});
+  const float* given[2] = {nullptr, nullptr};
+  for (int i = 0; i < 2; ++i) {
+    const auto& array = i ? bias_array : weight_array;
+    if (!array) continue;
+    const Row<const float> row(*array, i ? "bias" : "weight", x.channels);
+    for (const Extent* output : {&y.extent, &mean.extent, &variance.extent}) {
+      check_output(*output, {&row.extent});
+    }
+    given[i] = row.data;
+  }
+  check_threads(threads);
+  nb::gil_scoped_release release;
+  current.load()->normalize(x.channels, x.length, x.data, given[0], given[1], eps, y.data,
+                            mean.data, variance.data, threads);
+}
+
+void normalize_gradient(const Input& x_array, const Input& dy_array,
+                        const std::optional<Input>& weight_array, const Input& mean_array,
+                        const Input& variance_array, float eps, const Output& dx_array,
+                        const Output& dweight_array, const Output& dbias_array, int threads) {
+  const Rows x(x_array, "x"), dy(dy_array, "dy"), dx(dx_array, "dx");
+  require(x.channels == dy.channels && x.length == dy.length && x.channels == dx.channels &&
+              x.length == dx.length,
+          "x, dy and dx differ in size");
+  require(x.length > 0, "there is nothing to take the mean of");
+  const Row<const float> mean(mean_array, "mean", x.channels);
+  const Row<const float> variance(variance_array, "variance", x.channels);
+  const Row<float> dweight(dweight_array, "dweight", x.channels);
+  const Row<float> dbias(dbias_array, "dbias", x.channels);
+  std::optional<Row<const float>> weight;
+  if (weight_array) weight.emplace(*weight_array, "weight", x.channels);
+  const std::array<const Extent*, 3> outputs = {&dx.extent, &dweight.extent, &dbias.extent};
+  for (const Extent* output : outputs) {
+    check_output(*output, {&x.extent, &dy.extent, &mean.extent, &variance.extent});
+    if (weight) check_output(*output, {&weight->extent});
+    for (const Extent* other : outputs) {
+      if (other != output) check_output(*output, {other});
+    }
+  }
+  check_threads(threads);
+  nb::gil_scoped_release release;
+  current.load()->normalize_gradient(x.channels, x.length, x.data, dy.data,
+                                     weight ? weight->data : nullptr, mean.data, variance.data,
+                                     eps, dx.data, dweight.data, dbias.data, threads);
+}
+
 }  // namespace
 }  // namespace isoflop
 
@@ -348,6 +427,11 @@ NB_MODULE(_native, m) {
   m.def("weight_gradient", &weight_gradient, nb::arg("x"), nb::arg("dy"), nb::arg("index"),
         nb::arg("tiling"), nb::arg("groups"), nb::arg("kernel"), nb::arg("stride"),
         nb::arg("padding"), nb::arg("dilation"), nb::arg("dvalues"), nb::arg("threads"));
+  m.def("normalize", &normalize, nb::arg("x"), nb::arg("weight").none(), nb::arg("bias").none(),
+        nb::arg("eps"), nb::arg("y"), nb::arg("mean"), nb::arg("variance"), nb::arg("threads"));
+  m.def("normalize_gradient", &normalize_gradient, nb::arg("x"), nb::arg("dy"),
+        nb::arg("weight").none(), nb::arg("mean"), nb::arg("variance"), nb::arg("eps"),
+        nb::arg("dx"), nb::arg("dweight"), nb::arg("dbias"), nb::arg("threads"));
   m.def("isa", [] { return std::string(current.load()->name); });
   m.def("isas", &isas);
   m.def("set_isa", &set_isa, nb::arg("name"));

@@ -3,6 +3,7 @@
 
 namespace isoflop {
 
-const Kernels neon{"neon", [] { return true; }, forward, input_gradient, weight_gradient};
+const Kernels neon{"neon", [] { return true; }, forward, input_gradient, weight_gradient, normalize,
+                   normalize_gradient};
 
 }  // namespace isoflop

@@ -230,9 +230,52 @@ void weight_gradient(const Geometry& g, const Index& index, const View& x, const
   }
 }
 
+void normalize(int64_t channels, int64_t length, const float* x, const float* weight,
+               const float* bias, float eps, float* y, float* mean, float* variance, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t c = 0; c < channels; ++c) {
+    const float* row = x + c * length;
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < length; ++i) sum += row[i];
+    mean[c] = static_cast<float>(sum / static_cast<double>(length));
+    for (int64_t i = 0; i < length; ++i) {
+      const double distance = row[i] - mean[c];
+      squares += distance * distance;
+    }
+    variance[c] = static_cast<float>(squares / static_cast<double>(length));
+    const float factor = (weight ? weight[c] : 1.0f) / std::sqrt(variance[c] + eps);
+    const float shift = bias ? bias[c] : 0.0f;
+    for (int64_t i = 0; i < length; ++i) y[c * length + i] = (row[i] - mean[c]) * factor + shift;
+  }
+}
+
+void normalize_gradient(int64_t channels, int64_t length, const float* x, const float* dy,
+                        const float* weight, const float* mean, const float* variance, float eps,
+                        float* dx, float* dweight, float* dbias, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t c = 0; c < channels; ++c) {
+    const float *row = x + c * length, *gradient = dy + c * length;
+    const double inverse = 1 / std::sqrt(static_cast<double>(variance[c]) + eps);
+    double sum = 0, product = 0;
+    for (int64_t i = 0; i < length; ++i) {
+      sum += gradient[i];
+      product += static_cast<double>(gradient[i]) * (row[i] - mean[c]);
+    }
+    dbias[c] = static_cast<float>(sum);
+    dweight[c] = static_cast<float>(product * inverse);
+    const double factor = (weight ? weight[c] : 1.0) * inverse;
+    const double even = sum / static_cast<double>(length);
+    const double slope = product * inverse * inverse / static_cast<double>(length);
+    for (int64_t i = 0; i < length; ++i) {
+      const double distance = row[i] - mean[c];
+      dx[c * length + i] = static_cast<float>((gradient[i] - even - distance * slope) * factor);
+    }
+  }
+}
+
 }  // namespace
 
-const Kernels portable = {"portable", [] { return true; }, forward, input_gradient,
-                          weight_gradient};
+const Kernels portable = {"portable",      [] { return true; }, forward,           input_gradient,
+                          weight_gradient, normalize,           normalize_gradient};
 
 }  // namespace isoflop

@@ -7,6 +7,14 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="session")
+def times_of_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the measured times of layers to this process: equal runs then choose the same kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOFLOP_CACHE", str(tmp_path_factory.mktemp("kernels")))
+        yield
+
+
 @pytest.fixture
 def tiny_recipe():
     """Recipe of a run that takes about a second."""

@@ -10,4 +10,13 @@ sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__name__.startswith(
 from isoflop.kernels import library  # noqa: E402
 
 assert "sanitize" in str(library.native().__file__), library.native().__file__
-sys.exit(pytest.main(["-q", "tests/kernels/test_fuzz.py", "tests/kernels/test_library.py"]))
+sys.exit(
+    pytest.main(
+        [
+            "-q",
+            "tests/kernels/test_fuzz.py",
+            "tests/kernels/test_library.py",
+            "tests/kernels/test_norm.py",
+        ]
+    )
+)

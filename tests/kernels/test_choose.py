@@ -45,7 +45,6 @@ def clock(monkeypatch, tmp_path):
     """Pretend that there are kernels, which win everywhere."""
     made_up = Clock(dense=9.0, sparse=1.0, before=2.0, after=1.0)
     monkeypatch.setattr(choose, "available", lambda: True)
-    monkeypatch.setattr(choose, "measure", made_up)
     monkeypatch.setattr(timing, "measure", made_up)
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path))
     return made_up
@@ -200,13 +199,44 @@ def test_times_are_measured_once_for_each_shape(clock, tmp_path):
     accelerate(model, example_inputs=(4, 3, 8, 8))
     first = clock.measured
     accelerate(model, example_inputs=(4, 3, 8, 8))
-    assert clock.measured == first + 1  # the whole model only
+    assert clock.measured == first
     accelerate(model, example_inputs=(5, 3, 8, 8))
-    assert clock.measured == 2 * first + 1
+    assert clock.measured == 2 * first
     accelerate(model, example_inputs=(4, 3, 8, 8), cache=False)
-    assert clock.measured == 3 * first + 1
+    assert clock.measured == 3 * first
     accelerate(model, example_inputs=(4, 3, 8, 8), cache=tmp_path / "other.json")
     assert (tmp_path / "other.json").exists()
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_choices_of_an_earlier_report(clock, mode):
+    def model():
+        torch.manual_seed(0)
+        return compressed(masked(cifar_resnet())).train()
+
+    inputs = {"example_inputs": (4, 3, 16, 16), "mode": mode}
+    measured, report = accelerate(model(), **inputs)
+    chosen = {**report.choices, next(iter(report.choices)): "dense"}
+    assert {*report.choices.values()} == {"sparse"}
+    count = clock.measured
+    given, report = accelerate(model(), choices=chosen, **inputs)
+    assert clock.measured == count
+    assert report.accelerated
+    assert report.choices == chosen
+    assert "nan" in str(report)
+    for path, backend in chosen.items():
+        layer = given.get_submodule(path)
+        if mode == "training":
+            assert layer.backend == backend
+        else:
+            assert isinstance(layer, SparseLayer) == (backend == "sparse")
+    same(given, measured, (4, 3, 16, 16))
+    # A model that stayed as it was has no choices.
+    before = model()
+    after, report = accelerate(before, choices={}, **inputs)
+    assert after is before
+    assert str(after) == str(model())
+    assert report.choices == {}
 
 
 def test_conversions_count():
@@ -268,3 +298,6 @@ def test_mistakes(clock):
         accelerate(net(), example_inputs=(4, 3, 8, 8), mode="both")  # pyright: ignore
     with pytest.raises(InputError):
         accelerate(net(), example_inputs=(4, 5, 8, 8))
+    for choices in ({"0": "sparse"}, {"0": "sparse", "4": "sparse", "9": "best"}):
+        with pytest.raises(IsoflopError, match="choices are not of this model"):
+            accelerate(net(), example_inputs=(4, 3, 8, 8), choices=choices)  # pyright: ignore

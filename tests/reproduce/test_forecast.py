@@ -2,6 +2,7 @@ import pytest
 
 import isoflop
 from isoflop.reproduce import DataFolders
+from isoflop.reproduce import forecast as forecasts
 from isoflop.reproduce.forecast import forecast, format_forecast, job_flops
 from isoflop.reproduce.sources import Training
 from isoflop.reproduce.work import TimingWork, execute
@@ -38,6 +39,22 @@ def test_flops_are_those_of_the_run(tmp_path, options):
 def test_last_batches_that_are_smaller_count_as_such():
     (work,) = works(Training(recipe="cifar100", changes={"epochs": 2}))
     assert job_flops(work.job) == 6 * 555_468_800 * 50_000 * 2
+
+
+@pytest.mark.skipif(not isoflop.kernels.available(), reason="needs the kernels")
+def test_times_of_compressed_storage_are_those_of_its_kernels(tmp_path, monkeypatch):
+    shapes = []
+    real = forecasts.accelerate
+
+    def accelerate(model, **arguments):
+        shapes.append(arguments["example_inputs"][0].shape)
+        return real(model, **arguments)
+
+    monkeypatch.setattr(forecasts, "accelerate", accelerate)
+    options = {"changes": CHANGES, "transform": WIDE, "method": "set", "storage": "compressed"}
+    found = forecast(works(Training(recipe="digits", **options)), tmp_path, calibrate=True)
+    assert found["seconds_left"] > 0
+    assert shapes == [(128, 1, 8, 8)]
 
 
 def test_what_is_done_takes_no_time(tmp_path):

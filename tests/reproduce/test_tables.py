@@ -8,7 +8,7 @@ import pytest
 
 from isoflop.errors import IsoflopError, UnknownNameError
 from isoflop.report.figures.paper_times import PAPER_TIMES
-from isoflop.reproduce import PRESETS, TABLES, DataFolders, get_preset, paper_rows
+from isoflop.reproduce import PRESETS, TABLES, DataFolders, get_preset, paper_rows, presets
 from isoflop.reproduce.results import with_needs, works_of
 from isoflop.reproduce.sources import Computed, Evaluation, Missing, Timing, Training
 from isoflop.reproduce.tables.table14 import widths
@@ -69,6 +69,28 @@ def test_contract(table, preset):
             assert isinstance(row.source, (Timing, Computed))
     if preset == "full":
         assert not any(row.source.deviation for row in found.rows)
+
+
+def test_storage(monkeypatch):
+    """The `cpu` preset trains non-zeros only, where the method and the pattern can."""
+
+    def storages(preset):
+        rows = [*grid("table2", preset).rows, *grid("table10", preset).rows]
+        return {
+            str(row.labels.get("structure") or row.labels["method"]): work.job.storage
+            for row in rows
+            if isinstance(row.source, Training)
+            for work in [row.source.work(0, DataFolders())]
+        }
+
+    assert {*storages("full").values()} == {"masked"}
+    monkeypatch.setattr(presets, "available", lambda: True)
+    monkeypatch.setattr(presets.torch.cuda, "is_available", lambda: False)
+    found = storages("cpu")
+    masked = {name for name, storage in found.items() if storage == "masked"}
+    assert masked == {"dense", "low rank", "4:8-T", "2:8-T", "1:8-T"}
+    monkeypatch.setattr(presets, "available", lambda: False)
+    assert {*storages("cpu").values()} == {"masked"}
 
 
 @pytest.mark.parametrize(("table", "preset"), [c for c in CASES if c[0] not in FIGURES])

@@ -12,9 +12,11 @@ import torch
 
 import isoflop
 from isoflop.errors import DataError, IsoflopError, RunDirectoryError, UnknownNameError
+from isoflop.files import read_json, write_json
+from isoflop.kernels import SparseLayer, available
 from isoflop.masks import named_masks
 from isoflop.sparsity import METHODS, parse_pattern
-from isoflop.training import RunDirectory, get_recipe, restore, train
+from isoflop.training import RunDirectory, get_recipe, kernels, restore, train
 from isoflop.training.checkpoint import load_checkpoint
 from isoflop.training.mask_history import unpack
 
@@ -287,6 +289,36 @@ def test_compressed_runs_resume_to_the_same_bits(tiny_recipe, tmp_path, method):
     assert_same(tmp_path / "whole", tmp_path / "parts")
     with pytest.raises(RunDirectoryError, match="storage: 'compressed' became 'masked'"):
         train(recipe, tmp_path / "parts", transform=WIDE, method=method, resume=True)
+
+
+@pytest.mark.skipif(not available(), reason="needs the kernels")
+def test_compressed_runs_keep_the_kernels_that_they_began_with(tiny_recipe, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    options = {"transform": WIDE, "method": "rigl", "storage": "compressed", "quiet": True}
+    train(tiny_recipe, path, **options, stop_after_epochs=1)
+    chosen = read_json(RunDirectory(path).kernels_path)
+    assert {*chosen.values()} <= {"dense", "sparse"}
+    setup = restore(path)
+    sparse = [
+        n for n, m in setup.model.named_modules() if getattr(m, "weight_mask", None) is not None
+    ]
+    assert not chosen or sorted(chosen) == sorted(sparse)
+
+    # What is measured at the second start does not matter; what was written at the first one does.
+    given = dict.fromkeys(sparse, "dense")
+    write_json(RunDirectory(path).kernels_path, given)
+    seen = []
+    real = kernels.accelerate
+
+    def accelerate(model, **arguments):
+        seen.append((arguments["example_inputs"], arguments["choices"]))
+        model, report = real(model, **arguments)
+        assert {m.backend for m in model.modules() if isinstance(m, SparseLayer)} == {"dense"}
+        return model, report
+
+    monkeypatch.setattr(kernels, "accelerate", accelerate)
+    train(tiny_recipe, path, **options, resume=True)
+    assert seen == [((tiny_recipe.batch_size, *tiny_recipe.input_shape), given)]
 
 
 def test_resume_of_a_complete_run_returns_its_summary(sparse_run):

@@ -1,11 +1,13 @@
 """`isoflop.accelerate`: each layer on what is fastest for it, measured."""
 
 import contextlib
+import hashlib
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from isoflop.kernels.contest import (
     LayerChoice,
     Mode,
     choose_backends,
+    circumstances,
     find_contestants,
     find_semi_structured,
+    given_backends,
     observe_calls,
 )
 from isoflop.kernels.inputs import real_inputs
@@ -34,7 +38,7 @@ from isoflop.kernels.layout import (
 )
 from isoflop.kernels.library import available
 from isoflop.kernels.semi_structured import Packing, disable, enable, packing
-from isoflop.kernels.timing import measure, synchronize
+from isoflop.kernels.timing import TimingCache, default_cache_path, synchronize
 from isoflop.surgery import ExampleInputs, copy_with_tensors, replace_modules
 
 
@@ -58,18 +62,23 @@ class AccelerationReport:
     seconds_after: float = math.nan
     accelerated: bool = False
 
+    @property
+    def choices(self) -> dict[str, Backend]:
+        """What each layer runs on, by path; empty if the model stayed as it was."""
+        return {layer.path: layer.chosen for layer in self.layers if self.accelerated}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
         return asdict(self)
 
     def __str__(self) -> str:
         lines = [f"{'layer':40}  {'sparsity':>8}  {'dense ms':>9}  {'sparse ms':>9}  chosen"]
-        lines += [
-            f"{layer.path:40}  {1 - layer.nnz / math.prod(layer.shape):8.4f}  "
-            f"{1e3 * layer.seconds['dense']:9.3f}  {1e3 * layer.seconds['sparse']:9.3f}  "
-            f"{layer.chosen}"
-            for layer in self.layers
-        ]
+        for layer in self.layers:
+            sparsity = 1 - layer.nnz / math.prod(layer.shape)
+            times = (
+                f"{1e3 * layer.seconds.get(name, math.nan):9.3f}" for name in ("dense", "sparse")
+            )
+            lines.append(f"{layer.path:40}  {sparsity:8.4f}  {'  '.join(times)}  {layer.chosen}")
         lines += [f"{path} {reason}" for path, reason in self.skipped.items()]
         verdict = "accelerated" if self.accelerated else "left as it was"
         lines.append(
@@ -85,6 +94,7 @@ def accelerate(
     example_inputs: ExampleInputs,
     mode: Mode = "inference",
     cache: bool | Path = True,
+    choices: Mapping[str, Backend] | None = None,
 ) -> tuple[nn.Module, AccelerationReport]:
     """Run each layer on the faster of dense PyTorch and the sparse kernels.
 
@@ -94,7 +104,8 @@ def accelerate(
 
     Both are measured at the shapes that the example inputs give each layer, once: the times are
     kept on disk. What it costs to bring activations from the layout of one into that of the other is
-    counted. In the end the whole model is measured, and stays as it was if it got slower.
+    counted. In the end the whole model is measured, and stays as it was if it got slower. The same
+    model with the same times gets the same choices.
 
     Args:
         model: The model. For inference, its masked and its sparse layers are looked at; `freeze` it
@@ -106,12 +117,14 @@ def accelerate(
             ``"training"`` changes `model` itself; parameters, buffers and their names stay.
         cache: Whether to keep the times in the user's cache folder, or in the folder that
             `ISOFLOP_CACHE` names; or the file for them.
+        choices: What to run each layer on, the `choices` of an earlier report: nothing is measured,
+            and the results are the same to the last bit. By default, what is faster.
 
     Returns:
         The model, and a report of what was measured and chosen; ``print(report)`` shows it.
 
     Raises:
-        IsoflopError: The mode is not known.
+        IsoflopError: The mode is not known, or the choices are of another model.
         KernelError: The model is neither on the CPU nor on one CUDA device.
         InputError: The model cannot be run on the example inputs.
 
@@ -134,27 +147,32 @@ def accelerate(
         _warn(_no_contestants(mode, skipped, on_cpu=kind is None))
         return model, AccelerationReport(mode=mode, skipped=skipped)
     args, kwargs = real_inputs(work, example_inputs)
-    run = _inference if mode == "inference" else _training
+    step = _inference if mode == "inference" else _training
     with _undisturbed(work):
         calls = observe_calls(work, contestants, args, kwargs)
         if kind is not None:  # there is no layout to choose for the convolutions in between
             calls = [call for call in calls if call.path in contestants]
-        layers = choose_backends(calls, contestants, mode, cache)
-        change = _Change(work, calls, contestants, layers, mode, kind)
+        seconds: dict[str, float] = {}
+        if choices is not None:
+            layers = given_backends(calls, contestants, choices)
+            change = _Change(work, calls, contestants, layers, mode, kind)
+            accelerated = bool(choices)
+        else:
+            kept = TimingCache(_cache_path(cache))
+            layers = choose_backends(calls, contestants, mode, kept)
+            what = {**_description(work, args, kwargs, layers), **circumstances(calls, mode)}
+            change = _Change(work, calls, contestants, layers, mode, kind)
 
-        def after() -> None:
-            change.apply()
-            run(change.model, args, kwargs)
-            synchronize(device)
+            def run(place: Callable[[], None]) -> None:
+                place()
+                step(change.model, args, kwargs)
+                synchronize(device)
 
-        def before() -> None:
-            change.undo()
-            run(change.model, args, kwargs)
-            synchronize(device)
-
-        seconds = measure({"before": before, "after": after})
-    faster = seconds["after"] < seconds["before"]
-    if faster:
+            runs = {"before": partial(run, change.undo), "after": partial(run, change.apply)}
+            seconds = kept.times(what, runs)
+            kept.save()
+            accelerated = seconds["after"] < seconds["before"]
+    if accelerated:
         change.apply()
     else:
         change.undo()
@@ -162,11 +180,33 @@ def accelerate(
         mode=mode,
         layers=tuple(layers.values()),
         skipped=skipped,
-        seconds_before=seconds["before"],
-        seconds_after=seconds["after"],
-        accelerated=faster,
+        seconds_before=seconds.get("before", math.nan),
+        seconds_after=seconds.get("after", math.nan),
+        accelerated=accelerated,
     )
-    return change.model if faster else model, report
+    return change.model if accelerated else model, report
+
+
+def _cache_path(cache: bool | Path) -> Path | None:
+    if isinstance(cache, Path):
+        return cache
+    return default_cache_path() if cache else None
+
+
+def _description(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    layers: Mapping[str, LayerChoice],
+) -> dict[str, Any]:
+    """Return everything about a model and its choices that its times depend on."""
+    text = repr((model, [(layer.path, layer.nnz, layer.chosen) for layer in layers.values()]))
+    inputs = [
+        (str(x.dtype), tuple(x.shape), x.stride())
+        for x in tree_leaves((args, kwargs))
+        if isinstance(x, Tensor)
+    ]
+    return {"model": hashlib.sha256(text.encode()).hexdigest(), "inputs": inputs}
 
 
 class _Change:

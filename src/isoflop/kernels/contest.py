@@ -4,13 +4,13 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isoflop.errors import IsoflopError
 from isoflop.kernels.candidates import masked_layers, sparse_layer
 from isoflop.kernels.functional import ACTIVATIONS
 from isoflop.kernels.layers import SparseConv2d, SparseLayer
@@ -24,7 +24,7 @@ from isoflop.kernels.semi_structured import (
     enable,
     why_not,
 )
-from isoflop.kernels.timing import TimingCache, cpu_name, default_cache_path, synchronize
+from isoflop.kernels.timing import TimingCache, cpu_name, synchronize
 from isoflop.masks import remove_mask
 from isoflop.surgery import ExampleInputs, recast
 
@@ -47,7 +47,7 @@ class LayerChoice:
         nnz: Its non-zeros.
         inputs: Shapes of its inputs.
         seconds: Time of the ``"dense"`` and of the ``"sparse"`` layer, for all its calls; forward,
-            and backward too for training.
+            and backward too for training. Empty if nothing was measured.
         conversions: For convolutions, the time of bringing the input into the layout of each.
         chosen: ``"dense"`` or ``"sparse"``.
     """
@@ -211,18 +211,10 @@ def choose_backends(
     calls: Sequence[Call],
     contestants: Mapping[str, dict[str, nn.Module]],
     mode: Mode,
-    cache: bool | Path,
+    kept: TimingCache,
 ) -> dict[str, LayerChoice]:
     """Measure every contestant that was called, and choose."""
-    path = cache if isinstance(cache, Path) else default_cache_path() if cache else None
-    kept = TimingCache(path)
-    common = {
-        "mode": mode,
-        "torch": torch.__version__,
-        "isoflop": metadata.version("isoflop"),
-    }
-    if calls:
-        common |= _machine(calls[0].inputs[0].device)
+    common = circumstances(calls, mode)
     seconds: dict[str, dict[Backend, float]] = {}
     conversions: dict[str, dict[Backend, float]] = {}
     for call in calls:
@@ -238,9 +230,49 @@ def choose_backends(
                 {**_description(call, modules), **common}, _runs(call, modules, mode)
             )
             seconds[call.path] = _by_backend(times, call.count)
-    kept.save()
     convs = [call.path for call in calls if call.is_conv]
-    chosen = dict(zip(convs, _cheapest(convs, seconds, conversions), strict=True))
+    cheapest = dict(zip(convs, _cheapest(convs, seconds, conversions), strict=True))
+    chosen = {path: cheapest.get(path) or _fastest(seconds[path]) for path in seconds}
+    return _layer_choices(calls, contestants, chosen, seconds, conversions)
+
+
+def given_backends(
+    calls: Sequence[Call],
+    contestants: Mapping[str, dict[str, nn.Module]],
+    chosen: Mapping[str, Backend],
+) -> dict[str, LayerChoice]:
+    """Return what was chosen elsewhere for the contestants that were called; nothing is a choice too.
+
+    Raises:
+        IsoflopError: The choices are of another model.
+    """
+    if not chosen:
+        return {}
+    called = {call.path for call in calls if call.path in contestants}
+    if chosen.keys() != called or not {*chosen.values()} <= {"dense", "sparse"}:
+        odd = sorted((chosen.keys() ^ called) or chosen)[0]
+        raise IsoflopError(
+            f"The choices are not of this model: see {odd}. Pass the `choices` of a report on a model "
+            "of the same layers, or leave them out."
+        )
+    return _layer_choices(calls, contestants, chosen, {}, {})
+
+
+def circumstances(calls: Sequence[Call], mode: Mode) -> dict[str, Any]:
+    """Return what times depend on beside layers and shapes."""
+    versions = {"torch": torch.__version__, "isoflop": metadata.version("isoflop")}
+    device = calls[0].inputs[0].device if calls else torch.device("cpu")
+    autocast = torch.is_autocast_enabled(device.type) and str(torch.get_autocast_dtype(device.type))
+    return {"mode": mode, "autocast": autocast, **versions, **_machine(device)}
+
+
+def _layer_choices(
+    calls: Sequence[Call],
+    contestants: Mapping[str, dict[str, nn.Module]],
+    chosen: Mapping[str, Backend],
+    seconds: Mapping[str, dict[Backend, float]],
+    conversions: Mapping[str, dict[Backend, float]],
+) -> dict[str, LayerChoice]:
     layers: dict[str, LayerChoice] = {}
     for call in calls:
         if call.path in contestants:
@@ -250,9 +282,9 @@ def choose_backends(
                 shape=shape,
                 nnz=nnz,
                 inputs=call.shapes,
-                seconds=seconds[call.path],
+                seconds=seconds.get(call.path, {}),
                 conversions=conversions.get(call.path, {}),
-                chosen=chosen.get(call.path) or _fastest(seconds[call.path]),
+                chosen=chosen[call.path],
             )
     return layers
 
@@ -291,7 +323,6 @@ def _cheapest(
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    """Return what times depend on beside the layer."""
     if device.type == "cuda":
         return {"gpu": torch.cuda.get_device_name(device)}
     return {"threads": torch.get_num_threads(), "isa": isa(), "cpu": cpu_name()}

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isoflop.kernels import library
+from isoflop.kernels.norm import batch_norm
 from isoflop.surgery import recast
 
 
@@ -65,10 +67,35 @@ class LayoutBatchNorm2d(nn.BatchNorm2d):
         """Normalise (N, C, H, W)."""
         if not _needs_view(input):
             return super().forward(input)
+        own = self.training or self.running_mean is None
+        if own and input.numel() > input.shape[1] and _compiled(input, self.weight, self.bias):
+            y, mean, variance = batch_norm(input, self.weight, self.bias, self.eps)
+            if self.track_running_stats and self.running_mean is not None:
+                self._follow(mean, variance, input.numel() // input.shape[1])
+            return y
         n, c, h, w = input.shape
         # One sample of N times as many pixels has the same statistics.
         y = super().forward(input.permute(1, 2, 3, 0).view(1, c, h * w, n))
         return y.reshape(c, h, w, n).permute(3, 0, 1, 2)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics, as PyTorch does: the variance is the unbiased one."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        momentum = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, momentum or 0.0)
+        self.running_var.lerp_(variance * (count / (count - 1)), momentum or 0.0)
+
+
+def _compiled(*tensors: Tensor | None) -> bool:
+    return library.available() and all(
+        tensor is None or (tensor.is_cpu and tensor.dtype is torch.float32) for tensor in tensors
+    )
 
 
 class _LayoutPool(nn.Module):

@@ -75,7 +75,7 @@ class TimingCache:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, _read(self._path) | self._new)
+            write_json(self._path, self._new | _read(self._path))
         except OSError as error:
             warnings.warn(
                 f"The times of layers cannot be kept in {self._path} ({error}); they will be measured "

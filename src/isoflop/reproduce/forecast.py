@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from isoflop.errors import DataError
+from isoflop.kernels import accelerate
 from isoflop.methods import Static
 from isoflop.models.extras import require
 from isoflop.plan import Plan
@@ -143,7 +144,10 @@ def _step_seconds(job: Job, notes: list[str]) -> float | None:
     batches = data.to(device).train_batches(recipe.batch_size, seed=0, epoch=0, drop_last=True)
     batches = list(itertools.islice(batches, _WARM_UP + _MEASURED))
     setup = build(job, job_steps(job), device, iter(batches))
-    model = setup.model.train()
+    model = setup.model
+    if job.storage == "compressed":
+        model, _ = accelerate(model, example_inputs=(batches[0][0],), mode="training")
+    model.train()
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(recipe.mixed_precision or "")
     times = []
     for inputs, targets in batches:

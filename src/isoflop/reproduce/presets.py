@@ -3,8 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import torch
+
+from isoflop.kernels import available
 from isoflop.registry import Registry
 from isoflop.reproduce.sources import Training
 
@@ -33,6 +36,7 @@ class Preset:
         seeds: Number of seeds; None for the paper's.
         stand_ins: What is trained in place of the paper's recipes, by their names.
         options: Options of training methods, by name, where their own do not fit the setting.
+        storage: How sparse weights are stored, where a method can train them so.
         changes: Values in place of those of every recipe, which the user asked for.
     """
 
@@ -40,6 +44,7 @@ class Preset:
     seeds: int | None = None
     stand_ins: Mapping[str, StandIn] = field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    storage: Literal["masked", "compressed"] = "masked"
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def stands_in(self, recipe: str) -> bool:
@@ -75,7 +80,7 @@ class Preset:
             changes=changes,
             options=options,
             deviation="; ".join(deviations),
-            **training,
+            **{"storage": self.storage, **training},
         )
 
 
@@ -129,6 +134,7 @@ def cpu() -> Preset:
         },
         # A tenth of the paper's steps, so a tenth of the steps between two prunings.
         options={"granet": {"update_every": 100}},
+        storage="compressed" if available() and not torch.cuda.is_available() else "masked",
     )
 
 

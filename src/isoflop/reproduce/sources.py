@@ -10,6 +10,8 @@ from isoflop.errors import IsoflopError
 from isoflop.models import MODELS
 from isoflop.reproduce.data import DataFolders
 from isoflop.reproduce.work import EvaluationWork, RunWork, TimingWork
+from isoflop.sparsity import parse_pattern
+from isoflop.sparsity.compressible import trains_compressed
 from isoflop.training import Recipe, build_method, get_recipe
 from isoflop.training.setup import Job
 from isoflop.transforms import Transform
@@ -28,6 +30,7 @@ class Training:
         options: Options of the method.
         sparsity: Sparsity of plain sparse training, that is, without a transform.
         pattern: Which weights may be non-zero together.
+        storage: How sparse weights are stored, where the method can train them so.
         spectra: How often the spectra of the masks are measured.
         backbone: The training whose model is transferred; its masks stay as they are.
         measure: Key of the result in the summary; None for the measure that heads it.
@@ -42,6 +45,7 @@ class Training:
     options: Mapping[str, Any] = field(default_factory=dict)
     sparsity: float | None = None
     pattern: str = "unstructured"
+    storage: Literal["masked", "compressed"] = "masked"
     spectra: str | None = None
     backbone: "Training | None" = None
     measure: str | None = None
@@ -55,14 +59,16 @@ class Training:
             IsoflopError: An option is invalid.
         """
         recipe = self._recipe()
+        method = build_method(self.method, recipe, **self.options)
+        compresses = trains_compressed(method, parse_pattern(self.pattern))
         job = Job(
             recipe=recipe,
             transform=self.transform,
-            method=build_method(self.method, recipe, **self.options),
+            method=method,
             sparsity=self.sparsity,
             allocation="uniform",
             pattern=self.pattern,
-            storage="masked",
+            storage=self.storage if compresses else "masked",
             scope=recipe.scope,
             seed=seed,
             data=data.of(recipe.dataset),

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from isoflop.kernels import keep_memory
 from isoflop.reproduce.work import Work, execute
 
 for _library in ("accelerate", "torch.utils.tensorboard"):
@@ -40,6 +41,7 @@ def main(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= environment
+    keep_memory()
     torch.set_num_threads(threads)
     connection.send(execute(work, folder))
     connection.close()

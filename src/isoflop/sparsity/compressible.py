@@ -75,6 +75,12 @@ def check_compressible(
                 )
 
 
+def trains_compressed(method: Method, pattern: Pattern, total_steps: int = _STEPS) -> bool:
+    """Return whether a method can train weights of a pattern in compressed storage."""
+    step = _first_observed(method, total_steps)
+    return _compressible(method, step, total_steps) and (step is None or pattern.preselects)
+
+
 def _check_method(method: Method, pattern: Pattern, total_steps: int) -> None:
     step = _first_observed(method, total_steps)
     if not _compressible(method, step, total_steps):

@@ -37,6 +37,7 @@ from isoflop.training.distributed import (
     seed_epoch,
 )
 from isoflop.training.interval import Interval
+from isoflop.training.kernels import choose_kernels
 from isoflop.training.observer import Observer
 from isoflop.training.recipes import Recipe
 from isoflop.training.rundir import RunDirectory
@@ -109,7 +110,8 @@ def train(
         sparsity: Sparsity of plain sparse training, that is, without a transform.
         allocation: How plain sparse training spreads its sparsity over the layers.
         pattern: Which weights may be non-zero together, such as ``"2:4"``.
-        storage: How sparse weights are stored, ``"masked"`` or ``"compressed"``.
+        storage: How sparse weights are stored, ``"masked"`` or ``"compressed"``, which also runs each
+            layer on what is fastest for it (`isoflop.accelerate`).
         scope: Whether the ``"model"`` or each of its ``"layers"`` meets the FLOP budget; None for
             the recipe's.
         seed: Seed of initialisation, masks, order and augmentation.
@@ -239,6 +241,8 @@ def _run(
     recipe, sparsifier = job.recipe, setup.sparsifier
     metric = TASKS.get(recipe.task).metric
     steps = recipe.steps_per_epoch(dataset.samples)
+    model = choose_kernels(setup.model, job, run, accelerator)
+    setup = dataclasses.replace(setup, model=model)
     interval = None if job.spectra is None else Interval.parse(job.spectra)
     observer = Observer(setup.model, sparsifier, interval, steps)
     progress = Progress()

@@ -4,6 +4,7 @@
 | --- | --- |
 | `config.json` | all options of the run |
 | `plan.json` | the plan, with the non-zeros after the latest epoch |
+| `kernels.json` | what each compressed layer runs on |
 | `metrics.jsonl` | one line per epoch |
 | `masks.jsonl` | one line per change of the masks: how far they have moved |
 | `spectra.jsonl` | one line per measurement of the spectra, if any were asked for |
@@ -51,6 +52,11 @@ class RunDirectory:
     def plan_path(self) -> Path:
         """The plan."""
         return self.path / "plan.json"
+
+    @property
+    def kernels_path(self) -> Path:
+        """What each compressed layer runs on."""
+        return self.path / "kernels.json"
 
     @property
     def metrics_path(self) -> Path:

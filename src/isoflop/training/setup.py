@@ -20,7 +20,7 @@ from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches
 from isoflop.training.backbone import Backbone
 from isoflop.training.interval import Interval
-from isoflop.training.memory_format import use_fast_layout
+from isoflop.training.memory_format import guard_narrow_convolutions, use_fast_layout
 from isoflop.training.recipes import Recipe
 from isoflop.training.sharding import shard
 from isoflop.training.tasks import TASKS
@@ -184,6 +184,7 @@ def build(
         loss=functools.partial(task.loss, recipe),
         seed=job.seed,
     )
+    guard_narrow_convolutions(model)  # only now, as hooks would keep layers from being compressed
     if sharded:
         shard(model, optimizer, sparsifier, device, bf16=bf16)
     return Setup(

@@ -28,7 +28,7 @@ def structured(preset: Preset, labels: Labels) -> Training:
         nonlinearity = NONLINEARITY[str(labels["branch"])]
         low_rank = LowRank(width=float(labels["width"]), nonlinearity=nonlinearity)
         # What is masked of the factors is what repairs the rounding of their rank.
-        return preset.train("cifar100", transform=low_rank, method="static")
+        return preset.train("cifar100", transform=low_rank, method="static", storage="masked")
     wide = SparseWide(float(labels["sparsity"]))
     if structure == "unstructured":
         return preset.train("cifar100", transform=wide, method="rigl")
