@@ -20,6 +20,7 @@ import numpy as np
 
 from isoflop.errors import IsoflopError
 from isoflop.files import write_json, write_text
+from isoflop.kernels import available
 from isoflop.report import Group, group_runs, load_run, write_report
 from isoflop.report.correlation import correlate, correlate_runs
 from isoflop.report.figures.measures import NAMES
@@ -44,6 +45,7 @@ def run_grid(recipe: Recipe, folder: Path, data: Path | None, seeds: int) -> lis
             run,
             transform=build_transform(transform, sparsity=SPARSITY),
             method=method,
+            storage="compressed" if available() else "masked",
             seed=seed,
             data=data,
             spectra="every=1epoch",

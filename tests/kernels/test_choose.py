@@ -216,7 +216,7 @@ def test_choices_of_an_earlier_report(clock, mode):
 
     inputs = {"example_inputs": (4, 3, 16, 16), "mode": mode}
     measured, report = accelerate(model(), **inputs)
-    chosen = {**report.choices, next(iter(report.choices)): "dense"}
+    chosen: dict[str, Backend] = {**report.choices, next(iter(report.choices)): "dense"}
     assert {*report.choices.values()} == {"sparse"}
     count = clock.measured
     given, report = accelerate(model(), choices=chosen, **inputs)

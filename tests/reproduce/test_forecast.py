@@ -1,6 +1,7 @@
 import pytest
 
 import isoflop
+from isoflop.kernels import available
 from isoflop.reproduce import DataFolders
 from isoflop.reproduce import forecast as forecasts
 from isoflop.reproduce.forecast import forecast, format_forecast, job_flops
@@ -41,7 +42,7 @@ def test_last_batches_that_are_smaller_count_as_such():
     assert job_flops(work.job) == 6 * 555_468_800 * 50_000 * 2
 
 
-@pytest.mark.skipif(not isoflop.kernels.available(), reason="needs the kernels")
+@pytest.mark.skipif(not available(), reason="needs the kernels")
 def test_times_of_compressed_storage_are_those_of_its_kernels(tmp_path, monkeypatch):
     shapes = []
     real = forecasts.accelerate

@@ -232,7 +232,9 @@ def choose_backends(
             seconds[call.path] = _by_backend(times, call.count)
     convs = [call.path for call in calls if call.is_conv]
     cheapest = dict(zip(convs, _cheapest(convs, seconds, conversions), strict=True))
-    chosen = {path: cheapest.get(path) or _fastest(seconds[path]) for path in seconds}
+    chosen: dict[str, Backend] = {
+        path: cheapest.get(path) or _fastest(times) for path, times in seconds.items()
+    }
     return _layer_choices(calls, contestants, chosen, seconds, conversions)
 
 
