@@ -55,7 +55,7 @@ def test_times_of_compressed_storage_are_those_of_its_kernels(tmp_path, monkeypa
     options = {"changes": CHANGES, "transform": WIDE, "method": "set", "storage": "compressed"}
     found = forecast(works(Training(recipe="digits", **options)), tmp_path, calibrate=True)
     assert found["seconds_left"] > 0
-    assert shapes == [(128, 1, 8, 8)]
+    assert shapes == [(64, 1, 8, 8)]
 
 
 def test_what_is_done_takes_no_time(tmp_path):
