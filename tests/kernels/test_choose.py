@@ -298,6 +298,11 @@ def test_mistakes(clock):
         accelerate(net(), example_inputs=(4, 3, 8, 8), mode="both")  # pyright: ignore
     with pytest.raises(InputError):
         accelerate(net(), example_inputs=(4, 5, 8, 8))
-    for choices in ({"0": "sparse"}, {"0": "sparse", "4": "sparse", "9": "best"}):
+    every = dict.fromkeys("049", "sparse")
+    for choices in (
+        {"0": "sparse"},
+        {**every, "1": "dense"},
+        {"0": "sparse", "4": "sparse", "9": "best"},
+    ):
         with pytest.raises(IsoflopError, match="choices are not of this model"):
             accelerate(net(), example_inputs=(4, 3, 8, 8), choices=choices)  # pyright: ignore

@@ -321,6 +321,14 @@ def test_compressed_runs_keep_the_kernels_that_they_began_with(tiny_recipe, tmp_
     assert seen == [((tiny_recipe.batch_size, *tiny_recipe.input_shape), given)]
 
 
+@pytest.mark.skipif(not available(), reason="needs the kernels")
+def test_pruned_while_training_all_layers_are_sparse(tiny_recipe, tmp_path):
+    method = isoflop.Gmp(update_every=4)
+    options = {"transform": WIDE, "storage": "compressed", "quiet": True}
+    train(tiny_recipe.replace(epochs=1), tmp_path, method=method, **options)
+    assert {*read_json(RunDirectory(tmp_path).kernels_path).values()} == {"sparse"}
+
+
 def test_resume_of_a_complete_run_returns_its_summary(sparse_run):
     recipe, path, summary = sparse_run
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}

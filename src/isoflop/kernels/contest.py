@@ -251,11 +251,12 @@ def given_backends(
     if not chosen:
         return {}
     called = {call.path for call in calls if call.path in contestants}
-    if chosen.keys() != called or not {*chosen.values()} <= {"dense", "sparse"}:
-        odd = sorted((chosen.keys() ^ called) or chosen)[0]
+    odd = {*called - chosen.keys(), *chosen.keys() - contestants.keys()}
+    odd |= {path for path, backend in chosen.items() if backend not in ("dense", "sparse")}
+    if odd:
         raise IsoflopError(
-            f"The choices are not of this model: see {odd}. Pass the `choices` of a report on a model "
-            "of the same layers, or leave them out."
+            f"The choices are not of this model: see {min(odd)}. Pass the `choices` of a report "
+            "on a model of the same layers, or leave them out."
         )
     return _layer_choices(calls, contestants, chosen, {}, {})
 

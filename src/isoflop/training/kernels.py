@@ -17,7 +17,8 @@ def choose_kernels(model: nn.Module, job: Job, run: RunDirectory, accelerator: A
     """Run each compressed layer on what is fastest for it, see `isoflop.accelerate`.
 
     What was chosen when the run began stays until its end, so that a resumed run gives the same bits.
-    All processes run on what the first one chooses.
+    All processes run on what the first one chooses. With methods that prune while they train, all
+    layers run on the sparse kernels: what is fastest at first is not in the end.
 
     Args:
         model: The model, before it is wrapped for several processes.
@@ -28,7 +29,7 @@ def choose_kernels(model: nn.Module, job: Job, run: RunDirectory, accelerator: A
     Returns:
         The model.
     """
-    compressed = any(isinstance(module, SparseLayer) for module in model.modules())
+    compressed = [n for n, module in model.named_modules() if isinstance(module, SparseLayer)]
     if not (compressed and accelerator.device.type == "cpu" and available()):
         return model
     recipe = job.recipe
@@ -40,7 +41,10 @@ def choose_kernels(model: nn.Module, job: Job, run: RunDirectory, accelerator: A
     chosen = None
     with accelerator.autocast():
         if accelerator.is_main_process and not run.kernels_path.exists():
-            model, report = speed_up(model)
+            pruned = job.method.ramp is not None
+            model, report = speed_up(
+                model, choices=dict.fromkeys(compressed, "sparse") if pruned else None
+            )
             chosen = report.choices
             write_json(run.kernels_path, chosen)
         accelerator.wait_for_everyone()
