@@ -71,6 +71,20 @@ def test_contract(table, preset):
         assert not any(row.source.deviation for row in found.rows)
 
 
+@pytest.mark.parametrize("table", ["table5", "table11", "table12"])
+def test_scenes_stand_in_for_transfer(table):
+    rows = grid(table, "cpu").rows
+    assert rows
+    for training, row in zip(trainings(rows), rows, strict=True):
+        work = training.work(0, DataFolders())
+        assert work.job.recipe.dataset == "fashion-scenes"
+        assert work.backbone is not None
+        assert work.backbone.job.recipe.name == "fashion-mnist"
+        assert (work.backbone.job.sparsity or 0) == 0
+        transform = work.backbone.job.transform
+        assert (0 if transform is None else transform.sparsity) == row.labels.get("sparsity", 0)
+
+
 def test_storage(monkeypatch):
     """The `cpu` preset trains non-zeros only, where the method and the pattern can."""
 

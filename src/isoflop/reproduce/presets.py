@@ -20,11 +20,13 @@ class StandIn:
         recipe: Name of the recipe.
         changes: Values in place of the recipe's.
         models: What stands in for the paper's models, by name; for others it is that of the recipe.
+        transfers: Whether it begins with a backbone, where the paper's recipe does.
     """
 
     recipe: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
+    transfers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,10 @@ class Preset:
         """Return whether something else is trained in place of one of the paper's recipes."""
         return recipe in self.stand_ins
 
+    def transfers(self, recipe: str) -> bool:
+        """Return whether a backbone is transferred, if the paper's recipe does that."""
+        return not self.stands_in(recipe) or self.stand_ins[recipe].transfers
+
     def train(self, recipe: str, *, model: str | None = None, **training: Any) -> Training:
         """Return a training of one of the paper's recipes in this setting.
 
@@ -70,7 +76,8 @@ class Preset:
                 changes["model"] = stand_in.models[model]
             own = ", ".join(f"{k} {_short(v)}" for k, v in changes.items())
             deviations.append(f"{recipe}{f' ({own})' if own else ''} in place of {of_paper}")
-            training["backbone"] = None
+            if not stand_in.transfers:
+                training["backbone"] = None
         changes |= self.changes
         deviations += [f"{name} {value}" for name, value in self.changes.items()]
         method = training.get("method", "dense")
@@ -129,6 +136,8 @@ def cpu() -> Preset:
         stand_ins={
             **dict.fromkeys(_VISION, vision),
             **mobile,
+            "coco": StandIn(recipe="fashion-scenes-detection", transfers=True),
+            "cityscapes": StandIn(recipe="fashion-scenes-segmentation", transfers=True),
             "cifar100-botnet50": StandIn(recipe="fashion-mnist", changes={"model": no_botnet}),
             "pile": StandIn(recipe="pysource"),
         },

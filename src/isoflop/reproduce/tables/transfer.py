@@ -22,7 +22,7 @@ def transferred(preset: Preset, task: str, measure: str, sparsity: float) -> Sou
         sparsity: That of the Sparse Wide backbone; 0 for the dense one.
     """
     headline = measure == HEADLINES[task]
-    if preset.stands_in(task):
+    if not preset.transfers(task):
         if not headline:
             return Missing(reason=f"the stand-in has no {measure}")
         if sparsity == 0:
