@@ -25,7 +25,6 @@ inline int omp_get_num_threads() { return 1; }
 namespace {
 
 constexpr int64_t packed_bytes = 37 << 10;  // of the input, in the first level of the cache
-constexpr int64_t cached_bytes = 32 << 20;  // what the third level may keep
 constexpr int64_t sums_bytes = 896 << 10;   // of the outputs, or their gradients, in the second
 
 struct Choice {

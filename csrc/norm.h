@@ -9,7 +9,6 @@
 namespace {
 
 constexpr int64_t summed_block = 1024;  // added in float; blocks are added in double
-constexpr int64_t rows_bytes = 16 << 20;  // outputs that the caches may keep for who reads them next
 
 // Calls `add(begin, end)` with the bounds of each block of a row.
 template <class Add>
@@ -58,7 +57,7 @@ inline void map_row(const float* x, const float* dy, float* y, int64_t length, b
 
 void normalize(int64_t channels, int64_t length, const float* x, const float* weight,
                const float* bias, float eps, float* y, float* mean, float* variance, int threads) {
-  const bool past = channels * length * 4 > rows_bytes;
+  const bool past = channels * length * 4 > cached_bytes;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t c = 0; c < channels; c++) {
     const float* row = x + c * length;
@@ -79,7 +78,7 @@ void normalize(int64_t channels, int64_t length, const float* x, const float* we
 void normalize_gradient(int64_t channels, int64_t length, const float* x, const float* dy,
                         const float* weight, const float* mean, const float* variance, float eps,
                         float* dx, float* dweight, float* dbias, int threads) {
-  const bool past = channels * length * 4 > rows_bytes;
+  const bool past = channels * length * 4 > cached_bytes;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t c = 0; c < channels; c++) {
     const float *row = x + c * length, *gradient = dy + c * length;

@@ -23,6 +23,8 @@ typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 
+constexpr int64_t cached_bytes = 32 << 20;  // what the third level of the cache may keep
+
 // Stores past the caches, if the machine can; worth while where nobody will read it for long.
 inline void store_past_caches(float* p, Vec v) {
 #if defined(__AVX512F__)

@@ -15,16 +15,6 @@ EPSILON = torch.finfo(torch.float32).eps
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="no compiled kernels")
 
 
-@pytest.fixture(params=kernels.isas())
-def isa(request):
-    """Run on each instruction set."""
-    before = kernels.isa()
-    assert before is not None
-    kernels.set_isa(request.param)
-    yield request.param
-    kernels.set_isa(before)
-
-
 @pytest.fixture(params=[1, 2], ids=lambda count: f"{count}threads")
 def threads(request):
     before = torch.get_num_threads()

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+import isoflop
 from isoflop.models import build_model
-from isoflop.training.memory_format import guard_narrow_convolutions, use_fast_layout
+from isoflop.training import setup, train
+from isoflop.training.memory_format import use_fast_layout
 
 
 @pytest.mark.parametrize(("width", "outermost"), [(4, 2), (8, 1), (16, 0)])
@@ -15,8 +17,7 @@ def test_channels_are_innermost_unless_that_would_crash(width, outermost):
     model = build_model("isoflop:resnet18_cifar", 3, base_width=width).eval()
     x = torch.randn(2, 3, 16, 16).to(memory_format=torch.channels_last)
     expected = model(x)
-    use_fast_layout(model, torch.device("cpu"))
-    guard_narrow_convolutions(model)
+    use_fast_layout(model)
     seen = []
 
     def see(layer, inputs, output):
@@ -34,12 +35,34 @@ def test_narrow_shortcuts_do_not_crash():
     # In a process of its own, since what is tested would end it.
     code = (
         "import torch; from torch import nn\n"
-        "from isoflop.training.memory_format import guard_narrow_convolutions, use_fast_layout\n"
+        "from isoflop.training.memory_format import use_fast_layout\n"
         "model = nn.Sequential(nn.Conv2d(8, 16, 1, stride=2))\n"
-        "use_fast_layout(model, torch.device('cpu'))\n"
-        "guard_narrow_convolutions(model)\n"
+        "use_fast_layout(model)\n"
         "for _ in range(20):\n"
         "    x = torch.randn(16, 8, 64, 64).to(memory_format=torch.channels_last)\n"
         "    model(x).square().mean().backward()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_weights_are_scored_before_the_channels_move_inside(monkeypatch, tiny_recipe, tmp_path):
+    """Methods such as SNIP compute gradients while `sparsify` runs, where nothing has hooks yet."""
+    innermost = []
+    real = setup.sparsify
+
+    def sparsify(model, *args, **options):
+        innermost.extend(
+            layer.weight.stride(1) == 1
+            for layer in model.modules()
+            if isinstance(layer, nn.Conv2d)
+            and layer.in_channels > 1
+            and layer.kernel_size != (1, 1)
+        )
+        return real(model, *args, **options)
+
+    monkeypatch.setattr(setup, "sparsify", sparsify)
+    wide = isoflop.SparseWide(sparsity=0.5)
+    recipe = tiny_recipe.replace(epochs=1)
+    train(recipe, tmp_path, transform=wide, method="snip", quiet=True)
+    assert innermost
+    assert not any(innermost)

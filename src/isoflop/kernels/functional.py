@@ -6,7 +6,6 @@ they build the dense weight and let PyTorch multiply.
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensor
 
 from isoflop.errors import KernelError
 from isoflop.kernels import library, ops
@@ -44,7 +43,7 @@ def sparse_linear(
         KernelError: The arguments do not fit together.
     """
     _check(activation)
-    if not _compiled(x, values, bias, residual):
+    if not library.runs(x, values, bias, residual):
         return dense_linear(x, values, index, bias, residual=residual, activation=activation)
     after, activation = _unfused(activation, x, values, bias, residual)
     y = ops.linear(
@@ -98,7 +97,7 @@ def sparse_conv2d(
         KernelError: The arguments do not fit together.
     """
     _check(activation)
-    if not _compiled(x, values, bias, residual):
+    if not library.runs(x, values, bias, residual):
         return dense_conv2d(
             x,
             values,
@@ -136,15 +135,6 @@ def _check(activation: str) -> None:
         raise KernelError(
             f"There is no activation {activation!r}; the kernels know {', '.join(ACTIVATIONS)}."
         )
-
-
-def _compiled(*tensors: Tensor | None) -> bool:
-    x = tensors[0]
-    assert x is not None
-    without_values = x.is_meta or isinstance(x, FakeTensor)  # which need no kernels
-    return (library.available() or without_values) and all(
-        t is None or (t.dtype is torch.float32 and (t.is_cpu or t.is_meta)) for t in tensors
-    )
 
 
 def _unfused(activation: str, *tensors: Tensor | None) -> tuple[str, str]:

@@ -68,7 +68,7 @@ class LayoutBatchNorm2d(nn.BatchNorm2d):
         if not _needs_view(input):
             return super().forward(input)
         own = self.training or self.running_mean is None
-        if own and input.numel() > input.shape[1] and _compiled(input, self.weight, self.bias):
+        if own and input.numel() > input.shape[1] and library.runs(input, self.weight, self.bias):
             y, mean, variance = batch_norm(input, self.weight, self.bias, self.eps)
             if self.track_running_stats and self.running_mean is not None:
                 self._follow(mean, variance, input.numel() // input.shape[1])
@@ -90,12 +90,6 @@ class LayoutBatchNorm2d(nn.BatchNorm2d):
                 momentum = 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean, momentum or 0.0)
         self.running_var.lerp_(variance * (count / (count - 1)), momentum or 0.0)
-
-
-def _compiled(*tensors: Tensor | None) -> bool:
-    return library.available() and all(
-        tensor is None or (tensor.is_cpu and tensor.dtype is torch.float32) for tensor in tensors
-    )
 
 
 class _LayoutPool(nn.Module):

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from isoflop.errors import KernelError
 
@@ -21,6 +23,17 @@ ISA = "ISOFLOP_ISA"
 def available() -> bool:
     """Return whether the compiled kernels are in use; without them all works, but slowly."""
     return _native is not None
+
+
+def runs(x: Tensor, *others: Tensor | None) -> bool:
+    """Return whether the compiled kernels can work on tensors: float32 on the CPU.
+
+    Tensors without values need no kernels.
+    """
+    tensors = [tensor for tensor in (x, *others) if tensor is not None]
+    return (available() or x.is_meta or isinstance(x, FakeTensor)) and all(
+        t.dtype is torch.float32 and (t.is_cpu or t.is_meta) for t in tensors
+    )
 
 
 def why_unavailable() -> str | None:

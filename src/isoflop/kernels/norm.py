@@ -29,16 +29,7 @@ def batch_norm(
         y, as x; the mean and the biased variance of each channel, (C,), which have no gradient.
     """
     y, mean, variance = _outputs(x)
-    library.native().normalize(
-        torch.to_dlpack(x),
-        _optional(weight),
-        _optional(bias),
-        eps,
-        torch.to_dlpack(y),
-        torch.to_dlpack(mean),
-        torch.to_dlpack(variance),
-        threads=torch.get_num_threads(),
-    )
+    _call("normalize", x, _row(weight), _row(bias), eps, y, mean, variance)
     return y, mean, variance
 
 
@@ -48,18 +39,7 @@ def batch_norm_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight and bias; all but `dy` is as for `batch_norm`."""
     dx, dweight, dbias = _outputs(x)
-    library.native().normalize_gradient(
-        torch.to_dlpack(x),
-        torch.to_dlpack(dy),
-        _optional(weight),
-        torch.to_dlpack(mean),
-        torch.to_dlpack(variance),
-        eps,
-        torch.to_dlpack(dx),
-        torch.to_dlpack(dweight),
-        torch.to_dlpack(dbias),
-        threads=torch.get_num_threads(),
-    )
+    _call("normalize_gradient", x, dy, _row(weight), mean, variance, eps, dx, dweight, dbias)
     return dx, dweight, dbias
 
 
@@ -102,5 +82,11 @@ def _outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
 
 
-def _optional(tensor: Tensor | None) -> Any:
-    return None if tensor is None else torch.to_dlpack(tensor.contiguous())
+def _row(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _call(name: str, *arguments: Tensor | float | None) -> None:
+    """Call a kernel, which fills the last tensors."""
+    passed = (torch.to_dlpack(a) if isinstance(a, Tensor) else a for a in arguments)
+    getattr(library.native(), name)(*passed, threads=torch.get_num_threads())

@@ -75,10 +75,10 @@ def check_compressible(
                 )
 
 
-def trains_compressed(method: Method, pattern: Pattern, total_steps: int = _STEPS) -> bool:
+def trains_compressed(method: Method, pattern: Pattern) -> bool:
     """Return whether a method can train weights of a pattern in compressed storage."""
-    step = _first_observed(method, total_steps)
-    return _compressible(method, step, total_steps) and (step is None or pattern.preselects)
+    step = _first_observed(method, _STEPS)
+    return _compressible(method, step) and (step is None or pattern.preselects)
 
 
 def _check_method(method: Method, pattern: Pattern, total_steps: int) -> None:

@@ -20,7 +20,7 @@ from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches
 from isoflop.training.backbone import Backbone
 from isoflop.training.interval import Interval
-from isoflop.training.memory_format import guard_narrow_convolutions, use_fast_layout
+from isoflop.training.memory_format import use_fast_layout
 from isoflop.training.recipes import Recipe
 from isoflop.training.sharding import shard
 from isoflop.training.tasks import TASKS
@@ -166,7 +166,7 @@ def build(
         dense_macs = plan.dense_macs
     # A model to be sharded moves part by part, later, and FSDP2 takes contiguous parameters only.
     if not sharded:
-        use_fast_layout(model, device)
+        model.to(device)
     optimizer = _optimizer(model, recipe)
     sparsifier = sparsify(
         model,
@@ -184,9 +184,10 @@ def build(
         loss=functools.partial(task.loss, recipe),
         seed=job.seed,
     )
-    guard_narrow_convolutions(model)  # only now, as hooks would keep layers from being compressed
     if sharded:
         shard(model, optimizer, sparsifier, device, bf16=bf16)
+    else:
+        use_fast_layout(model)
     return Setup(
         model=model,
         optimizer=optimizer,
