@@ -1,5 +1,6 @@
 #define LANES 16
 #include "engine.h"
+#include "norm.h"
 
 namespace isoflop {
 
@@ -7,7 +8,14 @@ const Kernels avx512{"avx512",
                      [] {
                        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
                      },
-                     forward, input_gradient, weight_gradient, normalize,
+                     precision<float>,
+#ifdef ISOFLOP_AVX512_BFLOAT16
+                     &avx512_bfloat16,
+#else
+                     nullptr,
+#endif
+                     [] { return bool(__builtin_cpu_supports("avx512bf16")); },
+                     normalize,
                      normalize_gradient};
 
 }  // namespace isoflop

@@ -19,7 +19,6 @@ inline int omp_get_num_threads() { return 1; }
 
 #include "flat.h"
 #include "inner.h"
-#include "norm.h"
 #include "problem.h"
 
 namespace {
@@ -27,30 +26,32 @@ namespace {
 constexpr int64_t packed_bytes = 37 << 10;  // of the input, in the first level of the cache
 constexpr int64_t sums_bytes = 896 << 10;   // of the outputs, or their gradients, in the second
 
+template <class Number>
 struct Choice {
-  const Shape* shape;  // null if no tile can be packed
+  const Shape<Number>* shape;  // null if no tile can be packed
   Tile tile;
 };
 
 // The tile that should take the least time, in FMAs per useful one. `per_entry` and `per_sum` are what
 // an entry, and a vector of sums in a pass, cost besides.
-template <class Has>
-inline Choice choose_tile(const Problem& p, double density, int taps, int block, double per_entry,
+template <class Number, class Has>
+inline Choice<Number> choose_tile(const Problem& p, double density, int taps, int block, double per_entry,
                           double per_sum, Has has) {
-  Choice best{};
+  Choice<Number> best{};
+  constexpr int64_t bytes = sizeof(Number);
   double least = 0;
   int used = 0;
   for (int k = 0; k < taps; k++) used += p.tap[k].plane >= 0;
-  auto consider = [&](const Shape& shape, bool flat) {
-    Tile t = make_tile(p, shape.h, shape.w, flat);
+  auto consider = [&](const Shape<Number>& shape, bool flat) {
+    const Tile t = make_tile(p, shape.h, shape.w, per_float<Number>, flat);
     if (t.channel * minimum<int64_t>(block, p.channels) > most_distance) return;
-    const int64_t blocks = maximum<int64_t>(packed_bytes / (4 * t.channel * block + 1), 1);
+    const int64_t blocks = maximum<int64_t>(packed_bytes / (bytes * t.channel * block + 1), 1);
     const double channels = static_cast<double>(minimum(blocks * block, p.channels));
     double entries = maximum(density * used * channels, 0.1);
-    double computed = static_cast<double>(t.tasks) * t.vectors() * LANES;
+    double computed = static_cast<double>(t.tasks) * static_cast<double>(t.length());
     double useful = static_cast<double>(p.n) * p.out_h * p.out_w;
     double packing = 2.0 * t.channel / LANES / (density * used * p.rows * t.vectors() + 0.1);
-    double over = maximum(4.0 * t.channel * minimum<int64_t>(block, p.channels) / packed_bytes, 1.0);
+    double over = maximum(1.0 * bytes * t.channel * minimum<int64_t>(block, p.channels) / packed_bytes, 1.0);
     double cost = 1 + per_sum / entries + per_entry / t.vectors() + packing;
     cost *= computed / useful * over;
     if (!best.shape || cost < least) {
@@ -58,10 +59,10 @@ inline Choice choose_tile(const Problem& p, double density, int taps, int block,
       least = cost;
     }
   };
-  for (const Shape& shape : shapes) {
+  for (const Shape<Number>& shape : Loops<Number>::shapes) {
     if (!has(shape)) continue;
     consider(shape, false);
-    if (shape.h == 1 && p.n % LANES && p.out_h * p.out_w > 1) consider(shape, true);
+    if (shape.h == 1 && p.n % (LANES * per_float<Number>) && p.out_h * p.out_w > 1) consider(shape, true);
   }
   return best;
 }
@@ -72,24 +73,26 @@ struct Plan {
   int64_t merge;   // blocks of the index in a pass
   int64_t chunk;   // row groups whose sums (or gradients) are held at a time
   int64_t chunks;  // of a group
-  int64_t packed;  // floats of the packed input, rounded up to whole pages
+  int64_t packed;  // numbers of the packed input, rounded up to whole pages
 };
 
 inline int64_t whole_pages(int64_t floats) { return ceil_div(floats, 1024) * 1024; }
 
 // Blocks of the index that can be packed together.
+template <class Number>
 inline int64_t most_merged(const Problem& p, const Tile& tile, int64_t block) {
-  const int64_t bytes = maximum<int64_t>(1, 4 * tile.channel * block);
+  const int64_t size = sizeof(Number), bytes = maximum<int64_t>(1, size * tile.channel * block);
   return minimum(maximum<int64_t>(1, packed_bytes / bytes), ceil_div(p.channels, block));
 }
 
+template <class Number>
 inline Plan make_plan(const Problem& p, const Tile& tile, int taps, int64_t block, int64_t merge,
-                      Stream& s) {
+                      Stream<Number>& s) {
   s.channels = merge * block;
   s.passes = ceil_div(ceil_div(p.channels, block), merge);
   s.row_groups = ceil_div(p.rows, rows_of(s.grouping));
   Plan plan{tile, taps, merge, 0, 0, whole_pages(s.channels * tile.channel)};
-  const int64_t bytes = int64_t{4} * LANES * tile.vectors() * rows_of(s.grouping);
+  const int64_t bytes = 4 * tile.length() * rows_of(s.grouping);
   plan.chunk = minimum(maximum<int64_t>(1, sums_bytes / bytes), s.row_groups);
   plan.chunks = ceil_div(s.row_groups, plan.chunk);
   return plan;
@@ -109,18 +112,19 @@ inline Vec activate(Vec v, Activation a) {
 }
 
 // As `store_rows`, for a flat tile.
+template <class Number>
 inline void store_flat(const Problem& p, const Tile& t, const Place& at, int64_t channel,
                        int64_t rows, const float* sums, const Epilogue& epilogue) {
   int64_t offsets[most_pixels], others[most_pixels];
   flat_offsets(p, t, at, p.out, offsets);
   const View& r = epilogue.residual;
   if (r.data) flat_offsets(p, t, at, r, others);
-  for (int k = 0; k < t.w; k++) {
+  for (int k = 0; k < t.vectors(); k++) {
     const int64_t *pixels = offsets + k * LANES, *added = others + k * LANES;
     const bool contiguous = together(pixels), added_contiguous = r.data && together(added);
     for (int64_t row = 0; row < rows; row++) {
       const int64_t c = channel + row;
-      Vec v = load(sums + (row * t.w + k) * LANES);
+      Vec v = Loops<Number>::sum(sums + row * t.length(), k);
       if (epilogue.bias) v += broadcast(epilogue.bias[c]);
       if (r.data) v += load_pixels(r.data + c * r.c, added, added_contiguous);
       store_pixels(p.out.data + c * p.out.c, pixels, contiguous, activate(v, epilogue.activation));
@@ -129,16 +133,17 @@ inline void store_flat(const Problem& p, const Tile& t, const Place& at, int64_t
 }
 
 // Stores the sums of `rows` outputs from channel `channel` on.
+template <class Number>
 inline void store_rows(const Problem& p, const Tile& t, const Place& at, int64_t channel,
                        int64_t rows, const float* sums, const Epilogue& epilogue) {
   const int count = t.vectors();
-  if (t.flat) return store_flat(p, t, at, channel, rows, sums, epilogue);
+  if (t.flat) return store_flat<Number>(p, t, at, channel, rows, sums, epilogue);
   Spot spots[most_vectors], others[most_vectors];
   output_spots(p, t, at, p.out, spots);
   const View& r = epilogue.residual;
   if (r.data) output_spots(p, t, at, r, others);
   auto finish = [&](int64_t row, int k) {
-    Vec v = load(sums + (row * count + k) * LANES);
+    Vec v = Loops<Number>::sum(sums + row * t.length(), k);
     const int64_t c = channel + row;
     if (epilogue.bias) v += broadcast(epilogue.bias[c]);
     if (r.data) {
@@ -208,27 +213,37 @@ inline T* reserve(Buffer& buffer, int64_t count) {
   return data;
 }
 
-template <class Source>
-void list(const Problem& p, const Plan& plan, const Source& source, Stream& s, int threads) {
+template <class Source, class Number>
+void list(const Problem& p, const Plan& plan, const Source& source, Stream<Number>& s,
+          int threads) {
   Memory& m = memory();
   int32_t* table = reserve<int32_t>(m.table, s.channels * plan.taps);
   fill_distances(p, plan.tile, plan.taps, s.channels, table);
-  int64_t most = 4 * s.channels * plan.taps;
-  int32_t* scratch = nullptr;
-  if (s.grouping == Grouping::pair) scratch = reserve<int32_t>(m.threads, most * threads);
+  const int64_t passes = p.groups * s.passes;
+  if constexpr (Loops<Number>::pairs) {
+    if (s.grouping == Grouping::pair) {
+      const int64_t most = 4 * s.channels * plan.taps;
+      int32_t* scratch = reserve<int32_t>(m.threads, most * threads);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-  for (int64_t k = 0; k < p.groups * s.passes; k++)
-    list_pass(source, s, table, plan.taps, p.rows, k / s.passes, k % s.passes, plan.merge,
-              scratch ? scratch + most * omp_get_thread_num() : nullptr);
+      for (int64_t k = 0; k < passes; k++)
+        list_pairs(source, s, table, plan.taps, p.rows, k / s.passes, k % s.passes, plan.merge,
+                   scratch + most * omp_get_thread_num());
+      return;
+    }
+  }
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+  for (int64_t k = 0; k < passes; k++)
+    list_rows(source, s, table, plan.taps, k / s.passes, k % s.passes, plan.merge);
 }
 
 // Packs all channels of all tiles of a pointwise problem, if that takes a transposition, which is
 // better done once than once for each part of the outputs. Returns null if it does not.
-inline const float* pack_panels(const Problem& p, const Tile& t, const View& view, int64_t step_h,
+template <class Number>
+inline const Number* pack_panels(const Problem& p, const Tile& t, const View& view, int64_t step_h,
                                 int64_t step_w, int64_t channels, Buffer& buffer, int threads) {
   if (!t.pointwise || view.n == 1) return nullptr;
-  const int64_t length = t.vectors() * LANES;
-  float* panels = reserve<float>(buffer, t.tasks * channels * length);
+  const int64_t length = t.length();
+  Number* panels = reserve<Number>(buffer, t.tasks * channels * length);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t task = 0; task < t.tasks; task++) {
     Spot spots[most_vectors];
@@ -238,15 +253,17 @@ inline const float* pack_panels(const Problem& p, const Tile& t, const View& vie
   return panels;
 }
 
-inline const float* pack_inputs(const Problem& p, const Tile& t, int threads) {
-  return pack_panels(p, t, p.in, p.plane[0].step_h, p.plane[0].step_w, p.groups * p.channels,
-                     memory().input_panels, threads);
+template <class Number>
+inline const Number* pack_inputs(const Problem& p, const Tile& t, int threads) {
+  return pack_panels<Number>(p, t, p.in, p.plane[0].step_h, p.plane[0].step_w,
+                             p.groups * p.channels, memory().input_panels, threads);
 }
 
 // The packed input of a pass of a tile, in `patch` if it is not in `panels`.
-inline const float* packed_input(const Problem& p, const Tile& t, const Stream& s,
-                                 const float* panels, int64_t tile, const Spot* spots,
-                                 int64_t group, int64_t pass, float* patch) {
+template <class Number>
+inline const Number* packed_input(const Problem& p, const Tile& t, const Stream<Number>& s,
+                                  const Number* panels, int64_t tile, const Spot* spots,
+                                  int64_t group, int64_t pass, Number* patch) {
   const int64_t skipped = pass * s.channels, first = group * p.channels + skipped;
   const int64_t channels = minimum(s.channels, p.channels - skipped);
   if (panels) return panels + (tile * p.groups * p.channels + first) * t.channel;
@@ -263,46 +280,49 @@ inline double density_of(const Problem& p, int64_t nnz, int taps) {
 
 // out = sum of values * in, then the epilogue. Every output is computed by one thread, in one order.
 // Returns false, and does nothing, if the kernel is too large to be packed.
-template <class Source>
+template <class Number, class Source>
 bool multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int taps,
               const Epilogue& epilogue, int threads) {
   if (p.n == 0 || p.out_h <= 0 || p.out_w <= 0) return true;
   Memory& m = memory();
   const double density = density_of(p, nnz, taps);
   const double vectors = static_cast<double>(p.out_h) * p.out_w * p.n / LANES;
-  Stream s{};
+  Stream<Number> s{};
   if (rows == 4)
     s.grouping = Grouping::block;
-  else if (density > 0.15 && p.rows > 1 && vectors >= 512)
+  else if (Loops<Number>::pairs && density > 0.15 && p.rows > 1 && vectors >= 512)
     s.grouping = Grouping::pair;
-  const Choice choice = choose_tile(p, density, taps, source.block(), 0.5, 2, [&](const Shape& x) {
-    return rows_loop(x, s.grouping) != nullptr;
-  });
+  const auto choice =
+      choose_tile<Number>(p, density, taps, source.block(), 0.5, 2, [&](const Shape<Number>& x) {
+        return rows_loop(x, s.grouping) != nullptr;
+      });
   if (!choice.shape) return false;
   const Tile& t = choice.tile;
-  Plan plan = make_plan(p, t, taps, source.block(), most_merged(p, t, source.block()), s);
+  Plan plan = make_plan(p, t, taps, source.block(), most_merged<Number>(p, t, source.block()), s);
   // Enough tasks for all threads.
   const int64_t wanted = ceil_div(int64_t{4} * threads, t.tasks * p.groups);
   plan.chunk = minimum(plan.chunk, maximum<int64_t>(ceil_div(s.row_groups, wanted), 32));
   plan.chunks = ceil_div(s.row_groups, plan.chunk);
   s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
+  if (per_float<Number> > 1) nnz += s.most_added(p.groups * s.passes) * rows;
   s.distance = reserve<uint16_t>(m.distance, nnz);
-  s.values = reserve<float>(m.values, nnz);
+  s.values = reserve<Number>(m.values, nnz);
   list(p, plan, source, s, threads);
 
-  const float* panels = pack_inputs(p, t, threads);
+  const Number* panels = pack_inputs<Number>(p, t, threads);
   const int group_rows = rows_of(s.grouping);
-  const int64_t sums_length = plan.chunk * group_rows * t.vectors() * LANES;
   const int64_t spots_length = t.packed_vectors();
-  const int64_t own = plan.packed + whole_pages(sums_length);
+  const int64_t packed_floats = plan.packed / per_float<Number>;
+  const int64_t own = packed_floats + whole_pages(plan.chunk * group_rows * t.length());
   float* buffers = reserve<float>(m.threads, own * threads);
   Spot* all_spots = reserve<Spot>(m.spots, spots_length * threads);
-  const Rows loop = rows_loop(*choice.shape, s.grouping);
+  const Rows<Number> loop = rows_loop(*choice.shape, s.grouping);
   const int64_t tasks = t.tasks * p.groups * plan.chunks;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t task = 0; task < tasks; task++) {
-    float* patch = buffers + own * omp_get_thread_num();
-    float* sums = patch + plan.packed;
+    float* const buffer = buffers + own * omp_get_thread_num();
+    Number* patch = reinterpret_cast<Number*>(buffer);
+    float* sums = buffer + packed_floats;
     Spot* spots = all_spots + spots_length * omp_get_thread_num();
     const int64_t chunk = task % plan.chunks, group = task / plan.chunks % p.groups;
     const int64_t tile = task / plan.chunks / p.groups;
@@ -315,7 +335,7 @@ bool multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
            packed_input(p, t, s, panels, tile, spots, group, pass, patch), t.stride, sums,
            pass == 0);
     const int64_t row = begin * group_rows;
-    store_rows(p, t, at, group * p.rows + row, minimum(end * group_rows, p.rows) - row, sums,
+    store_rows<Number>(p, t, at, group * p.rows + row, minimum(end * group_rows, p.rows) - row, sums,
                epilogue);
   }
   return true;
@@ -337,6 +357,7 @@ inline void prefer_huge_pages(const View& v, int64_t n, int64_t c, int64_t h, in
     prefer_huge_pages(v.data, (n - 1) * v.n + (c - 1) * v.c + (h - 1) * v.h + (w - 1) * v.w + 1);
 }
 
+template <class Number>
 void forward(const Geometry& geometry, const Index& index, const float* values, const View& x,
              const View& y, const Epilogue& epilogue, int threads) {
   View in = x, out = y;
@@ -345,11 +366,12 @@ void forward(const Geometry& geometry, const Index& index, const float* values, 
   if (!epilogue.residual.data) g = with_pixels_as_images(geometry, in, out);
   const Taps k(g);
   const Problem p = forward_problem(g, in, out, k.planes, k.taps);
-  if (!multiply(p, ByRow(index, values, p.rows, p.channels), index.entries * index.rows, index.rows,
-                k.count, epilogue, threads))
-    isoflop::portable.forward(geometry, index, values, x, y, epilogue, threads);
+  if (!multiply<Number>(p, ByRow(index, values, p.rows, p.channels), index.entries * index.rows,
+                        index.rows, k.count, epilogue, threads))
+    isoflop::portable.float32.forward(geometry, index, values, x, y, epilogue, threads);
 }
 
+template <class Number>
 void input_gradient(const Geometry& geometry, const Index& index, const float* values,
                     const View& dy, const View& dx, int threads) {
   View in = dy, out = dx;
@@ -359,12 +381,13 @@ void input_gradient(const Geometry& geometry, const Index& index, const float* v
   for (int64_t phase_h = 0; phase_h < minimum(g.stride_h, g.h); phase_h++)
     for (int64_t phase_w = 0; phase_w < minimum(g.stride_w, g.w); phase_w++) {
       const Problem p = backward_problem(g, in, out, phase_h, phase_w, k.planes, k.taps);
-      if (!multiply(p, ByColumn(index, values, k.count, p.channels, p.rows),
-                    index.entries * index.rows, 1, k.count, Epilogue{}, threads))
-        return isoflop::portable.input_gradient(geometry, index, values, dy, dx, threads);
+      if (!multiply<Number>(p, ByColumn(index, values, k.count, p.channels, p.rows),
+                            index.entries * index.rows, 1, k.count, Epilogue{}, threads))
+        return isoflop::portable.float32.input_gradient(geometry, index, values, dy, dx, threads);
     }
 }
 
+template <class Number>
 void weight_gradient(const Geometry& geometry, const Index& index, const View& x, const View& dy,
                      float* dvalues, int threads) {
   const int64_t nnz = index.entries * index.rows;
@@ -377,13 +400,13 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   if (p.n == 0 || p.out_h <= 0 || p.out_w <= 0) return;
 
   Memory& m = memory();
-  Stream s{};
+  Stream<Number> s{};
   s.grouping = index.rows == 4 ? Grouping::block : Grouping::single;
-  const Choice choice =
-      choose_tile(p, density_of(p, nnz, k.count), k.count, index.block_in, 4, 0,
-                  [&](const Shape& x) { return products_loop(x, s.grouping) != nullptr; });
+  const auto choice = choose_tile<Number>(
+      p, density_of(p, nnz, k.count), k.count, index.block_in, 4, 0,
+      [&](const Shape<Number>& x) { return products_loop(x, s.grouping) != nullptr; });
   if (!choice.shape)
-    return isoflop::portable.weight_gradient(geometry, index, x, dy, dvalues, threads);
+    return isoflop::portable.float32.weight_gradient(geometry, index, x, dy, dvalues, threads);
   const Tile& t = choice.tile;
   // One block of the index in a pass, so that the entries keep its order.
   const Plan plan = make_plan(p, t, k.count, index.block_in, 1, s);
@@ -391,23 +414,22 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   s.distance = reserve<uint16_t>(m.distance, nnz);
   list(p, plan, ByRow(index, nullptr, p.rows, p.channels), s, threads);
 
-  const float* panels = pack_inputs(p, t, threads);
-  const float* dy_panels = pack_panels(p, t, p.out, 1, 1, p.groups * p.rows, m.output_panels,
-                                       threads);
+  const Number* panels = pack_inputs<Number>(p, t, threads);
+  const Number* dy_panels = pack_panels<Number>(p, t, p.out, 1, 1, p.groups * p.rows,
+                                                m.output_panels, threads);
   const int group_rows = rows_of(s.grouping);
-  const int64_t tile_length = t.vectors() * LANES;
-  const int64_t own = plan.packed + plan.chunk * group_rows * tile_length;
-  float* buffers = reserve<float>(m.threads, own * threads);
+  const int64_t own = plan.packed + plan.chunk * group_rows * t.length();
+  Number* buffers = reserve<Number>(m.threads, own * threads);
   float* others = reserve<float>(m.gradients, nnz * (threads - 1));
   Spot* all_spots = reserve<Spot>(m.spots, t.packed_vectors() * threads);
-  const Products loop = products_loop(*choice.shape, s.grouping);
+  const Products<Number> loop = products_loop(*choice.shape, s.grouping);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
     float* sums = thread ? others + (thread - 1) * nnz : dvalues;
     if (thread) std::memset(sums, 0, nnz * sizeof(float));
-    float* patch = buffers + own * thread;
-    float* gradient = patch + plan.packed;
+    Number* patch = buffers + own * thread;
+    Number* gradient = patch + plan.packed;
     Spot* spots = all_spots + thread * t.packed_vectors();
     for (int64_t tile = t.tasks * thread / team; tile < t.tasks * (thread + 1) / team; tile++) {
       const Place at = place(t, tile);
@@ -419,13 +441,13 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
         const int64_t end = minimum(begin + plan.chunk, s.row_groups);
         const int64_t first = group * p.rows + begin * group_rows;
         const int64_t rows = (end - begin) * group_rows;
-        const float* dy_tile = gradient;
+        const Number* dy_tile = gradient;
         if (dy_panels)
-          dy_tile = dy_panels + (tile * p.groups * p.rows + first) * tile_length;
+          dy_tile = dy_panels + (tile * p.groups * p.rows + first) * t.length();
         else if (t.flat)
           pack_flat_pixels(p, t, at, p.out, first, rows, gradient);
         else
-          pack_pixels(p.out, outputs, t.vectors(), first, rows, gradient, tile_length);
+          pack_pixels(p.out, outputs, t.vectors(), first, rows, gradient, t.length());
         for (int64_t pass = 0; pass < s.passes; pass++)
           loop(s, s.starts_of(group, pass), begin, end,
                packed_input(p, t, s, panels, tile, spots, group, pass, patch), t.stride, dy_tile,
@@ -438,5 +460,9 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
       for (int64_t other = 1; other < team; other++) dvalues[e] += others[(other - 1) * nnz + e];
   }
 }
+
+template <class Number>
+constexpr isoflop::Precision precision{forward<Number>, input_gradient<Number>,
+                                       weight_gradient<Number>};
 
 }  // namespace

@@ -11,7 +11,7 @@ constexpr int most_pixels = most_vectors * LANES;
 inline void flat_offsets(const Problem& p, const Tile& t, const Place& at, const View& view,
                          int64_t* offsets) {
   int64_t i = at.first / t.stride, j = at.first % t.stride;
-  for (int k = 0; k < t.w * LANES; k++) {
+  for (int k = 0; k < t.w * t.lanes(); k++) {
     const bool inside = i < p.out_h && j < p.out_w;
     offsets[k] = inside ? at.images * view.n + i * view.h + j * view.w : -1;
     if (++j == t.stride) {
@@ -42,8 +42,9 @@ inline void store_pixels(float* to, const int64_t* offsets, bool contiguous, Vec
 }
 
 // Packs `channels` channels from `channel` on of what a flat task reads.
+template <class Number>
 inline void pack_flat(const Problem& p, const Tile& t, const Place& at, int64_t channel,
-                      int64_t channels, float* patch) {
+                      int64_t channels, Number* patch) {
   const float* from = p.in.data + at.images * p.in.n + channel * p.in.c;
   for (int64_t c = 0; c < channels; c++, from += p.in.c)
     for (int k = 0; k < p.planes; k++) {
@@ -60,13 +61,13 @@ inline void pack_flat(const Problem& p, const Tile& t, const Place& at, int64_t 
         const int64_t begin = inside ? minimum(maximum(low - j, int64_t{0}), count) : count;
         const int64_t end = inside ? maximum(minimum(high - j, count), begin) : count;
         const float* row = from + h * p.in.h + a.origin_w * p.in.w + j * step;
-        for (int64_t x = 0; x < begin; x++) patch[x] = 0;
+        for (int64_t x = 0; x < begin; x++) patch[x] = Number(0.0f);
         if (step == 1) {
-          for (int64_t x = begin; x < end; x++) patch[x] = row[x];
+          for (int64_t x = begin; x < end; x++) patch[x] = Number(row[x]);
         } else {
-          for (int64_t x = begin; x < end; x++) patch[x] = row[x * step];
+          for (int64_t x = begin; x < end; x++) patch[x] = Number(row[x * step]);
         }
-        for (int64_t x = end; x < count; x++) patch[x] = 0;
+        for (int64_t x = end; x < count; x++) patch[x] = Number(0.0f);
         patch += count;
         left -= count;
       }
@@ -74,16 +75,17 @@ inline void pack_flat(const Problem& p, const Tile& t, const Place& at, int64_t 
 }
 
 // Packs the pixels of a flat task, zeros where there are none.
+template <class Number>
 inline void pack_flat_pixels(const Problem& p, const Tile& t, const Place& at, const View& view,
-                             int64_t channel, int64_t channels, float* to) {
+                             int64_t channel, int64_t channels, Number* to) {
   int64_t offsets[most_pixels];
   flat_offsets(p, t, at, view, offsets);
   const float* from = view.data + channel * view.c;
-  for (int k = 0; k < t.w; k++) {
+  for (int k = 0; k < t.vectors(); k++) {
     const int64_t* pixels = offsets + k * LANES;
     const bool contiguous = together(pixels);
     for (int64_t c = 0; c < channels; c++)
-      store(to + (c * t.w + k) * LANES, load_pixels(from + c * view.c, pixels, contiguous));
+      store(to + (c * t.vectors() + k) * LANES, load_pixels(from + c * view.c, pixels, contiguous));
   }
 }
 

@@ -37,11 +37,12 @@ inline __attribute__((always_inline)) void keep(const Vec (&acc)[G][P], float* s
 }
 
 // The sums of the row groups from `begin` to `end`, in one pass; `sums` starts at the former.
-using Rows = void (*)(const Stream&, const int32_t* starts, int64_t begin, int64_t end,
-                      const float* patch, int64_t stride, float* sums, bool first);
+template <class Number>
+using Rows = void (*)(const Stream<Number>&, const int32_t* starts, int64_t begin, int64_t end,
+                      const Number* patch, int64_t stride, float* sums, bool first);
 
 template <int H, int W>
-void single_rows(const Stream& s, const int32_t* starts, int64_t begin, int64_t end,
+void single_rows(const Stream<float>& s, const int32_t* starts, int64_t begin, int64_t end,
                  const float* patch, int64_t stride, float* sums, bool first) {
   for (int64_t r = begin; r < end; r++, sums += H * W * LANES) {
     Vec acc[1][H * W];
@@ -53,7 +54,7 @@ void single_rows(const Stream& s, const int32_t* starts, int64_t begin, int64_t 
 }
 
 template <int H, int W>
-void pair_rows(const Stream& s, const int32_t* starts, int64_t begin, int64_t end,
+void pair_rows(const Stream<float>& s, const int32_t* starts, int64_t begin, int64_t end,
                const float* patch, int64_t stride, float* sums, bool first) {
   for (int64_t r = begin; r < end; r++, sums += 2 * H * W * LANES) {
     const int32_t* start = starts + 4 * r;
@@ -81,7 +82,7 @@ void pair_rows(const Stream& s, const int32_t* starts, int64_t begin, int64_t en
 }
 
 template <int H, int W>
-void block_rows(const Stream& s, const int32_t* starts, int64_t begin, int64_t end,
+void block_rows(const Stream<float>& s, const int32_t* starts, int64_t begin, int64_t end,
                 const float* patch, int64_t stride, float* sums, bool first) {
   for (int64_t r = begin; r < end; r++, sums += 4 * H * W * LANES) {
     Vec acc[4][H * W];
@@ -128,27 +129,32 @@ __attribute__((noinline)) void add_sums(const float* vectors, int64_t count, flo
 
 // Adds to `to`, the gradients of the values, what one tile contributes by the row groups from
 // `begin` to `end`; `dy` starts at the former.
-using Products = void (*)(const Stream&, const int32_t* starts, int64_t begin, int64_t end,
-                          const float* patch, int64_t stride, const float* dy, float* to);
+template <class Number>
+using Products = void (*)(const Stream<Number>&, const int32_t* starts, int64_t begin, int64_t end,
+                          const Number* patch, int64_t stride, const Number* dy, float* to);
 
-template <int G, int H, int W>
-void products(const Stream& s, const int32_t* starts, int64_t begin, int64_t end,
-              const float* patch, int64_t stride, const float* dy, float* to) {
+template <class Number, int G, int H, int W>
+void products(const Stream<Number>& s, const int32_t* starts, int64_t begin, int64_t end,
+              const Number* patch, int64_t stride, const Number* dy, float* to) {
+  using Numbers = decltype(load(patch));
+  constexpr int length = LANES * per_float<Number>;
   alignas(64) float vectors[waiting * LANES];
   int32_t e = starts[begin], from = e, full = e + waiting / G;
-  for (int64_t r = begin; r < end; r++, dy += G * H * W * LANES) {
-    Vec d[G][H * W];
-    fetch<G, H * W>(d, dy, false);
+  for (int64_t r = begin; r < end; r++, dy += G * H * W * length) {
+    Numbers d[G][H * W];
 #pragma GCC unroll 4
     for (int g = 0; g < G; g++)
 #pragma GCC unroll 16
-      for (int k = 0; k < H * W; k++) PIN(d[g][k]);
+      for (int k = 0; k < H * W; k++) {
+        d[g][k] = load(dy + (g * H * W + k) * length);
+        PIN(d[g][k]);
+      }
     const int32_t last = starts[r + 1];
     while (e < last) {
       float* slot = vectors + (e - from) * (G * LANES);
       const int32_t stop = minimum(last, full);
       for (; e < stop; e++, slot += G * LANES) {
-        const float* x = patch + s.distance[e];
+        const Number* x = patch + s.distance[e];
         // Two sums where there are enough products: each waits for the one before.
         constexpr int chains = G == 1 && H * W > 8 ? 2 : 1;
         Vec acc[G][chains];
@@ -160,10 +166,13 @@ void products(const Stream& s, const int32_t* starts, int64_t begin, int64_t end
         for (int i = 0; i < H; i++)
 #pragma GCC unroll 16
           for (int j = 0; j < W; j++) {
-            Vec v = load(x + i * stride + j * LANES);
+            Numbers v = load(x + i * stride + j * length);
             if (G > 1) PIN(v);
 #pragma GCC unroll 4
-            for (int g = 0; g < G; g++) acc[g][(i * W + j) % chains] += d[g][i * W + j] * v;
+            for (int g = 0; g < G; g++) {
+              Vec& sum = acc[g][(i * W + j) % chains];
+              sum = add_product(sum, d[g][i * W + j], v);
+            }
           }
 #pragma GCC unroll 4
         for (int g = 0; g < G; g++)
@@ -180,43 +189,57 @@ void products(const Stream& s, const int32_t* starts, int64_t begin, int64_t end
 }
 
 // A shape of tile for which there are inner loops; null where registers do not suffice.
+template <class Number>
 struct Shape {
   int h, w;
-  Rows single, pair, block;
-  Products single_products, block_products;
+  Rows<Number> single, pair, block;
+  Products<Number> single_products, block_products;
 };
 
-#if LANES == 16 || defined(__aarch64__)
-// 32 registers.
-const Shape shapes[] = {
-    {1, 4, single_rows<1, 4>, pair_rows<1, 4>, block_rows<1, 4>, products<1, 1, 4>,
-     products<4, 1, 4>},
-    {1, 6, nullptr, nullptr, block_rows<1, 6>, nullptr, products<4, 1, 6>},
-    {2, 3, nullptr, nullptr, block_rows<2, 3>, nullptr, products<4, 2, 3>},
-    {1, 7, single_rows<1, 7>, pair_rows<1, 7>, nullptr, products<1, 1, 7>, nullptr},
-    {1, 8, single_rows<1, 8>, pair_rows<1, 8>, nullptr, products<1, 1, 8>, nullptr},
-    {2, 4, single_rows<2, 4>, pair_rows<2, 4>, nullptr, products<1, 2, 4>, nullptr},
-    {2, 7, single_rows<2, 7>, nullptr, nullptr, products<1, 2, 7>, nullptr},
-    {4, 4, nullptr, nullptr, nullptr, products<1, 4, 4>, nullptr},
-};
-#else
-// 16 registers.
-const Shape shapes[] = {
-    {1, 2, nullptr, nullptr, block_rows<1, 2>, nullptr, products<4, 1, 2>},
-    {1, 4, single_rows<1, 4>, pair_rows<1, 4>, nullptr, products<1, 1, 4>, nullptr},
-    {1, 7, single_rows<1, 7>, nullptr, nullptr, products<1, 1, 7>, nullptr},
-    {1, 8, single_rows<1, 8>, nullptr, nullptr, products<1, 1, 8>, nullptr},
-    {2, 4, single_rows<2, 4>, nullptr, nullptr, products<1, 2, 4>, nullptr},
-};
-#endif
-
-inline Rows rows_loop(const Shape& shape, Grouping g) {
+template <class Number>
+inline Rows<Number> rows_loop(const Shape<Number>& shape, Grouping g) {
   return g == Grouping::single ? shape.single : g == Grouping::pair ? shape.pair : shape.block;
 }
 
-inline Products products_loop(const Shape& shape, Grouping g) {
+template <class Number>
+inline Products<Number> products_loop(const Shape<Number>& shape, Grouping g) {
   return g == Grouping::single ? shape.single_products
                                : g == Grouping::block ? shape.block_products : nullptr;
 }
+
+// What a tile can be for a type of number, and how its sums are read.
+template <class Number>
+struct Loops;
+
+#if LANES == 16 || defined(__aarch64__)
+// 32 registers.
+constexpr Shape<float> float_shapes[] = {
+    {1, 4, single_rows<1, 4>, pair_rows<1, 4>, block_rows<1, 4>, products<float, 1, 1, 4>,
+     products<float, 4, 1, 4>},
+    {1, 6, nullptr, nullptr, block_rows<1, 6>, nullptr, products<float, 4, 1, 6>},
+    {2, 3, nullptr, nullptr, block_rows<2, 3>, nullptr, products<float, 4, 2, 3>},
+    {1, 7, single_rows<1, 7>, pair_rows<1, 7>, nullptr, products<float, 1, 1, 7>, nullptr},
+    {1, 8, single_rows<1, 8>, pair_rows<1, 8>, nullptr, products<float, 1, 1, 8>, nullptr},
+    {2, 4, single_rows<2, 4>, pair_rows<2, 4>, nullptr, products<float, 1, 2, 4>, nullptr},
+    {2, 7, single_rows<2, 7>, nullptr, nullptr, products<float, 1, 2, 7>, nullptr},
+    {4, 4, nullptr, nullptr, nullptr, products<float, 1, 4, 4>, nullptr},
+};
+#else
+// 16 registers.
+constexpr Shape<float> float_shapes[] = {
+    {1, 2, nullptr, nullptr, block_rows<1, 2>, nullptr, products<float, 4, 1, 2>},
+    {1, 4, single_rows<1, 4>, pair_rows<1, 4>, nullptr, products<float, 1, 1, 4>, nullptr},
+    {1, 7, single_rows<1, 7>, nullptr, nullptr, products<float, 1, 1, 7>, nullptr},
+    {1, 8, single_rows<1, 8>, nullptr, nullptr, products<float, 1, 1, 8>, nullptr},
+    {2, 4, single_rows<2, 4>, nullptr, nullptr, products<float, 1, 2, 4>, nullptr},
+};
+#endif
+
+template <>
+struct Loops<float> {
+  static constexpr auto& shapes = float_shapes;
+  static constexpr bool pairs = true;
+  static Vec sum(const float* sums, int k) { return load(sums + k * LANES); }
+};
 
 }  // namespace

@@ -42,9 +42,8 @@ struct Epilogue {
   Activation activation;
 };
 
-struct Kernels {
-  const char* name;
-  bool (*supported)();
+// The products. Inputs and results are float32; what is multiplied may be rounded first.
+struct Precision {
   // y = activation(conv(x) + bias + residual). Overwrites y.
   void (*forward)(const Geometry&, const Index&, const float* values, const View& x, const View& y,
                   const Epilogue&, int threads);
@@ -54,6 +53,16 @@ struct Kernels {
   // dvalues[nnz] = gradient of the values. Overwrites dvalues.
   void (*weight_gradient)(const Geometry&, const Index&, const View& x, const View& dy,
                           float* dvalues, int threads);
+};
+
+struct Kernels {
+  const char* name;
+  bool (*supported)();
+  Precision float32;
+  // Rounds both factors to bfloat16, and sums their products in float32. Null, or to be used only
+  // where supported.
+  const Precision* bfloat16;
+  bool (*supports_bfloat16)();
   // y = (x - mean) / sqrt(variance + eps) * weight + bias, with the mean and the (biased) variance of
   // each of the channels, rows of `length`. Overwrites y, mean and variance; weight and bias may be
   // null.
@@ -71,5 +80,6 @@ extern const Kernels portable;
 extern const Kernels avx2;
 extern const Kernels avx512;
 extern const Kernels neon;
+extern const Precision avx512_bfloat16;
 
 }  // namespace isoflop

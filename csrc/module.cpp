@@ -267,13 +267,23 @@ void set_isa(const std::string& name) {
   refuse("this machine has no kernels for '" + name + "'; it has " + known);
 }
 
+bool has_bfloat16() {
+  const Kernels& kernels = *current.load();
+  return kernels.bfloat16 && kernels.supports_bfloat16();
+}
+
+const Precision& precision_of(bool bfloat16) {
+  require(!bfloat16 || has_bfloat16(), "this processor has no products of bfloat16");
+  return bfloat16 ? *current.load()->bfloat16 : current.load()->float32;
+}
+
 // ---- entry points
 
 void forward(const Input& x_array, const Input& values_array, const std::array<Input, 4>& parts,
              const std::array<int64_t, 3>& tiling, int64_t groups, const Pair& kernel,
              const Pair& stride, const Pair& padding, const Pair& dilation, const Output& y_array,
              const std::optional<Input>& bias_array, const std::optional<Input>& residual_array,
-             const std::string& activation, int threads) {
+             const std::string& activation, bool bfloat16, int threads) {
   const Activations x(x_array, "x"), y(y_array, "y");
   const Layer layer(x.sizes, y.sizes, groups, kernel, stride, padding, dilation, tiling, parts);
   const Row<const float> values(values_array, "values", layer.nnz);
@@ -293,15 +303,15 @@ void forward(const Input& x_array, const Input& values_array, const std::array<I
   }
   check_threads(threads);
   if (y.empty()) return;
+  const Precision& kernels = precision_of(bfloat16);
   nb::gil_scoped_release release;
-  current.load()->forward(layer.geometry, layer.index, values.data, x.view, y.view, epilogue,
-                          threads);
+  kernels.forward(layer.geometry, layer.index, values.data, x.view, y.view, epilogue, threads);
 }
 
 void input_gradient(const Input& dy_array, const Input& values_array,
                     const std::array<Input, 4>& parts, const std::array<int64_t, 3>& tiling,
                     int64_t groups, const Pair& kernel, const Pair& stride, const Pair& padding,
-                    const Pair& dilation, const Output& dx_array, int threads) {
+                    const Pair& dilation, const Output& dx_array, bool bfloat16, int threads) {
   const Activations dy(dy_array, "dy"), dx(dx_array, "dx");
   const Layer layer(dx.sizes, dy.sizes, groups, kernel, stride, padding, dilation, tiling, parts);
   const Row<const float> values(values_array, "values", layer.nnz);
@@ -309,15 +319,16 @@ void input_gradient(const Input& dy_array, const Input& values_array,
   check_output(dx.extent, {&dy.extent, &values.extent});
   check_threads(threads);
   if (dx.empty()) return;
+  const Precision& kernels = precision_of(bfloat16);
   nb::gil_scoped_release release;
-  current.load()->input_gradient(layer.geometry, layer.index, values.data, dy.view, dx.view,
-                                 threads);
+  kernels.input_gradient(layer.geometry, layer.index, values.data, dy.view, dx.view, threads);
 }
 
 void weight_gradient(const Input& x_array, const Input& dy_array,
                      const std::array<Input, 4>& parts, const std::array<int64_t, 3>& tiling,
                      int64_t groups, const Pair& kernel, const Pair& stride, const Pair& padding,
-                     const Pair& dilation, const Output& dvalues_array, int threads) {
+                     const Pair& dilation, const Output& dvalues_array, bool bfloat16,
+                     int threads) {
   const Activations x(x_array, "x"), dy(dy_array, "dy");
   const Layer layer(x.sizes, dy.sizes, groups, kernel, stride, padding, dilation, tiling, parts);
   const Row<float> dvalues(dvalues_array, "dvalues", layer.nnz);
@@ -327,9 +338,9 @@ void weight_gradient(const Input& x_array, const Input& dy_array,
     std::fill_n(dvalues.data, dvalues.size, 0.0f);
     return;
   }
+  const Precision& kernels = precision_of(bfloat16);
   nb::gil_scoped_release release;
-  current.load()->weight_gradient(layer.geometry, layer.index, x.view, dy.view, dvalues.data,
-                                  threads);
+  kernels.weight_gradient(layer.geometry, layer.index, x.view, dy.view, dvalues.data, threads);
 }
 
 // Channels in rows: the batch innermost, nothing between the elements.
@@ -420,13 +431,15 @@ NB_MODULE(_native, m) {
   m.def("forward", &forward, nb::arg("x"), nb::arg("values"), nb::arg("index"), nb::arg("tiling"),
         nb::arg("groups"), nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"),
         nb::arg("dilation"), nb::arg("y"), nb::arg("bias").none(), nb::arg("residual").none(),
-        nb::arg("activation"), nb::arg("threads"));
+        nb::arg("activation"), nb::arg("bfloat16"), nb::arg("threads"));
   m.def("input_gradient", &input_gradient, nb::arg("dy"), nb::arg("values"), nb::arg("index"),
         nb::arg("tiling"), nb::arg("groups"), nb::arg("kernel"), nb::arg("stride"),
-        nb::arg("padding"), nb::arg("dilation"), nb::arg("dx"), nb::arg("threads"));
+        nb::arg("padding"), nb::arg("dilation"), nb::arg("dx"), nb::arg("bfloat16"),
+        nb::arg("threads"));
   m.def("weight_gradient", &weight_gradient, nb::arg("x"), nb::arg("dy"), nb::arg("index"),
         nb::arg("tiling"), nb::arg("groups"), nb::arg("kernel"), nb::arg("stride"),
-        nb::arg("padding"), nb::arg("dilation"), nb::arg("dvalues"), nb::arg("threads"));
+        nb::arg("padding"), nb::arg("dilation"), nb::arg("dvalues"), nb::arg("bfloat16"),
+        nb::arg("threads"));
   m.def("normalize", &normalize, nb::arg("x"), nb::arg("weight").none(), nb::arg("bias").none(),
         nb::arg("eps"), nb::arg("y"), nb::arg("mean"), nb::arg("variance"), nb::arg("threads"));
   m.def("normalize_gradient", &normalize_gradient, nb::arg("x"), nb::arg("dy"),
@@ -434,5 +447,6 @@ NB_MODULE(_native, m) {
         nb::arg("dx"), nb::arg("dweight"), nb::arg("dbias"), nb::arg("threads"));
   m.def("isa", [] { return std::string(current.load()->name); });
   m.def("isas", &isas);
+  m.def("has_bfloat16", &has_bfloat16);
   m.def("set_isa", &set_isa, nb::arg("name"));
 }

@@ -275,7 +275,12 @@ void normalize_gradient(int64_t channels, int64_t length, const float* x, const 
 
 }  // namespace
 
-const Kernels portable = {"portable",      [] { return true; }, forward,           input_gradient,
-                          weight_gradient, normalize,           normalize_gradient};
+const Kernels portable = {"portable",
+                          [] { return true; },
+                          {forward, input_gradient, weight_gradient},
+                          nullptr,
+                          nullptr,
+                          normalize,
+                          normalize_gradient};
 
 }  // namespace isoflop

@@ -12,9 +12,10 @@ enum class Grouping { single, pair, block };
 constexpr int rows_of(Grouping g) { return g == Grouping::single ? 1 : g == Grouping::pair ? 2 : 4; }
 constexpr int segments_of(Grouping g) { return g == Grouping::pair ? 4 : 1; }
 
-// The farthest that an entry can be from the start of the packed input, in floats.
+// The farthest that an entry can be from the start of the packed input, in numbers.
 constexpr int64_t most_distance = UINT16_MAX;
 
+template <class Number>
 struct Stream {
   Grouping grouping;
   int64_t passes;      // over the packed input, for each group
@@ -23,10 +24,14 @@ struct Stream {
   // Of each group, pass and row group: where its segments start. A pair has the entries of both, of
   // the first, of the second, and the values.
   int32_t* starts;
-  uint16_t* distance;  // of each entry, in floats from the start of the packed input
-  float* values;
+  uint16_t* distance;  // of each entry, in numbers from the start of the packed input
+  Number* values;      // null if only the places matter
 
   int64_t starts_length() const { return row_groups * segments_of(grouping) + 1; }
+  // Whether the entries of a row come in twos, as the instructions take them.
+  bool in_twos() const { return per_float<Number> == 2 && values; }
+  // How many entries that adds to some passes, at most.
+  int64_t most_added(int64_t passes) const { return passes * (row_groups + 1); }
   const int32_t* starts_of(int64_t group, int64_t pass) const {
     return starts + (group * passes + pass) * starts_length();
   }
@@ -51,15 +56,15 @@ struct ByRow {
     return index.starts[(group * blocks + block) * row_groups];
   }
   // Writes `map` of the offset of each non-zero of a row in a block, and its values.
-  template <class Map, class To>
-  int64_t write(int64_t group, int64_t block, int64_t row, Map map, To* to, float* value) const {
+  template <class Map, class To, class Number>
+  int64_t write(int64_t group, int64_t block, int64_t row, Map map, To* to, Number* value) const {
     const int32_t* start = index.starts + (group * blocks + block) * row_groups + row;
     const int64_t count = start[1] - start[0];
     const uint16_t* offsets = index.offsets + start[0];
     for (int64_t e = 0; e < count; e++) to[e] = static_cast<To>(map(offsets[e]));
     if (values) {
       const float* from = values + int64_t{start[0]} * index.rows;
-      for (int64_t e = 0; e < count * index.rows; e++) value[e] = from[e];
+      for (int64_t e = 0; e < count * index.rows; e++) value[e] = Number(from[e]);
     }
     return count;
   }
@@ -87,8 +92,8 @@ struct ByColumn {
     return int64_t{index.t_starts[(group * blocks + block) * columns]} * index.rows;
   }
   // As of ByRow; leaves out what `map` makes negative.
-  template <class Map, class To>
-  int64_t write(int64_t group, int64_t block, int64_t column, Map map, To* to, float* value) const {
+  template <class Map, class To, class Number>
+  int64_t write(int64_t group, int64_t block, int64_t column, Map map, To* to, Number* value) const {
     const int32_t* start = index.t_starts + (group * blocks + block) * columns + column;
     if (start[0] == start[1]) return 0;
     int64_t segment = (group * blocks_in + column / index.block_in) * row_groups +
@@ -104,7 +109,7 @@ struct ByColumn {
         const int32_t mapped = map((word >> 16) + row * taps);
         // Written in any case: a branch would often be guessed wrongly.
         to[count] = static_cast<To>(mapped);
-        value[count] = from[row];
+        value[count] = Number(from[row]);
         count += mapped >= 0;
       }
     }
@@ -125,32 +130,65 @@ inline void fill_distances(const Problem& p, const Tile& t, int taps, int64_t ch
   }
 }
 
-// Lists a group and pass. `merge` blocks of the index make a pass. `scratch` holds what two rows
-// have in a pass: 2 * channels * taps of int32 and of float.
-template <class Source>
-inline void list_pass(const Source& source, const Stream& s, const int32_t* table, int taps,
-                      int64_t rows, int64_t group, int64_t pass, int64_t merge, int32_t* scratch) {
-  const int width = s.grouping == Grouping::block ? 4 : 1;
-  int64_t first = pass * merge, last = minimum(first + merge, source.block_count());
-  int64_t begin = source.begin(group, first);
-  int64_t e = begin, v = begin;
-  int32_t* starts = s.starts + (group * s.passes + pass) * s.starts_length();
-  const int64_t offsets = int64_t{source.block()} * taps;
-
-  if (s.grouping != Grouping::pair) {
-    for (int64_t r = 0; r < s.row_groups; r++) {
-      *starts++ = static_cast<int32_t>(e);
-      for (int64_t block = first; block < last; block++) {
-        const int32_t* distance = table + (block - first) * offsets;
-        e += source.write(
-            group, block, r, [=](uint32_t offset) { return distance[offset]; }, s.distance + e,
-            s.values ? s.values + e * width : nullptr);
-      }
-    }
-    *starts = static_cast<int32_t>(e);
-    return;
+// Makes the entries from `begin` to `end`, of `width` values each, come in twos: the values of each output
+// side by side. An odd last entry is cut into two halves, whose sum is the same. Returns the new end.
+template <class Number>
+inline int64_t pair_up(const Stream<Number>& s, int64_t begin, int64_t end, int width) {
+  if ((end - begin) % 2) {
+    s.distance[end] = s.distance[end - 1];
+    for (Number* value = s.values + (end - 1) * width; value < s.values + end * width; value++)
+      value[0] = value[width] = Number(0.5f * float(value[0]));
+    end++;
   }
+  if (width == 1) return end;
+  for (Number* value = s.values + begin * width; value < s.values + end * width; value += 2 * width) {
+    Number both[2 * 4];
+    for (int row = 0; row < width; row++) {
+      both[2 * row] = value[row];
+      both[2 * row + 1] = value[width + row];
+    }
+    for (int i = 0; i < 2 * width; i++) value[i] = both[i];
+  }
+  return end;
+}
 
+// Lists a group and pass, of `merge` blocks of the index, by single rows or blocks of them.
+template <class Source, class Number>
+inline void list_rows(const Source& source, const Stream<Number>& s, const int32_t* table, int taps,
+                      int64_t group, int64_t pass, int64_t merge) {
+  const int width = s.grouping == Grouping::block ? 4 : 1;
+  const int64_t first = pass * merge, last = minimum(first + merge, source.block_count());
+  const int64_t offsets = int64_t{source.block()} * taps;
+  int64_t e = source.begin(group, first);
+  if (s.in_twos()) {
+    e += s.most_added(group * s.passes + pass);
+    e += e % 2;
+  }
+  int32_t* starts = s.starts + (group * s.passes + pass) * s.starts_length();
+  for (int64_t r = 0; r < s.row_groups; r++) {
+    const int64_t begin = e;
+    *starts++ = static_cast<int32_t>(begin);
+    for (int64_t block = first; block < last; block++) {
+      const int32_t* distance = table + (block - first) * offsets;
+      e += source.write(
+          group, block, r, [=](uint32_t offset) { return distance[offset]; }, s.distance + e,
+          s.values ? s.values + e * width : nullptr);
+    }
+    if (s.in_twos()) e = pair_up(s, begin, e, width);
+  }
+  *starts = static_cast<int32_t>(e);
+}
+
+// The same by pairs of rows. `scratch` holds what two rows have in a pass: 2 * channels * taps of int32
+// and of float.
+template <class Source>
+inline void list_pairs(const Source& source, const Stream<float>& s, const int32_t* table, int taps,
+                       int64_t rows, int64_t group, int64_t pass, int64_t merge,
+                       int32_t* scratch) {
+  const int64_t first = pass * merge, last = minimum(first + merge, source.block_count());
+  const int64_t offsets = int64_t{source.block()} * taps;
+  int64_t e = source.begin(group, first), v = e;
+  int32_t* starts = s.starts + (group * s.passes + pass) * s.starts_length();
   const int64_t most = s.channels * taps;
   int32_t* keys[2] = {scratch, scratch + most};
   float* held[2] = {reinterpret_cast<float*>(scratch + 2 * most),

@@ -14,11 +14,39 @@
 #include <sys/mman.h>
 #endif
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef float UnalignedVec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
+
+// What is packed and multiplied: float, or its upper half, rounded to nearest.
+struct Bfloat16 {
+  uint16_t bits;
+
+  Bfloat16() = default;
+  explicit Bfloat16(float x) {
+    uint32_t word;
+    std::memcpy(&word, &x, 4);
+    const bool nan = (word & 0x7fffffff) > 0x7f800000;
+    bits = static_cast<uint16_t>(nan ? word >> 16 | 0x40 : (word + 0x7fff + (word >> 16 & 1)) >> 16);
+  }
+  explicit operator float() const {
+    const uint32_t word = uint32_t{bits} << 16;
+    float x;
+    std::memcpy(&x, &word, 4);
+    return x;
+  }
+};
+
+// Numbers in the place of a float: as many does an instruction multiply and sum, and as many vectors of
+// sums belong to a vector of numbers.
+template <class Number>
+constexpr int per_float = sizeof(float) / sizeof(Number);
 
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
@@ -34,6 +62,26 @@ inline void store_past_caches(float* p, Vec v) {
 }
 
 inline Vec broadcast(float x) { return x - Vec{}; }
+
+// sum + a * b
+inline Vec add_product(Vec sum, Vec a, Vec b) { return sum + a * b; }
+
+#if defined(__AVX512BF16__)
+typedef __m512i Halves;  // 32 numbers
+
+inline Halves load(const Bfloat16* p) { return _mm512_loadu_si512(p); }
+
+// Rounds, and stores half a vector of numbers.
+inline void store(Bfloat16* p, Vec v) {
+  const __m256bh half = _mm512_cvtneps_pbh((__m512)v);
+  std::memcpy(p, &half, sizeof(half));
+}
+
+// Adds to each sum the products of two neighbours.
+inline Vec add_product(Vec sum, Halves a, Halves b) {
+  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+#endif
 
 // Keeps a vector in a register: without this, the compiler repeats a load in every use.
 #if defined(__AVX__)

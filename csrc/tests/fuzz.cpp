@@ -28,6 +28,13 @@ int64_t pick(Random& random, int64_t low, int64_t high) {
 
 float normal(Random& random) { return std::normal_distribution<float>()(random); }
 
+// To the nearest bfloat16: 8 bits, even on a tie.
+double rounded(double x) {
+  if (x == 0) return x;
+  const int power = std::ilogb(x) - 7;
+  return std::ldexp(std::nearbyint(std::ldexp(x, -power)), power);
+}
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A weight by its non-zeros, in the order of an index, and the index.
@@ -202,7 +209,7 @@ struct Case {
     g = geometry(random, rows);
   }
 
-  bool run(const Kernels& kernels, int threads) {
+  bool run(const std::string& name, const Precision& kernels, bool round, int threads) {
     const Weight weight(random, g, rows);
     const Tensor x(random, g.n, g.in, g.h, g.w), residual(random, g.n, g.out, g.oh, g.ow);
     Tensor y(random, g.n, g.out, g.oh, g.ow), dx(random, g.n, g.in, g.h, g.w);
@@ -215,7 +222,7 @@ struct Case {
 
     std::vector<Sum> ys(static_cast<size_t>(g.n * g.out * g.oh * g.ow)),
         dxs(static_cast<size_t>(g.n * g.in * g.h * g.w)), dvs(weight.values.size());
-    reference(weight, x, dy, ys, dxs, dvs);
+    reference(weight, x, dy, round, ys, dxs, dvs);
     residual.visit([&](size_t i, float& element) {
       const auto c = static_cast<size_t>(static_cast<int64_t>(i) / (g.oh * g.ow) % g.out);
       if (epilogue.bias) ys[i].add(bias[c]);
@@ -236,17 +243,18 @@ struct Case {
       return dvalues;
     };
     const auto y_between = y.between(0), dx_between = dx.between(0);
-    bool good = check(kernels, "forward", threads, forward, ys);
-    good &= check(kernels, "input_gradient", threads, input_gradient, dxs);
-    good &= check(kernels, "weight_gradient", threads, weight_gradient, dvs);
+    bool good = check(name, "forward", threads, forward, ys);
+    good &= check(name, "input_gradient", threads, input_gradient, dxs);
+    good &= check(name, "weight_gradient", threads, weight_gradient, dvs);
     if (y.between(0) != y_between || dx.between(0) != dx_between) {
-      good = report(kernels, "something", threads, "writes between the elements");
+      good = report(name, "something", threads, "writes between the elements");
     }
     return good;
   }
 
-  void reference(const Weight& weight, const Tensor& x, const Tensor& dy, std::vector<Sum>& ys,
-                 std::vector<Sum>& dxs, std::vector<Sum>& dvs) const {
+  void reference(const Weight& weight, const Tensor& x, const Tensor& dy, bool round,
+                 std::vector<Sum>& ys, std::vector<Sum>& dxs, std::vector<Sum>& dvs) const {
+    auto factor = [=](double number) { return round ? rounded(number) : number; };
     const int64_t in = g.in / g.groups, out = g.out / g.groups;
     for (size_t k = 0; k < weight.values.size(); ++k) {
       const auto& entry = weight.entries[k / static_cast<size_t>(rows)];
@@ -258,7 +266,8 @@ struct Case {
             const int64_t iy = oy * g.stride_h - g.pad_h + entry.ky * g.dilation_h;
             const int64_t ix = ox * g.stride_w - g.pad_w + entry.kx * g.dilation_w;
             if (iy < 0 || iy >= g.h || ix < 0 || ix >= g.w) continue;
-            const double a = x.at(n, c, iy, ix), b = dy.at(n, o, oy, ox), v = weight.values[k];
+            const double a = factor(x.at(n, c, iy, ix)), b = factor(dy.at(n, o, oy, ox));
+            const double v = factor(weight.values[k]);
             ys[static_cast<size_t>(((n * g.out + o) * g.oh + oy) * g.ow + ox)].add(v * a);
             dxs[static_cast<size_t>(((n * g.in + c) * g.h + iy) * g.w + ix)].add(v * b);
             dvs[k].add(a * b);
@@ -269,28 +278,28 @@ struct Case {
   }
 
   template <class Call>
-  bool check(const Kernels& kernels, const char* what, int threads, const Call& call,
+  bool check(const std::string& name, const char* what, int threads, const Call& call,
              const std::vector<Sum>& expected) const {
     const std::vector<float> found = call();
     for (size_t i = 0; i < expected.size(); ++i) {
       if (!(std::abs(found[i] - expected[i].value) <= expected[i].bound())) {
         std::fprintf(stderr, "element %zu: %.9g, not %.9g\n", i, static_cast<double>(found[i]),
                      expected[i].value);
-        return report(kernels, what, threads, "is wrong");
+        return report(name, what, threads, "is wrong");
       }
     }
     const std::vector<float> again = call();
     if (!found.empty() && std::memcmp(found.data(), again.data(), found.size() * sizeof(float))) {
-      return report(kernels, what, threads, "differs from run to run");
+      return report(name, what, threads, "differs from run to run");
     }
     return true;
   }
 
-  bool report(const Kernels& kernels, const char* what, int threads, const char* how) const {
+  bool report(const std::string& name, const char* what, int threads, const char* how) const {
     std::fprintf(stderr,
                  "%s %s %s, threads %d: n %ld, groups %ld, in %ld, out %ld, h %ld, w %ld, kernel "
                  "%ld %ld, stride %ld %ld, padding %ld %ld, dilation %ld %ld, rows %d\n",
-                 kernels.name, what, how, threads, long(g.n), long(g.groups), long(g.in),
+                 name.c_str(), what, how, threads, long(g.n), long(g.groups), long(g.in),
                  long(g.out), long(g.h), long(g.w), long(g.kh), long(g.kw), long(g.stride_h),
                  long(g.stride_w), long(g.pad_h), long(g.pad_w), long(g.dilation_h),
                  long(g.dilation_w), rows);
@@ -309,15 +318,21 @@ int main(int argc, char** argv) {
       std::printf("%s: not supported here\n", kernels->name);
       continue;
     }
-    for (long i = 0; i < cases; ++i) {
-      for (int threads : {1, 2, 3}) {
-        if (!Case(static_cast<uint64_t>(seed + i)).run(*kernels, threads)) {
-          std::fprintf(stderr, "seed %ld\n", seed + i);
-          ++bad;
+    const bool halves = kernels->bfloat16 && kernels->supports_bfloat16();
+    for (bool bfloat16 : {false, true}) {
+      if (bfloat16 && !halves) continue;
+      const Precision& precision = bfloat16 ? *kernels->bfloat16 : kernels->float32;
+      const std::string name = std::string(kernels->name) + (bfloat16 ? ", bfloat16" : "");
+      for (long i = 0; i < cases; ++i) {
+        for (int threads : {1, 2, 3}) {
+          if (!Case(static_cast<uint64_t>(seed + i)).run(name, precision, bfloat16, threads)) {
+            std::fprintf(stderr, "seed %ld\n", seed + i);
+            ++bad;
+          }
         }
       }
+      std::printf("%s: %ld cases\n", name.c_str(), cases);
     }
-    std::printf("%s: %ld cases\n", kernels->name, cases);
   }
   return bad ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -2,6 +2,10 @@ import pytest
 
 from isoflop import kernels
 
+needs_bfloat16 = pytest.mark.skipif(
+    not kernels.has_bfloat16(), reason="no products of bfloat16 on this processor"
+)
+
 
 @pytest.fixture(params=kernels.isas())
 def isa(request):

@@ -8,7 +8,7 @@ import torchvision
 from tests.zoo import cifar_resnet
 from torch import nn
 
-from isoflop.errors import InputError, IsoflopError, NoEffectWarning
+from isoflop.errors import InputError, IsoflopError, KernelError, NoEffectWarning
 from isoflop.kernels import (
     SparseConv2d,
     SparseLayer,
@@ -239,6 +239,44 @@ def test_choices_of_an_earlier_report(clock, mode):
     assert report.choices == {}
 
 
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_bfloat16_is_chosen_where_it_is_allowed_and_wins(clock, monkeypatch, mode):
+    monkeypatch.setattr(choose, "has_bfloat16", lambda: True)
+    clock.seconds |= {"sparse_bfloat16": 0.5}
+
+    def model():
+        return compressed(masked(cifar_resnet())).train()
+
+    inputs = {"example_inputs": (4, 3, 16, 16), "mode": mode}
+    _, report = accelerate(model(), **inputs)
+    assert {layer.chosen for layer in report.layers} == {"sparse"}
+    assert "bf16" not in str(report)
+    plain = clock.measured
+    fast, report = accelerate(model(), allow_bf16=True, **inputs)
+    backends = {m.backend for m in fast.modules() if isinstance(m, SparseLayer)}
+    assert backends == {"sparse_bfloat16"}
+    assert any(isinstance(m, LayoutBatchNorm2d) for m in fast.modules())
+    assert "sparse bf16 ms" in str(report)
+    # What was measured with more contestants serves for fewer, and replaces what was before.
+    assert clock.measured == 2 * plain - conversions(report)
+    accelerate(model(), allow_bf16=True, **inputs)
+    accelerate(model(), **inputs)
+    assert clock.measured == 2 * plain - conversions(report)
+    # The choices say what was allowed.
+    given, report = accelerate(model(), choices=report.choices, **inputs)
+    assert {m.backend for m in given.modules() if isinstance(m, SparseLayer)} == backends
+    monkeypatch.setattr(choose, "has_bfloat16", lambda: False)
+    with pytest.raises(KernelError, match="products of bfloat16, which this one lacks"):
+        accelerate(model(), choices=report.choices, **inputs)
+    _, report = accelerate(model(), allow_bf16=True, **inputs)
+    assert {layer.chosen for layer in report.layers} == {"sparse"}
+
+
+def conversions(report):
+    """Return how many times of conversions were measured."""
+    return len({(layer.inputs[0]) for layer in report.layers if layer.conversions})
+
+
 def test_conversions_count():
     convs = ["a", "b", "c"]
     conversions: Times = {name: {"dense": 1.0, "sparse": 1.0} for name in convs}
@@ -252,6 +290,9 @@ def test_conversions_count():
     seconds = {name: {"dense": 3.0, "sparse": 1.0} for name in "ac"}
     seconds["b"] = {"dense": 1.0, "sparse": 2.0}
     assert _cheapest(convs, seconds, conversions) == ("sparse", "sparse", "sparse")
+    # Those that multiply in another precision have the same layout.
+    seconds["b"] = {"dense": 1.0, "sparse": 2.0, "sparse_bfloat16": 1.5}
+    assert _cheapest(convs, seconds, conversions) == ("sparse", "sparse_bfloat16", "sparse")
     assert _cheapest([], {}, {}) == ()
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.kernels.conftest import needs_bfloat16
 
 from isoflop import kernels
 
@@ -105,27 +106,31 @@ def within_rounding(found, expected, magnitude, terms):
     assert bool(((found.double() - expected).abs() <= bound).all())
 
 
-def check_forward_and_gradients(layer):
+def check_forward_and_gradients(layer, *, bfloat16=False):
+    def factor(tensor):
+        """Return what is multiplied."""
+        return (tensor.bfloat16() if bfloat16 else tensor).detach().double()
+
     x, index, values, bias, generator = drawn(layer)
     x.requires_grad_()
     values.requires_grad_()
-    geometry = layer["geometry"]
+    geometry = {**layer["geometry"], "bfloat16": bfloat16}
     y = kernels.sparse_conv2d(x, values, index, bias, **geometry)
     n, _, height, width = y.shape
     assert y.permute(1, 2, 3, 0).is_contiguous()
-    weight = index.to_dense(values).detach().double().requires_grad_()
-    exact = x.detach().double().requires_grad_()
+    weight = factor(index.to_dense(values)).requires_grad_()
+    exact = factor(x).requires_grad_()
     expected = convolve(layer, exact, weight, bias)
     dy = laid_out(torch.randn(y.shape, generator=generator), layer["layouts"][1])
     found = torch.autograd.grad(y, (x, values), dy, retain_graph=True)
     again = torch.autograd.grad(y, (x, values), dy)
-    wanted = torch.autograd.grad(expected, (exact, weight), dy.double())
+    wanted = torch.autograd.grad(expected, (exact, weight), factor(dy))
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
     assert torch.equal(y, kernels.sparse_conv2d(x, values, index, bias, **geometry))
 
     x_size, weight_size = (t.detach().abs().requires_grad_() for t in (exact, weight))
     magnitude = convolve(layer, x_size, weight_size, absolute(bias))
-    d_magnitude = torch.autograd.grad(magnitude, (x_size, weight_size), dy.double().abs())
+    d_magnitude = torch.autograd.grad(magnitude, (x_size, weight_size), factor(dy).abs())
     products = math.prod(layer["shape"][1:])
     within_rounding(y, expected, magnitude, products)
     within_rounding(found[0], wanted[0], d_magnitude[0], products * layer["shape"][0])
@@ -156,6 +161,20 @@ def test_convolutions(isa, threads, layer):
 @given(layers(linear=True))
 def test_linear_layers_as_convolutions(isa, threads, layer):
     check_forward_and_gradients(layer)
+
+
+@needs_bfloat16
+@CHECKS
+@given(layers())
+def test_convolutions_in_bfloat16(threads, layer):
+    check_forward_and_gradients(layer, bfloat16=True)
+
+
+@needs_bfloat16
+@CHECKS
+@given(layers(linear=True))
+def test_linear_layers_in_bfloat16(threads, layer):
+    check_forward_and_gradients(layer, bfloat16=True)
 
 
 @CHECKS

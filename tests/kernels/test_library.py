@@ -61,6 +61,30 @@ def test_instruction_set_of_the_environment():
 
 
 @needs_kernels
+def test_bfloat16_where_there_are_no_instructions_for_it():
+    before = kernels.isa()
+    assert before is not None
+    given = arguments()
+    call("forward", given)
+    expected = given["y"].clone()
+    try:
+        kernels.set_isa("portable")
+        assert not kernels.has_bfloat16()
+        with pytest.raises(ValueError, match="no products of bfloat16"):
+            call("forward", {**given, "bfloat16": True})
+        # It is a permission, which changes nothing here.
+        linear = torch.nn.Linear(6, 8)
+        sparse = kernels.SparseLinear.from_dense(linear, torch.rand_like(linear.weight) < 0.5)
+        x = torch.randn(3, 6)
+        exact = sparse(x)
+        sparse.backend = "sparse_bfloat16"
+        assert torch.equal(sparse(x), exact)
+    finally:
+        kernels.set_isa(before)
+    assert torch.equal(given["y"], expected)
+
+
+@needs_kernels
 def test_instruction_sets():
     assert kernels.isas()[-1] == "portable"
     assert kernels.isa() in kernels.isas()
@@ -89,6 +113,7 @@ def test_kernels_share_the_threads_of_pytorch():
 
 # ---- the boundary: a call that is right, and one wrong thing at a time
 
+OPTIONS = ("bfloat16", "threads")
 GEOMETRY = {"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
 
 
@@ -108,6 +133,7 @@ def arguments():
         "bias": torch.randn(8),
         "residual": torch.randn(2, 8, 4, 5),
         "activation": "none",
+        "bfloat16": False,
         "threads": 1,
     }
 
@@ -124,7 +150,7 @@ def call(name, arguments):
 def gradients():
     """Return the arguments of both gradients."""
     given = arguments()
-    common = {k: given[k] for k in ("index", "tiling", "groups", *GEOMETRY, "threads")}
+    common = {k: given[k] for k in ("index", "tiling", "groups", *GEOMETRY, *OPTIONS)}
     dy = torch.randn(2, 8, 4, 5)
     return {
         "input_gradient": {

@@ -16,6 +16,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
 ]
 
+PRECISIONS = (False, True) if kernels.has_bfloat16() else (False,)
+
 # The kernels are linear in everything that has a gradient, so differences need not be small.
 gradcheck, gradgradcheck = (
     functools.partial(check, eps=0.5, atol=1e-3, rtol=1e-3)
@@ -55,9 +57,10 @@ def convolution_samples():
         (convolution(), torch.randn(0, 8, 5, 5)),
     ]:
         index, *numbers = parts(layer)
-        geometry = (*numbers, layer.stride, layer.padding, layer.dilation)
         dy = torch.randn_like(layer(x))
-        yield x, dy, layer.values.detach(), layer.bias.detach(), index, geometry
+        for bfloat16 in PRECISIONS:
+            geometry = (*numbers, layer.stride, layer.padding, layer.dilation, bfloat16)
+            yield x, dy, layer.values.detach(), layer.bias.detach(), index, geometry
 
 
 def linear_samples():
@@ -71,7 +74,9 @@ def linear_samples():
     ]:
         index, shape, _, tiling = parts(layer)
         dy = torch.randn_like(layer(x))
-        yield x, dy, layer.values.detach(), layer.bias.detach(), index, (shape, tiling)
+        for bfloat16 in PRECISIONS:
+            geometry = (shape, tiling, bfloat16)
+            yield x, dy, layer.values.detach(), layer.bias.detach(), index, geometry
 
 
 def check_operators(samples, forward, input_gradient, weight_gradient):
@@ -193,7 +198,7 @@ def test_fused_activations_are_for_inference():
     x = torch.randn(2, 8, 5, 5)
     index, *numbers = parts(layer)
     y = ops.conv2d(
-        x, layer.values, *index, *numbers, (1, 1), (0, 0), (1, 1), layer.bias, None, "relu"
+        x, layer.values, *index, *numbers, (1, 1), (0, 0), (1, 1), False, layer.bias, None, "relu"
     )
     with pytest.raises(KernelError, match="fused activation has no gradient"):
         y.sum().backward()

@@ -52,6 +52,18 @@ def test_processes_add_to_each_others_times(contestants, tmp_path):
     assert len(json.loads(path.read_text())) == 2
 
 
+def test_times_of_more_contestants_replace_those_of_fewer(contestants, tmp_path):
+    both, calls = contestants
+    path = tmp_path / "timings.json"
+    for runs in ({"dense": both["dense"]}, both):
+        cache = TimingCache(path)
+        assert cache.times({}, runs).keys() == runs.keys()
+        cache.save()
+    calls.clear()
+    assert TimingCache(path).times({}, {"sparse": both["sparse"]}).keys() == {"sparse"}
+    assert not calls
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", '{"key": 3}', '{"key": {"dense": "x"}}', "\x00\xff"])
 def test_damaged_files_are_ignored(contestants, tmp_path, text):
     path = tmp_path / "timings.json"

@@ -11,6 +11,9 @@ In a training step rounding decides on which side of zero some inputs of ReLUs f
 gradients by a few percent. What is wrong is wrong by more.
 """
 
+TOLERANCE_BF16 = {"inference": 1e-1, "matmul": 1e-2, "training": 5e-1}
+"""The same where factors are rounded to bfloat16."""
+
 _SMALL = 1e-3
 
 

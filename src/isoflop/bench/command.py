@@ -29,6 +29,8 @@ class Options:
     """Peers to compare with, of those that benchmarks/setup_peers.sh installs: names, all, none."""
     skip: tuple[str, ...] = ()
     """Contestants to leave out, such as `masked`, which is slow at high sparsity."""
+    bf16: bool = False
+    """Time the dense model and isoflop in bfloat16 as well."""
     peers_folder: Path = Path("benchmarks/.peers")
     """Where the peers are installed."""
     seed: int = 0
@@ -62,6 +64,7 @@ class Options:
             repeats=self.repeats,
             peers=self.peers,
             skip=self.skip,
+            bf16=self.bf16,
             peers_folder=self.peers_folder,
             done=write,
         )

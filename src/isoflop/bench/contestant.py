@@ -22,10 +22,12 @@ class Contestant(ABC):
     Attributes:
         peer: Whether it is another project's, other than PyTorch.
         on_dense: Whether it works on the original dense model.
+        bf16: Whether it multiplies in bfloat16.
     """
 
     peer: ClassVar[bool] = False
     on_dense: ClassVar[bool] = False
+    bf16: ClassVar[bool] = False
 
     def unsuited(self, case: Case, peers_folder: Path) -> str | None:
         """Return why it cannot do the work of `case` here, or None if it can."""

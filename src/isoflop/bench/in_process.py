@@ -14,6 +14,7 @@ from isoflop.bench.contestant import CONTESTANTS, Contestant, timed
 from isoflop.bench.ours import ours
 from isoflop.bench.work import Work
 from isoflop.errors import NoEffectWarning
+from isoflop.kernels import has_bfloat16
 from isoflop.kernels.layout import to_batch_innermost
 from isoflop.masks import get_mask
 
@@ -80,20 +81,38 @@ class DenseCompiled(Dense):
 
     def make(self, case: Case) -> Work:
         """Compile the model in the layout that suits the compiler."""
-        job = case.dense
-        if _has_images(case):
-            work = channels_last(job)
-        else:
-            work = job.start(copy.deepcopy(job.model), job.inputs)
-        work.model.compile()
-        if not case.trains:
-            import torch._inductor.config as inductor  # takes a second, so not above
+        return compiled(_usual_layout(case.dense), case)
 
-            # Freezing folds BatchNorm into the convolutions, and packs the weights. The compiler
-            # reads the setting when the model runs for the first time.
-            with inductor.patch(freezing=True):
-                work()
-        return work
+    def close(self) -> None:
+        """Free the model and what was compiled."""
+        super().close()
+        torch.compiler.reset()
+
+
+@CONTESTANTS.register("dense_bf16")
+class DenseBf16(Dense):
+    """The original model in bfloat16, PyTorch: all of it for inference, by autocast for training."""
+
+    bf16 = True
+
+    def make(self, case: Case) -> Work:
+        """Convert a copy."""
+        work = _usual_layout(case.dense)
+        model, inputs = work.model, work.inputs
+        if case.trains:
+            model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+            return work
+        inputs = inputs.bfloat16() if inputs.is_floating_point() else inputs
+        return case.dense.start(model.bfloat16(), inputs)
+
+
+@CONTESTANTS.register("dense_bf16_compiled")
+class DenseBf16Compiled(DenseBf16):
+    """The same by `torch.compile`."""
+
+    def make(self, case: Case) -> Work:
+        """Convert and compile a copy."""
+        return compiled(super().make(case), case)
 
     def close(self) -> None:
         """Free the model and what was compiled."""
@@ -147,7 +166,7 @@ class TorchCsr(InProcess):
 
 @CONTESTANTS.register("isoflop")
 class Isoflop(InProcess):
-    """The transformed model as isoflop runs it."""
+    """The transformed model as isoflop runs it, in float32."""
 
     def make(self, case: Case) -> Work:
         """Convert the model."""
@@ -159,12 +178,24 @@ class Isoflop(InProcess):
                 copy.deepcopy(job.model),
                 mode="training" if case.trains else "inference",
                 example_inputs=job.inputs,
+                allow_bf16=self.bf16,
             )
         inputs = job.inputs
         if isinstance(job.model, nn.Conv2d):
             # As for channels_last: between the layers of a model, activations have this layout.
             inputs = to_batch_innermost(inputs)
         return job.start(model, inputs)
+
+
+@CONTESTANTS.register("isoflop_bf16")
+class IsoflopBf16(Isoflop):
+    """The same where layers may round what they multiply to bfloat16."""
+
+    bf16 = True
+
+    def unsuited(self, case: Case, peers_folder: Path) -> str | None:
+        """Take part if the processor has the instructions."""
+        return None if has_bfloat16() else "the kernels have no products of bfloat16 here"
 
 
 class CsrLinear(nn.Module):
@@ -193,6 +224,26 @@ def channels_last(job: Job) -> Work:
     layout = torch.channels_last
     model = copy.deepcopy(job.model).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     return job.start(model, job.inputs.to(memory_format=layout))
+
+
+def compiled(work: Work, case: Case) -> Work:
+    """Return `work` with its model compiled."""
+    work.model.compile()
+    if not case.trains:
+        import torch._inductor.config as inductor  # takes a second, so not above
+
+        # Freezing folds BatchNorm into the convolutions, and packs the weights. The compiler reads the
+        # setting when the model runs for the first time.
+        with inductor.patch(freezing=True):
+            work()
+    return work
+
+
+def _usual_layout(job: Job) -> Work:
+    """Return the work of a copy of the model, of images with channels last."""
+    if job.inputs.ndim == 4:
+        return channels_last(job)
+    return job.start(copy.deepcopy(job.model), job.inputs)
 
 
 def _second_run(work: Work) -> float:

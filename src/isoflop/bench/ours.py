@@ -15,6 +15,7 @@ def ours(
     *,
     mode: Literal["inference", "training"],
     example_inputs: ExampleInputs,
+    allow_bf16: bool = False,
 ) -> nn.Module:
     """Return the masked `model` in the form in which isoflop runs it.
 
@@ -22,6 +23,7 @@ def ours(
         model: The model, which is used up.
         mode: What it is to be fast at.
         example_inputs: Inputs of the size that it will get.
+        allow_bf16: As for `accelerate`.
     """
     if mode == "inference":
         model = freeze(model.eval(), example_inputs=example_inputs)
@@ -32,5 +34,5 @@ def ours(
             if parameter == "weight" and (sparse := sparse_layer(module, mask)) is not None
         }
         model = replace_modules(model, dict(new)).train()
-    fast, _ = accelerate(model, example_inputs=example_inputs, mode=mode)
+    fast, _ = accelerate(model, example_inputs=example_inputs, mode=mode, allow_bf16=allow_bf16)
     return fast

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from isoflop.bench.agree import TOLERANCE, relative_error
+from isoflop.bench.agree import TOLERANCE, TOLERANCE_BF16, relative_error
 from isoflop.bench.case import Case
 from isoflop.bench.contestant import CONTESTANTS, Contestant
 
@@ -68,7 +68,8 @@ def compete(
                 out(name, _reason(exception))
                 continue
             outcome["errors"][name] = error
-            if not error <= TOLERANCE[case.kind]:
+            tolerance = TOLERANCE_BF16 if contestant.bf16 else TOLERANCE
+            if not error <= tolerance[case.kind]:
                 out(name, f"computes wrong values: relative error {error:.1e}")
                 continue
             if contestant.note is not None:

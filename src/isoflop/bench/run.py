@@ -12,7 +12,7 @@ import torch
 from isoflop.bench import in_process as _in_process  # noqa: F401  (registers the contestants)
 from isoflop.bench import peers as _peers  # noqa: F401
 from isoflop.bench.case import Case
-from isoflop.bench.contestant import CONTESTANTS
+from isoflop.bench.contestant import CONTESTANTS, Contestant
 from isoflop.bench.machine import describe_machine
 from isoflop.bench.rounds import compete, summarize
 from isoflop.errors import IsoflopError
@@ -30,6 +30,7 @@ def run_bench(
     repeats: int = 5,
     peers: Sequence[str] = ("all",),
     skip: Sequence[str] = (),
+    bf16: bool = False,
     peers_folder: Path = PEERS_FOLDER,
     tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     done: Callable[[list[dict[str, Any]]], None] = lambda results: None,
@@ -43,6 +44,8 @@ def run_bench(
         repeats: Rounds that are timed.
         peers: Peers that take part: names, `all` or `none`.
         skip: Contestants that do not.
+        bf16: Whether the contestants that multiply in bfloat16 take part. Ratios stay those to the
+            dense model in float32.
         peers_folder: Where the peers are installed.
         tell: Called with lines on the progress.
         done: Called with all results so far after each sparsity.
@@ -55,7 +58,7 @@ def run_bench(
     Raises:
         IsoflopError: An option is invalid.
     """
-    names = _contestants(peers, skip)
+    names = _contestants(peers, skip, bf16)
     for name, value in (("--threads", threads), ("--repeats", repeats)):
         if value is not None and value < 1:
             raise IsoflopError(f"{name} must be at least 1, not {value}.")
@@ -84,7 +87,7 @@ def run_bench(
                 outcome = compete(
                     case, names, repeats=repeats, peers_folder=peers_folder, tell=tell
                 )
-            dense = [name for name in names if CONTESTANTS.get(name).on_dense]
+            dense = [name for name in names if _is_reference(CONTESTANTS.get(name))]
             results.append(
                 {
                     "workload": {**case.workload, "threads": threads, "repeats": repeats},
@@ -101,7 +104,12 @@ def run_bench(
     return results
 
 
-def _contestants(peers: Sequence[str], skip: Sequence[str]) -> list[str]:
+def _is_reference(kind: type[Contestant]) -> bool:
+    """Return whether others are compared with it."""
+    return kind.on_dense and not kind.bf16
+
+
+def _contestants(peers: Sequence[str], skip: Sequence[str], bf16: bool) -> list[str]:
     """Return the names of the contestants, in the order of registration."""
     known = [name for name, kind in CONTESTANTS.items() if kind.peer]
     for name in peers:
@@ -113,7 +121,7 @@ def _contestants(peers: Sequence[str], skip: Sequence[str]) -> list[str]:
     names = [
         name
         for name, kind in CONTESTANTS.items()
-        if (not kind.peer or name in wanted) and name not in skip
+        if (not kind.peer or name in wanted) and name not in skip and (bf16 or not kind.bf16)
     ]
     if not names:
         raise IsoflopError("All contestants are left out; --skip fewer.")

@@ -11,7 +11,7 @@ from isoflop.kernels.freeze import freeze, frozen_dense
 from isoflop.kernels.functional import ACTIVATIONS, sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index, default_blocks
 from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
-from isoflop.kernels.library import available, isa, isas, set_isa, why_unavailable
+from isoflop.kernels.library import available, has_bfloat16, isa, isas, set_isa, why_unavailable
 from isoflop.kernels.memory import keep_memory
 from isoflop.kernels.semi_structured import SemiStructuredLinear
 
@@ -33,6 +33,7 @@ __all__ = [
     "densify",
     "freeze",
     "frozen_dense",
+    "has_bfloat16",
     "isa",
     "isas",
     "keep_memory",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from isoflop.kernels.contest import (
     find_contestants,
     find_semi_structured,
     given_backends,
+    layout_of,
     observe_calls,
 )
 from isoflop.kernels.inputs import real_inputs
@@ -36,7 +37,7 @@ from isoflop.kernels.layout import (
     layout_modules,
     out_of_place_modules,
 )
-from isoflop.kernels.library import available
+from isoflop.kernels.library import available, has_bfloat16
 from isoflop.kernels.semi_structured import Packing, disable, enable, packing
 from isoflop.kernels.timing import TimingCache, default_cache_path, synchronize
 from isoflop.surgery import ExampleInputs, copy_with_tensors, replace_modules
@@ -72,13 +73,15 @@ class AccelerationReport:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [f"{'layer':40}  {'sparsity':>8}  {'dense ms':>9}  {'sparse ms':>9}  chosen"]
+        measured = {name for layer in self.layers for name in layer.seconds}
+        names = [name for name in get_args(Backend) if name in {"dense", "sparse", *measured}]
+        titles = [f"{name.replace('_bfloat16', ' bf16')} ms" for name in names]
+        header = "  ".join(f"{title:>14}" for title in titles)
+        lines = [f"{'layer':40}  {'sparsity':>8}  {header}  chosen"]
         for layer in self.layers:
             sparsity = 1 - layer.nnz / math.prod(layer.shape)
-            times = (
-                f"{1e3 * layer.seconds.get(name, math.nan):9.3f}" for name in ("dense", "sparse")
-            )
-            lines.append(f"{layer.path:40}  {sparsity:8.4f}  {'  '.join(times)}  {layer.chosen}")
+            times = "  ".join(f"{1e3 * layer.seconds.get(name, math.nan):14.3f}" for name in names)
+            lines.append(f"{layer.path:40}  {sparsity:8.4f}  {times}  {layer.chosen}")
         lines += [f"{path} {reason}" for path, reason in self.skipped.items()]
         verdict = "accelerated" if self.accelerated else "left as it was"
         lines.append(
@@ -95,6 +98,7 @@ def accelerate(
     mode: Mode = "inference",
     cache: bool | Path = True,
     choices: Mapping[str, Backend] | None = None,
+    allow_bf16: bool = False,
 ) -> tuple[nn.Module, AccelerationReport]:
     """Run each layer on the faster of dense PyTorch and the sparse kernels.
 
@@ -119,13 +123,17 @@ def accelerate(
             `ISOFLOP_CACHE` names; or the file for them.
         choices: What to run each layer on, the `choices` of an earlier report: nothing is measured,
             and the results are the same to the last bit. By default, what is faster.
+        allow_bf16: Let sparse layers round what they multiply to bfloat16, where that is fastest, on
+            processors that have instructions for it. Tensors and sums stay float32. An output
+            changes by about 0.4 % of a root mean square of its layer, so compare the accuracy.
 
     Returns:
         The model, and a report of what was measured and chosen; ``print(report)`` shows it.
 
     Raises:
         IsoflopError: The mode is not known, or the choices are of another model.
-        KernelError: The model is neither on the CPU nor on one CUDA device.
+        KernelError: The model is neither on the CPU nor on one CUDA device, or the choices take
+            instructions that this processor lacks.
         InputError: The model cannot be run on the example inputs.
 
     Warns:
@@ -140,7 +148,9 @@ def accelerate(
     work = _copy(model) if mode == "inference" else model
     skipped: dict[str, str] = {}
     if kind is None:
-        contestants = find_contestants(work, example_inputs, mode)
+        contestants = find_contestants(
+            work, example_inputs, mode, bfloat16=_wants_bfloat16(choices, allowed=allow_bf16)
+        )
     else:
         contestants, skipped = find_semi_structured(work, example_inputs, mode, kind)
     if not contestants:
@@ -216,7 +226,7 @@ class _Change:
         self,
         model: nn.Module,
         calls: Sequence[Call],
-        contestants: Mapping[str, dict[str, nn.Module]],
+        contestants: Mapping[str, dict[Backend, nn.Module]],
         layers: Mapping[str, LayerChoice],
         mode: Mode,
         kind: Packing | None,
@@ -237,7 +247,9 @@ class _Change:
         if mode == "inference":
             self._stage({modules[p]: contestants[p][c.chosen] for p, c in layers.items()})
         convs = [call for call in calls if call.is_conv]
-        chosen = {c.path: layers[c.path].chosen if c.path in layers else "dense" for c in convs}
+        chosen = {
+            c.path: layout_of(layers[c.path].chosen) if c.path in layers else "dense" for c in convs
+        }
         if "sparse" in chosen.values():
             self._stage(layout_modules(self._holder))
             if mode == "training":
@@ -300,6 +312,16 @@ def _check(model: nn.Module, mode: str) -> torch.device:
             f"{', '.join(sorted(map(str, devices)))}: use model.cpu() or model.cuda()."
         )
     return next(iter(devices), torch.device("cpu"))
+
+
+def _wants_bfloat16(choices: Mapping[str, Backend] | None, *, allowed: bool) -> bool:
+    chosen = choices is not None and "sparse_bfloat16" in choices.values()
+    if chosen and not has_bfloat16():
+        raise KernelError(
+            "The choices are of a processor with products of bfloat16, which this one lacks. Leave "
+            "them out, so that the layers are measured here."
+        )
+    return chosen or (allowed and has_bfloat16())
 
 
 def _no_contestants(mode: Mode, skipped: Mapping[str, str], *, on_cpu: bool) -> str:

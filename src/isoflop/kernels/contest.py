@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from isoflop.errors import IsoflopError
 from isoflop.kernels.candidates import masked_layers, sparse_layer
 from isoflop.kernels.functional import ACTIVATIONS
-from isoflop.kernels.layers import SparseConv2d, SparseLayer
+from isoflop.kernels.layers import Backend, SparseConv2d, SparseLayer
 from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
 from isoflop.kernels.library import isa
 from isoflop.kernels.semi_structured import (
@@ -29,7 +29,6 @@ from isoflop.masks import remove_mask
 from isoflop.surgery import ExampleInputs, recast
 
 Mode = Literal["inference", "training"]
-Backend = Literal["sparse", "dense"]
 
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu_,
@@ -46,10 +45,12 @@ class LayerChoice:
         shape: Shape of its weight.
         nnz: Its non-zeros.
         inputs: Shapes of its inputs.
-        seconds: Time of the ``"dense"`` and of the ``"sparse"`` layer, for all its calls; forward,
-            and backward too for training. Empty if nothing was measured.
-        conversions: For convolutions, the time of bringing the input into the layout of each.
-        chosen: ``"dense"`` or ``"sparse"``.
+        seconds: Time of the ``"dense"`` and of the ``"sparse"`` layer, and of the
+            ``"sparse_bfloat16"`` one if that was allowed, for all its calls; forward, and backward
+            too for training. Empty if nothing was measured.
+        conversions: For convolutions, the time of bringing the input into the layout of dense and of
+            sparse layers.
+        chosen: The fastest.
     """
 
     path: str
@@ -124,10 +125,17 @@ class Call:
 
 
 def find_contestants(
-    model: nn.Module, example_inputs: ExampleInputs, mode: Mode
-) -> dict[str, dict[str, nn.Module]]:
-    """Return what each layer can be, by path: itself, or what could take its place."""
-    found: dict[str, dict[str, nn.Module]] = {}
+    model: nn.Module, example_inputs: ExampleInputs, mode: Mode, *, bfloat16: bool = False
+) -> dict[str, dict[Backend, nn.Module]]:
+    """Return what each layer can be, by path: itself, or what could take its place.
+
+    Args:
+        model: The model; for inference, its masks are removed.
+        example_inputs: What it takes.
+        mode: What is measured.
+        bfloat16: Whether sparse layers that multiply in that type take part.
+    """
+    found: dict[str, dict[Backend, nn.Module]] = {}
     for path, layer in model.named_modules():
         if isinstance(layer, SparseLayer) and mode == "training":
             # Views of the layer, for measuring only.
@@ -150,14 +158,21 @@ def find_contestants(
                 sparse = sparse_layer(layer, torch.ones_like(layer.weight, dtype=torch.bool))
                 if sparse is not None:
                     found[path] = {"dense": layer, "sparse": sparse.requires_grad_(False)}
+    if bfloat16:
+        for modules in found.values():
+            # A view of the layer.
+            sparse = recast(modules["sparse"], type(modules["sparse"]))
+            assert isinstance(sparse, SparseLayer)
+            sparse.backend = "sparse_bfloat16"
+            modules["sparse_bfloat16"] = sparse
     return found
 
 
 def find_semi_structured(
     model: nn.Module, example_inputs: ExampleInputs, mode: Mode, kind: Packing
-) -> tuple[dict[str, dict[str, nn.Module]], dict[str, str]]:
+) -> tuple[dict[str, dict[Backend, nn.Module]], dict[str, str]]:
     """Return what each masked layer can be on a GPU, by path, and why others stay dense."""
-    found: dict[str, dict[str, nn.Module]] = {}
+    found: dict[str, dict[Backend, nn.Module]] = {}
     skipped: dict[str, str] = {}
     for path, layer in masked_layers(model, example_inputs).items():
         disable(layer)
@@ -209,7 +224,7 @@ def observe_calls(
 
 def choose_backends(
     calls: Sequence[Call],
-    contestants: Mapping[str, dict[str, nn.Module]],
+    contestants: Mapping[str, dict[Backend, nn.Module]],
     mode: Mode,
     kept: TimingCache,
 ) -> dict[str, LayerChoice]:
@@ -223,24 +238,25 @@ def choose_backends(
             times = kept.times(what, _conversion_runs(call, mode))
             if mode == "training":  # the gradient takes the opposite way
                 times = dict.fromkeys(times, sum(times.values()))
-            conversions[call.path] = _by_backend(times)
+            conversions[call.path] = times
         if call.path in contestants:
             modules = contestants[call.path]
             times = kept.times(
                 {**_description(call, modules), **common}, _runs(call, modules, mode)
             )
-            seconds[call.path] = _by_backend(times, call.count)
+            seconds[call.path] = {name: call.count * time for name, time in times.items()}
     convs = [call.path for call in calls if call.is_conv]
     cheapest = dict(zip(convs, _cheapest(convs, seconds, conversions), strict=True))
     chosen: dict[str, Backend] = {
-        path: cheapest.get(path) or _fastest(times) for path, times in seconds.items()
+        path: cheapest.get(path) or min(times, key=times.__getitem__)
+        for path, times in seconds.items()
     }
     return _layer_choices(calls, contestants, chosen, seconds, conversions)
 
 
 def given_backends(
     calls: Sequence[Call],
-    contestants: Mapping[str, dict[str, nn.Module]],
+    contestants: Mapping[str, dict[Backend, nn.Module]],
     chosen: Mapping[str, Backend],
 ) -> dict[str, LayerChoice]:
     """Return what was chosen elsewhere for the contestants that were called; nothing is a choice too.
@@ -252,7 +268,7 @@ def given_backends(
         return {}
     called = {call.path for call in calls if call.path in contestants}
     odd = {*called - chosen.keys(), *chosen.keys() - contestants.keys()}
-    odd |= {path for path, backend in chosen.items() if backend not in ("dense", "sparse")}
+    odd |= {path for path, name in chosen.items() if name not in contestants.get(path, {})}
     if odd:
         raise IsoflopError(
             f"The choices are not of this model: see {min(odd)}. Pass the `choices` of a report "
@@ -271,7 +287,7 @@ def circumstances(calls: Sequence[Call], mode: Mode) -> dict[str, Any]:
 
 def _layer_choices(
     calls: Sequence[Call],
-    contestants: Mapping[str, dict[str, nn.Module]],
+    contestants: Mapping[str, dict[Backend, nn.Module]],
     chosen: Mapping[str, Backend],
     seconds: Mapping[str, dict[Backend, float]],
     conversions: Mapping[str, dict[Backend, float]],
@@ -292,12 +308,9 @@ def _layer_choices(
     return layers
 
 
-def _by_backend(times: Mapping[str, float], factor: int = 1) -> dict[Backend, float]:
-    return {"dense": factor * times["dense"], "sparse": factor * times["sparse"]}
-
-
-def _fastest(seconds: Mapping[Backend, float]) -> Backend:
-    return "sparse" if seconds["sparse"] < seconds["dense"] else "dense"
+def layout_of(backend: Backend) -> Backend:
+    """Return which layers have the layout in which convolutions of a backend want activations."""
+    return "dense" if backend == "dense" else "sparse"
 
 
 def _cheapest(
@@ -315,7 +328,7 @@ def _cheapest(
         best = {
             choice: min(
                 (
-                    total + cost + (0.0 if last == choice else conversions[path][choice]),
+                    total + cost + _conversion(conversions[path], last, choice),
                     (*choices, choice),
                 )
                 for last, (total, choices) in best.items()
@@ -325,13 +338,18 @@ def _cheapest(
     return min(best.values())[1]
 
 
+def _conversion(times: Mapping[Backend, float], last: Backend, following: Backend) -> float:
+    layout = layout_of(following)
+    return 0.0 if layout_of(last) == layout else times[layout]
+
+
 def _machine(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         return {"gpu": torch.cuda.get_device_name(device)}
     return {"threads": torch.get_num_threads(), "isa": isa(), "cpu": cpu_name()}
 
 
-def _size(modules: Mapping[str, nn.Module]) -> tuple[tuple[int, ...], int]:
+def _size(modules: Mapping[Backend, nn.Module]) -> tuple[tuple[int, ...], int]:
     """Return shape and non-zeros of the weight."""
     sparse = modules["sparse"]
     if isinstance(sparse, SparseLayer):
@@ -340,7 +358,7 @@ def _size(modules: Mapping[str, nn.Module]) -> tuple[tuple[int, ...], int]:
     return tuple(weight.shape), weight.numel() // 2
 
 
-def _description(call: Call, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
+def _description(call: Call, modules: Mapping[Backend, nn.Module]) -> dict[str, Any]:
     """Return everything about a layer and its call that its times depend on."""
     sparse, dense = modules["sparse"], modules["dense"]
     call_alone = {
@@ -373,16 +391,16 @@ def _description(call: Call, modules: Mapping[str, nn.Module]) -> dict[str, Any]
 
 
 def _runs(
-    call: Call, modules: Mapping[str, nn.Module], mode: Mode
-) -> dict[str, Callable[[], object]]:
+    call: Call, modules: Mapping[Backend, nn.Module], mode: Mode
+) -> dict[Backend, Callable[[], object]]:
     run = _forward if mode == "inference" else _forward_and_backward
     return {
-        name: functools.partial(run, module, call.make_inputs(innermost=name == "sparse"))
+        name: functools.partial(run, module, call.make_inputs(innermost=name != "dense"))
         for name, module in modules.items()
     }
 
 
-def _conversion_runs(call: Call, mode: Mode) -> dict[str, Callable[[], object]]:
+def _conversion_runs(call: Call, mode: Mode) -> dict[Backend, Callable[[], object]]:
     x, innermost = call.make_inputs(innermost=False)[0], call.make_inputs(innermost=True)[0]
     return {
         "sparse": lambda: to_batch_innermost(x),

@@ -1,5 +1,6 @@
 """Layers that store the non-zeros of their weight only."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -13,6 +14,9 @@ from isoflop.kernels.functional import sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index
 from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
 from isoflop.surgery import is_flipped
+
+Backend = Literal["dense", "sparse", "sparse_bfloat16"]
+"""What a layer computes with."""
 
 _INDEX = ("offsets", "starts", "t_entries", "t_starts")
 
@@ -29,8 +33,9 @@ class SparseLayer(nn.Module):
         bias: (out,), or None.
         flipped: Whether the dense weight is stored (in, out), as in Hugging Face's Conv1D.
         activation: What is applied to the output, a name in `isoflop.kernels.ACTIVATIONS`.
-        backend: ``"sparse"`` computes on the non-zeros; ``"dense"`` makes the dense weight for the
-            time of each pass, which is faster where few weights are zero.
+        backend: ``"sparse"`` computes on the non-zeros; ``"sparse_bfloat16"`` rounds what it multiplies
+            to bfloat16, where the processor has instructions for it; ``"dense"`` makes the dense weight
+            for the time of each pass, which is faster where few weights are zero.
         observer: Called in each backward pass with the gradient of the dense weight, zeros included;
             None, as it mostly is, spares that gradient. Copies of the layer have no observer.
     """
@@ -51,7 +56,7 @@ class SparseLayer(nn.Module):
         self._groups = groups
         self.flipped = False
         self.activation = "none"
-        self.backend: Literal["sparse", "dense"] = "sparse"
+        self.backend: Backend = "sparse"
         self.observer: Callable[[Tensor], None] | None = None
         self._tiling = (0, 0, 0)
         positions = mask.flatten().nonzero().flatten()
@@ -175,6 +180,12 @@ class SparseLayer(nn.Module):
     def _flat(self, dense: Tensor) -> Tensor:
         return (dense.t() if self.flipped else dense).flatten()
 
+    def _product(self, sparse: Callable[..., Tensor], dense: Callable[..., Tensor]) -> Any:
+        """Return the function that computes the output."""
+        if self.backend == "dense":
+            return dense
+        return functools.partial(sparse, bfloat16=self.backend == "sparse_bfloat16")
+
     def _observed(self, x: Tensor, y: Tensor) -> Tensor:
         if self.observer is None or not y.requires_grad:
             return y
@@ -247,8 +258,7 @@ class SparseLinear(SparseLayer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
-        linear = sparse_linear if self.backend == "sparse" else dense_linear
-        y = linear(
+        y = self._product(sparse_linear, dense_linear)(
             x,
             self.values,
             self.index,
@@ -343,8 +353,7 @@ class SparseConv2d(SparseLayer):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map (N, in, H, W) to (N, out, H', W'); a residual is added before the activation."""
         dense = self.backend == "dense"
-        conv2d = dense_conv2d if dense else sparse_conv2d
-        y = conv2d(
+        y = self._product(sparse_conv2d, dense_conv2d)(
             from_batch_innermost(x) if dense else x,
             self.values,
             self.index,

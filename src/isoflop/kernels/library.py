@@ -80,6 +80,11 @@ def set_isa(name: str) -> None:
         raise KernelError(f"{error}.") from error
 
 
+def has_bfloat16() -> bool:
+    """Return whether the kernels in use have products of bfloat16."""
+    return _native is not None and _native.has_bfloat16()
+
+
 def _load() -> tuple[ModuleType | None, str | None]:
     if os.environ.get(WITHOUT, "0") not in ("", "0"):
         return None, f"{WITHOUT} is set"

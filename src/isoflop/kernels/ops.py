@@ -1,9 +1,12 @@
 """The kernels as PyTorch operators, with gradients and with versions for tensors without values.
 
 The index of a weight is passed as its four tensors and three groups of integers: the shape of the
-weight, its groups, and the tiling ``(rows, block_in, block_out)``. Forward pass, gradient of the
-input and gradient of the values are operators each, and the gradients of each are the other two: a
-product of three things that is linear in each. So they can be differentiated any number of times.
+weight, its groups, and the tiling ``(rows, block_in, block_out)``. With `bfloat16`, factors are rounded
+to that type before they are multiplied; all tensors, and the sums, are float32 nevertheless.
+
+Forward pass, gradient of the input and gradient of the values are operators each, and the gradients of
+each are the other two: a product of three things that is linear in each. So they can be differentiated
+any number of times.
 
 Activations that the convolutions make lie with the batch innermost: logical (N, C, H, W), strides
 of a contiguous (C, H, W, N). The gradient of an input lies as the input does.
@@ -42,6 +45,7 @@ def conv2d(
     stride: Ints,
     padding: Ints,
     dilation: Ints,
+    bfloat16: bool,
     bias: Tensor | None,
     residual: Tensor | None,
     activation: str,
@@ -58,6 +62,7 @@ def conv2d(
         bias,
         residual,
         activation=activation,
+        bfloat16=bfloat16,
     )
     return y
 
@@ -77,6 +82,7 @@ def conv2d_input_gradient(
     stride: Ints,
     padding: Ints,
     dilation: Ints,
+    bfloat16: bool,
 ) -> Tensor:
     """Return the gradient of the input; of `x` only shape and layout are used."""
     dx = torch.empty_like(x)
@@ -87,6 +93,7 @@ def conv2d_input_gradient(
         (offsets, starts, t_entries, t_starts),
         (tiling, groups, shape[2:], stride, padding, dilation),
         dx,
+        bfloat16=bfloat16,
     )
     return dx
 
@@ -105,6 +112,7 @@ def conv2d_weight_gradient(
     stride: Ints,
     padding: Ints,
     dilation: Ints,
+    bfloat16: bool,
 ) -> Tensor:
     """Return the gradient of the values, (nnz,)."""
     dvalues = _values_like(x, offsets, tiling)
@@ -115,6 +123,7 @@ def conv2d_weight_gradient(
         (offsets, starts, t_entries, t_starts),
         (tiling, groups, shape[2:], stride, padding, dilation),
         dvalues,
+        bfloat16=bfloat16,
     )
     return dvalues
 
@@ -132,6 +141,7 @@ def linear(
     t_starts: Tensor,
     shape: Ints,
     tiling: Ints,
+    bfloat16: bool,
     bias: Tensor | None,
     residual: Tensor | None,
     activation: str,
@@ -148,6 +158,7 @@ def linear(
         bias,
         None if residual is None else _rows(residual),
         activation=activation,
+        bfloat16=bfloat16,
     )
     return y
 
@@ -163,6 +174,7 @@ def linear_input_gradient(
     x: Tensor,
     shape: Ints,
     tiling: Ints,
+    bfloat16: bool,
 ) -> Tensor:
     """Return the gradient of the input; of `x` only shape and layout are used."""
     dx = _linear_gradient(x, shape)
@@ -173,6 +185,7 @@ def linear_input_gradient(
         (offsets, starts, t_entries, t_starts),
         (tiling, 1, _ONE, _ONE, _ZERO, _ONE),
         dx,
+        bfloat16=bfloat16,
     )
     return dx.view(x.shape)
 
@@ -187,6 +200,7 @@ def linear_weight_gradient(
     t_starts: Tensor,
     shape: Ints,
     tiling: Ints,
+    bfloat16: bool,
 ) -> Tensor:
     """Return the gradient of the values, (nnz,)."""
     dvalues = _values_like(x, offsets, tiling)
@@ -197,6 +211,7 @@ def linear_weight_gradient(
         (offsets, starts, t_entries, t_starts),
         (tiling, 1, _ONE, _ONE, _ZERO, _ONE),
         dvalues,
+        bfloat16=bfloat16,
     )
     return dvalues
 
@@ -206,7 +221,7 @@ def linear_weight_gradient(
 
 @conv2d.register_fake
 def _(x: Tensor, *args: Any) -> Tensor:
-    _, _, _, _, _, shape, groups, _, stride, padding, dilation, _, _, _ = args
+    _, _, _, _, _, shape, groups, _, stride, padding, dilation, *_ = args
     return _conv2d_output(x, shape, groups, stride, padding, dilation)
 
 
@@ -222,7 +237,7 @@ def _(*args: Any) -> Tensor:
 
 @linear_input_gradient.register_fake
 def _(*args: Any) -> Tensor:
-    x, shape, _ = args[6:]
+    x, shape = args[6:8]
     return _linear_gradient(x, shape).view(x.shape)
 
 
@@ -305,14 +320,14 @@ _differentiable(
     conv2d,
     conv2d_input_gradient,
     conv2d_weight_gradient,
-    numbers=6,
+    numbers=7,
     sum_over=lambda dy: dy.sum((0, 2, 3)),
 )
 _differentiable(
     linear,
     linear_input_gradient,
     linear_weight_gradient,
-    numbers=2,
+    numbers=3,
     sum_over=lambda dy: dy.flatten(0, -2).sum(0) if dy.ndim > 1 else dy,
 )
 

@@ -7,12 +7,14 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from isoflop.errors import CacheWarning
 from isoflop.files import write_json
+
+Name = TypeVar("Name", bound=str)
 
 ROUNDS = 5
 """Least number of times that each contestant runs, after one run to warm up."""
@@ -21,7 +23,7 @@ SECONDS = 0.2
 """Further rounds follow while all contestants together have taken less than that."""
 
 
-def measure(contestants: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+def measure(contestants: Mapping[Name, Callable[[], object]]) -> dict[Name, float]:
     """Return the least time of each contestant in seconds; they take turns."""
     best = dict.fromkeys(contestants, float("inf"))
     for run in contestants.values():
@@ -51,12 +53,12 @@ class TimingCache:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._times = _read(path)
-        self._new: dict[str, dict[str, float]] = {}
+        self._times: dict[str, dict[Any, float]] = _read(path)
+        self._new: dict[str, dict[Any, float]] = {}
 
     def times(
-        self, what: Mapping[str, Any], contestants: Mapping[str, Callable[[], object]]
-    ) -> dict[str, float]:
+        self, what: Mapping[str, Any], contestants: Mapping[Name, Callable[[], object]]
+    ) -> dict[Name, float]:
         """Return the times of the contestants in seconds, measured if they are not known.
 
         Args:
@@ -65,9 +67,9 @@ class TimingCache:
         """
         key = json.dumps(what, sort_keys=True)
         known = self._times.get(key, {})
-        if known.keys() != contestants.keys():
+        if not known.keys() >= contestants.keys():
             known = self._times[key] = self._new[key] = measure(contestants)
-        return known
+        return {name: known[name] for name in contestants}
 
     def save(self) -> None:
         """Write the file, with what other processes have added to it meanwhile."""
@@ -75,7 +77,10 @@ class TimingCache:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, self._new | _read(self._path))
+            # Those of others stay, so that all processes go by the same ones, unless they say less.
+            written = _read(self._path)
+            more = {k: t for k, t in self._new.items() if not written.get(k, {}).keys() >= t.keys()}
+            write_json(self._path, written | more)
         except OSError as error:
             warnings.warn(
                 f"The times of layers cannot be kept in {self._path} ({error}); they will be measured "
@@ -104,7 +109,7 @@ def cpu_name() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def _read(path: Path | None) -> dict[str, dict[str, float]]:
+def _read(path: Path | None) -> dict[str, dict[Any, float]]:
     if path is None or not path.exists():
         return {}
     try:
