@@ -1,7 +1,9 @@
 """Linear layers and convolutions whose weight is given by its non-zeros.
 
 Both run the compiled kernels on float32 tensors of the CPU. Elsewhere, and without compiled kernels,
-they build the dense weight and let PyTorch multiply.
+they build the dense weight and let PyTorch multiply. Under `torch.autocast("cpu", torch.bfloat16)` the
+kernels multiply in bfloat16 where the processor has instructions for it; they take tensors of any
+floating type there, and return float32.
 """
 
 import torch
@@ -47,6 +49,8 @@ def sparse_linear(
         KernelError: The arguments do not fit together.
     """
     _check(activation)
+    bfloat16 |= _autocast_to(torch.bfloat16)
+    x, values, bias, residual = _uncast(x, values, bias, residual)
     if not library.runs(x, values, bias, residual):
         return dense_linear(x, values, index, bias, residual=residual, activation=activation)
     after, activation = _unfused(activation, x, values, bias, residual)
@@ -106,6 +110,8 @@ def sparse_conv2d(
         KernelError: The arguments do not fit together.
     """
     _check(activation)
+    bfloat16 |= _autocast_to(torch.bfloat16)
+    x, values, bias, residual = _uncast(x, values, bias, residual)
     if not library.runs(x, values, bias, residual):
         return dense_conv2d(
             x,
@@ -145,6 +151,21 @@ def _check(activation: str) -> None:
         raise KernelError(
             f"There is no activation {activation!r}; the kernels know {', '.join(ACTIVATIONS)}."
         )
+
+
+def _autocast_to(dtype: torch.dtype) -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is dtype
+
+
+def _uncast(
+    x: Tensor, values: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return what the kernels can work on of tensors that autocast has made of other types."""
+    if not (torch.is_autocast_enabled("cpu") and library.available() and x.is_cpu):
+        return x, values, bias, residual
+    bias = None if bias is None else bias.float()
+    residual = None if residual is None else residual.float()
+    return x.float(), values.float(), bias, residual
 
 
 def _unfused(activation: str, *tensors: Tensor | None) -> tuple[str, str]:
