@@ -6,13 +6,8 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -182,51 +177,5 @@ inline Vec error_function(Vec x) {
   Vec y = 1.0f - p * t * exponential(-a * a);
   return x < 0.0f ? -y : y;
 }
-
-// Asks for huge pages under memory that is about to be written: large tensors are mostly fresh, and a
-// fault for every small page costs as much as the arithmetic.
-inline void prefer_huge_pages(float* data, int64_t count) {
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = uintptr_t{1} << 21;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(data + count) / page * page;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)data;
-  (void)count;
-#endif
-}
-
-// Memory that is not initialised, in huge pages where there are any.
-class Buffer {
- public:
-  Buffer() = default;
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { std::free(data_); }
-
-  template <class T>
-  T* reserve(int64_t count) {
-    int64_t bytes = count * static_cast<int64_t>(sizeof(T));
-    if (bytes > size_) {
-      std::free(data_);
-      size_ = ceil_div(bytes, page) * page;
-      data_ = std::aligned_alloc(bytes < page ? 4096 : page, size_);
-      if (!data_) {
-        size_ = 0;
-        return nullptr;
-      }
-#if defined(MADV_HUGEPAGE)
-      madvise(data_, size_, MADV_HUGEPAGE);
-#endif
-    }
-    return static_cast<T*>(data_);
-  }
-
- private:
-  static constexpr int64_t page = int64_t{1} << 21;
-  void* data_ = nullptr;
-  int64_t size_ = 0;
-};
 
 }  // namespace

@@ -227,3 +227,34 @@ def test_linear_layers(isa, threads, layer, kind):
         d_magnitude[1].flatten()[positions],
         x.numel() // x.shape[-1],
     )
+
+
+@pytest.mark.parametrize("bfloat16", [False, pytest.param(True, marks=needs_bfloat16)])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 15, 16, 17])
+def test_few_rows_of_many_inputs_and_outputs(threads, n, rows, groups, bfloat16):
+    layer = {
+        "shape": (groups * 332, 200, 1, 1),
+        "groups": groups,
+        "rows": rows,
+        "size": (n, groups * 200, 1, 1),
+        "geometry": {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)},
+        "density": 0.3,
+        "layouts": ["contiguous", "contiguous"],
+        "bias": True,
+        "seed": n,
+    }
+    check_forward_and_gradients(layer, bfloat16=bfloat16)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_inputs_that_are_not_read_may_be_anything(rows):
+    torch.manual_seed(0)
+    mask = (torch.rand(40 // rows, 100) < 0.2).repeat_interleave(rows, 0)
+    mask[:, :3] = False
+    index, _ = kernels.build_index(mask.flatten().nonzero().flatten(), (40, 100, 1, 1), rows=rows)
+    x, values = torch.randn(2, 100), torch.randn(index.nnz)
+    expected = kernels.sparse_linear(x, values, index)
+    x[:, 0], x[:, 1], x[:, 2] = math.inf, -math.inf, math.nan
+    assert torch.equal(kernels.sparse_linear(x, values, index), expected)
