@@ -113,10 +113,12 @@ def test_train_compressed(capsys, tmp_path):
     args = [
         "train", "digits", "--transform", "wide", "--sparsity", "0.75", "--epochs", "1",
         "--base-width", "8", "--update-every", "4", "--pattern", "4x1", "--storage", "compressed",
+        "--mixed-precision", "bf16",
     ]  # fmt: skip
     with pytest.warns(isoflop.PatternGapWarning):
         summary = run_json(capsys, *args, "--out", str(tmp_path / "run"))
     assert (summary["storage"], summary["method"]) == ("compressed", "rigl")
+    assert summary["mixed_precision"] == "bf16"
     assert summary["nnz"] < summary["numel"]
     message = fails(capsys, *args, "--method", "sr_ste", "--out", str(tmp_path / "other"))
     assert "storage='masked'" in message

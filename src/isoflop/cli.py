@@ -154,6 +154,8 @@ class Train:
     """Initial learning rate, in place of the recipe's."""
     base_width: int | None = None
     """Channels of the model's first stage, in place of the recipe's."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """Type of the arithmetic, in place of the recipe's, or else of what Accelerate is configured for."""
     alpha: float | None = None
     """Fraction of the weights that the first mask update moves."""
     update_every: int | None = None
@@ -186,6 +188,7 @@ class Train:
             lr=self.lr,
             sparse_lr=self.lr,
             base_width=self.base_width,
+            mixed_precision=self.mixed_precision,
             alpha=self.alpha,
             update_every=self.update_every,
             end_fraction=self.end_fraction,

@@ -279,9 +279,11 @@ def test_compressed_storage_ends_like_masked(tiny_recipe, tmp_path, method):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("method", ["rigl", "granet"])
-def test_compressed_runs_resume_to_the_same_bits(tiny_recipe, tmp_path, method):
-    recipe = tiny_recipe.replace(epochs=3)
+@pytest.mark.parametrize(
+    ("method", "precision"), [("rigl", "no"), ("granet", "no"), ("rigl", "bf16")]
+)
+def test_compressed_runs_resume_to_the_same_bits(tiny_recipe, tmp_path, method, precision):
+    recipe = tiny_recipe.replace(epochs=3, mixed_precision=precision)
     options = {"transform": WIDE, "method": method, "storage": "compressed", "quiet": True}
     train(recipe, tmp_path / "whole", **options)
     train(recipe, tmp_path / "parts", **options, stop_after_epochs=1)
