@@ -34,6 +34,18 @@ def test_several_sparsities_are_a_list_and_tables(capsys):
     assert "dense_channels_last" not in out
 
 
+def test_bfloat16_takes_part_where_it_is_asked_for(capsys):
+    args = [*LAYER, *QUICK, "--sparsity", "0.75", "--json"]
+    main(args)
+    plain = json.loads(capsys.readouterr().out)
+    assert not [name for name in plain["seconds"] if "bf16" in name]
+    main([*args, "--bf16", "--skip", "dense_compiled", "dense_bf16_compiled"])
+    result = json.loads(capsys.readouterr().out)
+    assert "dense_bf16" in result["ratio_to_dense"]
+    assert "isoflop_bf16" in {*result["seconds"], *result["skipped"]}
+    assert "bf16" not in result["dense_is"]
+
+
 def test_missing_peers_are_told(capsys, tmp_path):
     quick = ["--skip", "dense_compiled", "masked", "--repeats", "1", "--sparsity", "0.5"]
     folder = ["--peers-folder", str(tmp_path)]

@@ -2,14 +2,15 @@ import functools
 
 import pytest
 
-from isoflop.bench.agree import TOLERANCE, relative_error
+from isoflop.bench.agree import TOLERANCE, TOLERANCE_BF16, relative_error
 from isoflop.bench.contestant import CONTESTANTS
 from isoflop.bench.layer_case import layer_case
 from isoflop.bench.model_case import model_case
 from isoflop.bench.run import run_bench
 
 NAMES = [name for name in CONTESTANTS.names() if not CONTESTANTS.get(name).peer] + ["torch_csr"]
-EAGER = [name for name in NAMES if name != "dense_compiled"]
+COMPILED = [name for name in NAMES if name.endswith("compiled")]
+EAGER = [name for name in NAMES if name not in COMPILED]
 
 CASES = {
     "inference": functools.partial(model_case, "inference", "isoflop:resnet8_digits", batch=2),
@@ -32,7 +33,8 @@ def check(build, name, folder):
         pytest.skip(reason)
     contestant.prepare(case, folder)
     job = case.dense if contestant.on_dense else case.sparse
-    assert relative_error(contestant.outputs(), job.reference) <= TOLERANCE[case.kind]
+    tolerance = TOLERANCE_BF16 if contestant.bf16 else TOLERANCE
+    assert relative_error(contestant.outputs(), job.reference) <= tolerance[case.kind]
     assert contestant.run() > 0
     contestant.close()
 
@@ -45,9 +47,10 @@ def test_every_contestant_computes_what_plain_pytorch_does(build, name, tmp_path
 
 # The compiler's own warnings are none of ours.
 @pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.parametrize("build", [CASES["linear"], CASES["linear, backward"]])
-def test_the_compiled_model_computes_the_same(build, tmp_path):
-    check(build, "dense_compiled", tmp_path)
+def test_the_compiled_model_computes_the_same(build, name, tmp_path):
+    check(build, name, tmp_path)
 
 
 @pytest.mark.parametrize("build", CASES.values(), ids=CASES)
@@ -59,7 +62,8 @@ def test_results_of_all_sparsities(build, tmp_path):
         threads=1,
         repeats=2,
         peers=("none",),
-        skip=("dense_compiled",),
+        skip=COMPILED,
+        bf16=True,
         tell=lambda line: None,
         done=lambda results: done.append(len(results)),
     )
@@ -71,8 +75,11 @@ def test_results_of_all_sparsities(build, tmp_path):
         for name, ratio in result["ratio_to_dense"].items():
             assert ratio == result["seconds"][name] / result["seconds"]["dense"]
         assert result["seconds"]["dense"] == min(
-            seconds for name, seconds in result["seconds"].items() if name.startswith("dense_")
+            seconds
+            for name, seconds in result["seconds"].items()
+            if name.startswith("dense_") and "bf16" not in name
         )
+        assert "dense_bf16" in result["seconds"]
         for name, rounds in result["rounds"].items():
             assert len(rounds) == 2
             assert result["seconds"][name] == min(rounds)

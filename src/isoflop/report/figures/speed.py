@@ -20,6 +20,9 @@ LOOKS: dict[str, tuple[str, int]] = {
     "sparseprop": ("SparseProp", 4),
     "sparselab": ("sparselab", 5),
     "cs2": ("Cerebras CS-2", 5 + len(COLORS)),
+    "dense_bf16": ("dense PyTorch, bf16", 1 + len(COLORS)),
+    "dense_bf16_compiled": ("dense PyTorch, bf16, compiled", 2 + len(COLORS)),
+    "isoflop_bf16": ("isoflop, bf16", len(COLORS)),
     "isoflop": ("isoflop", 0),
 }
 """Label and group of each contestant, the same in every figure; later ones are drawn on top."""
