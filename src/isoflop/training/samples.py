@@ -1,23 +1,22 @@
-"""Samples that stay in files, read one by one by worker processes; what several tasks share.
+"""Images of several sizes, each with targets of its own; what detection and segmentation share.
 
 Order and augmentation depend on the seed, the epoch and the place of a sample in it alone: neither
 the number of worker processes, nor that of training processes, nor an interruption changes a batch.
 """
 
-import dataclasses
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from isoflop.training.images.folder import default_workers
-from isoflop.training.images.skipped import LIMIT, Skipped
 from isoflop.training.order import epoch_generator
+from isoflop.training.reading import FileData, read_sample
 from isoflop.training.recipes import Recipe, steps_per_epoch
 
 _SMALL = 64
@@ -59,8 +58,8 @@ class Share(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileData(ABC):
-    """Training and test data in files.
+class SampleData(FileData, ABC):
+    """Training and test data of samples that become batches on the way.
 
     Attributes:
         recipe: The recipe.
@@ -68,9 +67,6 @@ class FileData(ABC):
         test: The test samples.
         mean: Mean of each channel, on the scale 0 to 1.
         std: Standard deviation of each channel, on the scale 0 to 1.
-        workers: Processes that read samples; 0 reads them in this one, None as many as are useful.
-        device: Where batches come.
-        record: The samples that could not be read so far.
     """
 
     recipe: Recipe
@@ -78,9 +74,6 @@ class FileData(ABC):
     test: Samples
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    workers: int | None = None
-    device: torch.device = field(default=torch.device("cpu"))
-    record: Skipped = field(default_factory=Skipped)
 
     @staticmethod
     @abstractmethod
@@ -100,15 +93,6 @@ class FileData(ABC):
     def samples(self) -> int | None:
         """Number of training samples; None if the recipe passes over them until its steps are done."""
         return None if self.recipe.steps is not None else len(self.train)
-
-    @property
-    def skipped(self) -> list[dict[str, str]]:
-        """The samples that could not be read so far; after an evaluation, by any process."""
-        return list(self.record)
-
-    def to(self, device: torch.device) -> "FileData":
-        """Return the data such that batches come on `device`."""
-        return dataclasses.replace(self, device=device)
 
     def train_batches(
         self,
@@ -136,7 +120,7 @@ class FileData(ABC):
             world_size=world_size,
         )
         reader = _Reader(data=self, samples=self.train, entropy=(seed, epoch))
-        for batch in self._read(reader, order, "train"):
+        for batch in self.read(reader, order, "train", self.train.name):
             yield self.on_device(batch)
 
     def test_batches(self, *, rank: int, world_size: int) -> Iterator[Any]:
@@ -151,25 +135,9 @@ class FileData(ABC):
         count = len(self.test)
         own = [Share([(i, i)], [i]) for i in range(rank, count, world_size)]
         reader = _Reader(data=self, samples=self.test, entropy=None)
-        yield from self._read(reader, own, "test")
+        yield from self.read(reader, own, "test", self.test.name)
         if count % world_size and rank >= count % world_size:
             yield None
-
-    def facts(self) -> dict[str, Any]:
-        """Return nothing: the configuration says which data these are."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the samples that could not be read; the number of the epoch tells all else."""
-        return {"skipped": self.skipped}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
-        self.record.replace(state["skipped"])
-
-    def join_skipped(self) -> None:
-        """Make the list of skipped samples that of all processes, which all call this."""
-        self.record.join(self._limits)
 
     def normalize(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         """Turn bytes into floats of mean 0 and variance 1, on the device.
@@ -194,29 +162,6 @@ class FileData(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module, accelerator: Any) -> dict[str, float]:
         """Return the measures of a model on the test samples; see `TaskData`."""
-
-    def _read(self, reader: "_Reader", shares: Any, split: str) -> Iterator[Any]:
-        loader = DataLoader(
-            reader,
-            batch_size=None,  # the reader is given whole batches
-            sampler=shares,
-            num_workers=default_workers(self.device) if self.workers is None else self.workers,
-            pin_memory=self.device.type == "cuda",
-            # Else the loader would draw from the generator of the model's own random numbers.
-            generator=torch.Generator(),
-        )
-        for batch, failed in loader:
-            if failed:
-                entries = [
-                    {"split": split, "file": reader.samples.name(index), "reason": reason}
-                    for index, reason in failed
-                ]
-                self.record.add(entries, self._limits)
-            yield batch
-
-    @property
-    def _limits(self) -> dict[str, int]:
-        return {"train": _limit(self.train), "test": _limit(self.test)}
 
 
 def pad(images: Sequence[Tensor], canvas: tuple[int, int], value: int = 0) -> Tensor:
@@ -280,7 +225,7 @@ class _Reader(Dataset):
             one that cannot; None in tests.
     """
 
-    data: FileData
+    data: SampleData
     samples: Samples
     entropy: tuple[int, int] | None
 
@@ -289,29 +234,20 @@ class _Reader(Dataset):
         found = []
         failed: dict[int, str] = {}
         for index, place in share.own:
-            for candidate in self._candidates(index):
-                random = None
-                if self.entropy is not None:
-                    random = np.random.default_rng([*self.entropy, place])
-                try:
-                    found.append(self.samples.read(candidate, random))
-                except Exception as error:  # damaged files raise many kinds
-                    failed[candidate] = f"{type(error).__name__}: {error}"
-                else:
-                    break
+            sample = read_sample(
+                functools.partial(self._sample, place),
+                index,
+                len(self.samples),
+                replace=self.entropy is not None,
+                failed=failed,
+            )
+            if sample is not None:
+                found.append(sample[1])
         batch = None
         if found:
             batch = self.data.collate(found, self.samples.canvas(share.together))
         return batch, list(failed.items())
 
-    def _candidates(self, index: int) -> list[int]:
-        """Return the samples to try, in order; one more than may be unreadable in all."""
-        if self.entropy is None:
-            return [index]
-        count = len(self.samples)
-        return [(index + i) % count for i in range(min(count, _limit(self.samples) + 2))]
-
-
-def _limit(samples: Samples) -> int:
-    """Return how many samples of a split may be unreadable."""
-    return int(LIMIT * len(samples))
+    def _sample(self, place: int, index: int) -> Any:
+        random = None if self.entropy is None else np.random.default_rng([*self.entropy, place])
+        return self.samples.read(index, random)

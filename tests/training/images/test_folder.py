@@ -13,7 +13,6 @@ from isoflop.errors import DataError, IsoflopError
 from isoflop.training import get_recipe
 from isoflop.training.data import load_dataset
 from isoflop.training.images import ImageFolderData
-from isoflop.training.images.folder import default_workers
 
 # Python 3.12 warns of forks in a process with threads, as PyTorch's worker processes are started.
 pytestmark = [
@@ -189,16 +188,6 @@ def test_recipes_that_do_not_fit(data, change, message):
 def test_recipe_without_scales(data):
     with pytest.raises(IsoflopError, match="scale_jitter"):
         data.configured(dataclasses.replace(RECIPE, scale_jitter=None))
-
-
-def test_workers_by_default(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(48)))
-    assert default_workers(torch.device("cpu")) == 1
-    assert default_workers(torch.device("cuda")) == 16
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert default_workers(torch.device("cuda")) == 6
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
-    assert default_workers(torch.device("cuda")) == 1
 
 
 class Processes:

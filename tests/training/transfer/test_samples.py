@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from isoflop.errors import DataError
-from isoflop.training.samples import FileData, pad
+from isoflop.training.samples import SampleData, pad
 from isoflop.training.tasks import TASKS
 
 NAMES = ["detection", "segmentation"]
@@ -14,7 +14,7 @@ NAMES = ["detection", "segmentation"]
 
 def load(recipe, scenes, workers=0):
     data = TASKS.get(recipe.task).load(recipe, scenes, workers)
-    assert isinstance(data, FileData)
+    assert isinstance(data, SampleData)
     return data
 
 
@@ -106,7 +106,7 @@ def test_unreadable_images_are_replaced_and_listed(
     data = load(recipes[name], folder, workers)
     with pytest.raises(DataError, match=r"cannot be read, which is over 1%"):
         first(data, 3)
-    monkeypatch.setattr("isoflop.training.samples.LIMIT", 0.1)
+    monkeypatch.setattr("isoflop.training.reading.LIMIT", 0.1)
     data = load(recipes[name], folder, workers)
     batches = first(data, 3)
     assert [len(targets) for _, targets in batches] == [8, 8, 8]

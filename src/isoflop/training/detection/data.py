@@ -20,11 +20,11 @@ from isoflop.training.detection.coco import (
 from isoflop.training.detection.precision import average_precision
 from isoflop.training.detection.rules import detections
 from isoflop.training.recipes import Recipe
-from isoflop.training.samples import FileData, pad
+from isoflop.training.samples import SampleData, pad
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionData(FileData):
+class DetectionData(SampleData):
     """Images with boxes.
 
     Attributes:

@@ -2,6 +2,5 @@
 
 from isoflop.training.images.files import ImageFiles
 from isoflop.training.images.folder import ImageFolderData, open_folder
-from isoflop.training.images.skipped import Skipped
 
-__all__ = ["ImageFiles", "ImageFolderData", "Skipped", "open_folder"]
+__all__ = ["ImageFiles", "ImageFolderData", "open_folder"]

@@ -5,33 +5,28 @@ number of worker processes, nor that of training processes, nor an interruption 
 """
 
 import dataclasses
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from isoflop.errors import DataError, IsoflopError
 from isoflop.models.extras import require
 from isoflop.training.images.files import ImageFiles, check_same_classes, find_images
-from isoflop.training.images.reader import Batch, Reader, limit
-from isoflop.training.images.skipped import Skipped
+from isoflop.training.images.reader import Reader
 from isoflop.training.images.views import CentralView, RandomView
 from isoflop.training.order import epoch_generator
+from isoflop.training.reading import FileData
 from isoflop.training.recipes import Recipe, steps_per_epoch
 
 TEST_BATCH = 256
 
-MOST_WORKERS = 16
-"""Worker processes of one training process, unless told otherwise."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFolderData:
+class ImageFolderData(FileData):
     """Images in files.
 
     Attributes:
@@ -42,9 +37,6 @@ class ImageFolderData:
         size: Height and breadth of what the model sees.
         scale_jitter: Least and largest shorter side of a training image before its random crop.
         test_scale: Shorter side of a test image before its central crop.
-        workers: Processes that read images; 0 reads them in this one, None as many as are useful.
-        device: Where batches come.
-        record: The images that could not be read so far.
     """
 
     train: ImageFiles
@@ -54,19 +46,11 @@ class ImageFolderData:
     size: int = 224
     scale_jitter: tuple[int, int] = (256, 480)
     test_scale: int = 256
-    workers: int | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    record: Skipped = field(default_factory=Skipped)
 
     @property
     def samples(self) -> int:
         """Number of training images."""
         return len(self.train)
-
-    @property
-    def skipped(self) -> list[dict[str, str]]:
-        """The images that could not be read so far: split, file and reason."""
-        return list(self.record)
 
     def configured(self, recipe: Recipe, workers: int | None = None) -> "ImageFolderData":
         """Return the data set as a recipe wants it.
@@ -105,10 +89,6 @@ class ImageFolderData:
             test_scale=recipe.test_scale,
             workers=workers,
         )
-
-    def to(self, device: torch.device) -> "ImageFolderData":
-        """Return the data set such that its batches come on `device`."""
-        return dataclasses.replace(self, device=device)
 
     def train_batches(
         self,
@@ -150,22 +130,12 @@ class ImageFolderData:
     def _batches(
         self, reader: Reader, batches: Sequence[Sequence[int]], split: str
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        workers = default_workers(self.device) if self.workers is None else self.workers
-        loader = DataLoader(
-            reader,
-            batch_size=None,  # the reader is given whole batches
-            sampler=batches,
-            num_workers=min(workers, len(batches)),
-            pin_memory=self.device.type == "cuda",
-            # Else the loader would draw from the generator of the model's own random numbers.
-            generator=torch.Generator(),
-        )
-        batch: Batch
-        for batch in loader:
-            if batch.skipped:
-                self._note(reader.files, batch.skipped, split)
-            images = batch.images.to(self.device, non_blocking=True)
-            labels = batch.labels.to(self.device, non_blocking=True)
+        def name(index: int) -> str:
+            return f"{reader.files.folder.name}/{reader.files.name(index)}"
+
+        for images, labels in self.read(reader, batches, split, name):
+            images = images.to(self.device, non_blocking=True)
+            labels = labels.to(self.device, non_blocking=True)
             yield self.normalize(images.permute(0, 3, 1, 2)), labels
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -174,17 +144,6 @@ class ImageFolderData:
         std = 255 * torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
         # In place: on a CPU, memory for each step would take longer than reading the images.
         return images.float().sub_(mean).div_(std)
-
-    def _note(self, files: ImageFiles, found: Sequence[tuple[int, str]], split: str) -> None:
-        entries = [
-            {"split": split, "file": f"{files.folder.name}/{files.name(index)}", "reason": reason}
-            for index, reason in found
-        ]
-        self.record.add(entries, self._limits)
-
-    @property
-    def _limits(self) -> dict[str, int]:
-        return {"train": limit(self.train), "test": limit(self.test)}
 
     def evaluate(self, model: nn.Module, accelerator: Any) -> dict[str, float]:
         """Return the `accuracy` in percent on the test images that can be read."""
@@ -197,33 +156,9 @@ class ImageFolderData:
             for images, labels in batches:
                 right = model(images).argmax(1) == labels
                 counts += torch.stack([right.sum(), (labels >= 0).sum()])
-        self.record.join(self._limits)
+        self.join_skipped()
         right, seen = accelerator.reduce(counts).tolist()
         return {"accuracy": 100.0 * right / seen}
-
-    def facts(self) -> dict[str, Any]:
-        """Return nothing: the name of the data set tells what they are."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the images that could not be read; the number of the epoch tells all else."""
-        return {"skipped": self.skipped}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
-        self.record.replace(state["skipped"])
-
-
-def default_workers(device: torch.device) -> int:
-    """Return how many processes should read images for one training process.
-
-    Reading an image takes far less than training on it with a CPU, where one process is enough and
-    takes little from the training; for an accelerator it takes all cores.
-    """
-    if device.type == "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(max(cores, 1), MOST_WORKERS)
 
 
 def open_folder(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from isoflop.errors import DataError, IsoflopError
 from isoflop.registry import Registry
 from isoflop.training.recipes import Recipe
-from isoflop.training.samples import FileData, pad
+from isoflop.training.samples import SampleData, pad
 from isoflop.training.segmentation.cityscapes import (
     IGNORED,
     LabelledImages,
@@ -26,7 +26,7 @@ MULTIPLE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationData(FileData):
+class SegmentationData(SampleData):
     """Images whose every pixel has a class."""
 
     train: LabelledImages
