@@ -166,6 +166,13 @@ def test_a_width_is_for_models_that_have_one():
     assert widths == {"mobilenetv2": None, "botnet50": 4}
 
 
+def test_tokens_are_for_language_models():
+    (training, *_) = trainings(grid("table6", "cpu", tokens=2**20).rows)
+    assert training.work(0, DataFolders()).job.recipe.tokens == 2**20
+    (training, *_) = trainings(grid("table2", "cpu", tokens=2**20).rows)
+    assert training.work(0, DataFolders()).job.recipe.tokens is None
+
+
 def test_efficient_networks_have_cosine_annealing():
     for training in trainings(grid("table9", "full").rows):
         work = training.work(0, DataFolders())

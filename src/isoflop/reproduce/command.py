@@ -34,6 +34,8 @@ class Reproduce:
     """Runs of each row; by default as many as the preset has."""
     epochs: int | None = None
     """Epochs, in place of every recipe's."""
+    tokens: int | None = None
+    """Tokens to train language models on, in place of every recipe's."""
     base_width: int | None = None
     """Channels of the first stage, in place of every recipe's."""
     only: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ class Reproduce:
             out=self.out,
             seeds=self.seeds,
             epochs=self.epochs,
+            tokens=self.tokens,
             base_width=self.base_width,
             only=self.only,
             data=DataFolders.parse(self.data),

@@ -86,7 +86,10 @@ class Training:
         return float(summary[measure])
 
     def _recipe(self) -> Recipe:
-        recipe = get_recipe(self.recipe).replace(**self.changes)
+        recipe, changes = get_recipe(self.recipe), dict(self.changes)
+        if recipe.tokens is None:
+            changes.pop("tokens", None)
+        recipe = recipe.replace(**changes)
         if not _takes_base_width(recipe.model):
             recipe = dataclasses.replace(recipe, base_width=None)
         if self.stretch != 1.0:

@@ -37,6 +37,7 @@ class Request:
         out: Folder of the results, which may hold those of other tables.
         seeds: Number of seeds; by default the preset's.
         epochs: Epochs in place of every recipe's.
+        tokens: Tokens in place of those of every recipe of a language model.
         base_width: Width in place of every recipe's, for models that have one.
         only: Labels of rows, such as ``method=rigl``; by default all.
         data: Folders of the data sets.
@@ -47,6 +48,7 @@ class Request:
     out: Path
     seeds: int | None = None
     epochs: int | None = None
+    tokens: int | None = None
     base_width: int | None = None
     only: tuple[str, ...] = ()
     data: DataFolders = field(default_factory=DataFolders)
@@ -68,7 +70,12 @@ class Reproduction:
         self.request = request
         self.folder = request.out
         build = TABLES.get(request.table)
-        preset = get_preset(request.preset, epochs=request.epochs, base_width=request.base_width)
+        preset = get_preset(
+            request.preset,
+            epochs=request.epochs,
+            tokens=request.tokens,
+            base_width=request.base_width,
+        )
         self.grid: Grid = build(preset)
         self.rows: list[Row] = select_rows(self.grid.rows, request.only)
         seeds = request.seeds or preset.seeds or self.grid.seeds
