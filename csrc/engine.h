@@ -22,7 +22,9 @@ inline int omp_get_num_threads() { return 1; }
 
 namespace {
 
-constexpr int64_t packed_bytes = 37 << 10;  // of the input, in the first level of the cache
+// Of the input, in the first level of the cache. Where few products follow each sum that is fetched, it
+// may be a little larger than that level: fewer passes fetch the sums less often.
+constexpr int64_t packed_bytes(double density) { return (density < 0.15 ? 42 : 32) << 10; }
 constexpr int64_t sums_bytes = 896 << 10;   // of the outputs, or their gradients, in the second
 
 template <class Number>
@@ -35,22 +37,25 @@ struct Choice {
 // an entry, and a vector of sums in a pass, cost besides.
 template <class Number, class Has>
 inline Choice<Number> choose_tile(const Problem& p, double density, int taps, int block, double per_entry,
-                          double per_sum, Has has) {
+                                  double per_sum, Has has) {
   Choice<Number> best{};
   constexpr int64_t bytes = sizeof(Number);
+  const int64_t most_bytes = packed_bytes(density);
   double least = 0;
   int used = 0;
   for (int k = 0; k < taps; k++) used += p.tap[k].plane >= 0;
   auto consider = [&](const Shape<Number>& shape, bool flat) {
     const Tile t = make_tile(p, shape.h, shape.w, per_float<Number>, flat);
     if (t.channel * minimum<int64_t>(block, p.channels) > most_distance) return;
-    const int64_t blocks = maximum<int64_t>(packed_bytes / (bytes * t.channel * block + 1), 1);
+    // Where a phase reads no tap, nothing is packed.
+    const int64_t blocks = maximum<int64_t>(most_bytes / maximum<int64_t>(bytes * t.channel * block, 1), 1);
     const double channels = static_cast<double>(minimum(blocks * block, p.channels));
     double entries = maximum(density * used * channels, 0.1);
     double computed = static_cast<double>(t.tasks) * static_cast<double>(t.length());
     double useful = static_cast<double>(p.n) * p.out_h * p.out_w;
     double packing = 2.0 * t.channel / LANES / (density * used * p.rows * t.vectors() + 0.1);
-    double over = maximum(1.0 * bytes * t.channel * minimum<int64_t>(block, p.channels) / packed_bytes, 1.0);
+    const int64_t held = bytes * t.channel * minimum<int64_t>(block, p.channels);
+    double over = maximum(static_cast<double>(held) / most_bytes, 1.0);
     double cost = 1 + per_sum / entries + per_entry / t.vectors() + packing;
     cost *= computed / useful * over;
     if (!best.shape || cost < least) {
@@ -77,9 +82,9 @@ struct Plan {
 
 // Blocks of the index that can be packed together.
 template <class Number>
-inline int64_t most_merged(const Problem& p, const Tile& tile, int64_t block) {
+inline int64_t most_merged(const Problem& p, const Tile& tile, int64_t block, double density) {
   const int64_t size = sizeof(Number), bytes = maximum<int64_t>(1, size * tile.channel * block);
-  return minimum(maximum<int64_t>(1, packed_bytes / bytes), ceil_div(p.channels, block));
+  return minimum(maximum<int64_t>(1, packed_bytes(density) / bytes), ceil_div(p.channels, block));
 }
 
 template <class Number>
@@ -172,15 +177,15 @@ bool multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
   Stream<Number> s{};
   if (rows == 4)
     s.grouping = Grouping::block;
-  else if (Loops<Number>::pairs && density > 0.15 && p.rows > 1 && vectors >= 512)
+  else if (Loops<Number>::pairs && density > 0.15 && p.rows > 1 && vectors >= 256)
     s.grouping = Grouping::pair;
-  const auto choice =
-      choose_tile<Number>(p, density, taps, source.block(), 0.5, 2, [&](const Shape<Number>& x) {
-        return rows_loop(x, s.grouping) != nullptr;
-      });
+  const auto choice = choose_tile<Number>(
+      p, density, taps, source.block(), 0.65, 2.4,
+      [&](const Shape<Number>& x) { return rows_loop(x, s.grouping) != nullptr; });
   if (!choice.shape) return false;
   const Tile& t = choice.tile;
-  Plan plan = make_plan(p, t, taps, source.block(), most_merged<Number>(p, t, source.block()), s);
+  Plan plan =
+      make_plan(p, t, taps, source.block(), most_merged<Number>(p, t, source.block(), density), s);
   // Enough tasks for all threads.
   const int64_t wanted = ceil_div(int64_t{4} * threads, t.tasks * p.groups);
   plan.chunk = minimum(plan.chunk, maximum<int64_t>(ceil_div(s.row_groups, wanted), 32));
@@ -288,8 +293,9 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   Memory& m = memory();
   Stream<Number> s{};
   s.grouping = index.rows == 4 ? Grouping::block : Grouping::single;
+  const double density = density_of(p, nnz, k.count);
   const auto choice = choose_tile<Number>(
-      p, density_of(p, nnz, k.count), k.count, index.block_in, 4, 0,
+      p, density, k.count, index.block_in, 4, 0,
       [&](const Shape<Number>& x) { return products_loop(x, s.grouping) != nullptr; });
   if (!choice.shape)
     return isoflop::portable.float32.weight_gradient(geometry, index, x, dy, dvalues, threads);

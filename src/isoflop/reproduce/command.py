@@ -38,6 +38,8 @@ class Reproduce:
     """Tokens to train language models on, in place of every recipe's."""
     base_width: int | None = None
     """Channels of the first stage, in place of every recipe's."""
+    update_every: int | None = None
+    """Optimizer steps between updates of the masks, in place of every recipe's."""
     only: tuple[str, ...] = ()
     """Rows to make, such as `method=rigl sparsity=0.9`; by default all."""
     jobs: int = 1
@@ -74,6 +76,7 @@ class Reproduce:
             epochs=self.epochs,
             tokens=self.tokens,
             base_width=self.base_width,
+            update_every=self.update_every,
             only=self.only,
             data=DataFolders.parse(self.data),
         )

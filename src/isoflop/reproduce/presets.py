@@ -74,14 +74,15 @@ class Preset:
             changes = dict(stand_in.changes)
             if model is not None and model in stand_in.models:
                 changes["model"] = stand_in.models[model]
-            own = ", ".join(f"{k} {_short(v)}" for k, v in changes.items())
-            deviations.append(f"{recipe}{f' ({own})' if own else ''} in place of {of_paper}")
+            said = ", ".join(f"{k} {_short(v)}" for k, v in changes.items())
+            deviations.append(f"{recipe}{f' ({said})' if said else ''} in place of {of_paper}")
             if not stand_in.transfers:
                 training["backbone"] = None
         changes |= self.changes
         deviations += [f"{name} {value}" for name, value in self.changes.items()]
         method = training.get("method", "dense")
-        options = {**self.options.get(method, {}), **training.pop("options", {})}
+        own = {k: v for k, v in self.options.get(method, {}).items() if k not in self.changes}
+        options = {**own, **training.pop("options", {})}
         return Training(
             recipe=recipe,
             changes=changes,
@@ -116,14 +117,18 @@ def cpu() -> Preset:
     """Stand-ins that a laptop trains in hours."""
     # A BoTNet halves images more often than these can be.
     no_botnet = "isoflop:resnet50_cifar"
+    # With few epochs, a learning rate that falls by epochs would still be high at the end.
+    smooth = {"schedule_by": "step"}
     vision = StandIn(
         recipe="fashion-mnist",
+        changes=smooth,
         models={"isoflop:resnet34": "isoflop:resnet34_cifar", "isoflop:botnet50": no_botnet},
     )
     # These are ten times as expensive as the narrow ResNet-18.
     mobile = {
         f"cifar100-{name}": StandIn(
-            recipe="fashion-mnist", changes={"model": f"isoflop:{model}", "epochs": 5}
+            recipe="fashion-mnist",
+            changes={"model": f"isoflop:{model}", "epochs": 5, **smooth},
         )
         for name, model in (
             ("mobilenet-v2", "mobilenet_v2_cifar"),
@@ -138,7 +143,9 @@ def cpu() -> Preset:
             **mobile,
             "coco": StandIn(recipe="fashion-scenes-detection", transfers=True),
             "cityscapes": StandIn(recipe="fashion-scenes-segmentation", transfers=True),
-            "cifar100-botnet50": StandIn(recipe="fashion-mnist", changes={"model": no_botnet}),
+            "cifar100-botnet50": StandIn(
+                recipe="fashion-mnist", changes={"model": no_botnet, **smooth}
+            ),
             "pile": StandIn(recipe="pysource"),
         },
         # A tenth of the paper's steps, so a tenth of the steps between two prunings.

@@ -39,6 +39,7 @@ class Request:
         epochs: Epochs in place of every recipe's.
         tokens: Tokens in place of those of every recipe of a language model.
         base_width: Width in place of every recipe's, for models that have one.
+        update_every: Steps between updates of the masks in place of every recipe's.
         only: Labels of rows, such as ``method=rigl``; by default all.
         data: Folders of the data sets.
     """
@@ -50,6 +51,7 @@ class Request:
     epochs: int | None = None
     tokens: int | None = None
     base_width: int | None = None
+    update_every: int | None = None
     only: tuple[str, ...] = ()
     data: DataFolders = field(default_factory=DataFolders)
 
@@ -75,6 +77,7 @@ class Reproduction:
             epochs=request.epochs,
             tokens=request.tokens,
             base_width=request.base_width,
+            update_every=request.update_every,
         )
         self.grid: Grid = build(preset)
         self.rows: list[Row] = select_rows(self.grid.rows, request.only)
