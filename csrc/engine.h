@@ -15,6 +15,8 @@ inline int omp_get_thread_num() { return 0; }
 inline int omp_get_num_threads() { return 1; }
 #endif
 
+#include <type_traits>
+
 #include "epilogue.h"
 #include "few.h"
 #include "memory.h"
@@ -48,7 +50,8 @@ inline Choice<Number> choose_tile(const Problem& p, double density, int taps, in
     const Tile t = make_tile(p, shape.h, shape.w, per_float<Number>, flat);
     if (t.channel * minimum<int64_t>(block, p.channels) > most_distance) return;
     // Where a phase reads no tap, nothing is packed.
-    const int64_t blocks = maximum<int64_t>(most_bytes / maximum<int64_t>(bytes * t.channel * block, 1), 1);
+    const int64_t bytes_of_block = maximum<int64_t>(bytes * t.channel * block, 1);
+    const int64_t blocks = maximum<int64_t>(most_bytes / bytes_of_block, 1);
     const double channels = static_cast<double>(minimum(blocks * block, p.channels));
     double entries = maximum(density * used * channels, 0.1);
     double computed = static_cast<double>(t.tasks) * static_cast<double>(t.length());
@@ -100,27 +103,50 @@ inline Plan make_plan(const Problem& p, const Tile& tile, int taps, int64_t bloc
   return plan;
 }
 
+// Makes the stream of `nnz` values, of which only the places matter where the source has none.
 template <class Source, class Number>
-void list(const Problem& p, const Plan& plan, const Source& source, Stream<Number>& s,
+void list(const Problem& p, const Plan& plan, const Source& source, int64_t nnz, Stream<Number>& s,
           int threads) {
   Memory& m = memory();
   int32_t* table = reserve<int32_t>(m.table, s.channels * plan.taps);
   fill_distances(p, plan.tile, plan.taps, s.channels, table);
   const int64_t passes = p.groups * s.passes;
+  if constexpr (std::is_same_v<Source, ByRow>) {
+    const bool same_values = per_float<Number> == 1 || !source.values;
+    if (plan.merge == 1 && s.grouping != Grouping::pair && same_values) {
+      uint16_t* distance = reserve<uint16_t>(m.distance, nnz);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+      for (int64_t k = 0; k < passes; k++)
+        list_as_indexed(source.index, s.row_groups, table, k, distance);
+      s.starts = source.index.starts;
+      s.starts_step = s.row_groups;
+      s.distance = distance;
+      if constexpr (per_float<Number> == 1) s.values = source.values;
+      return;
+    }
+  }
+  s.starts_step = s.starts_length();
+  if (per_float<Number> > 1) nnz += s.most_added(passes) * rows_of(s.grouping);
+  const Lists<Number> to{reserve<int32_t>(m.starts, passes * s.starts_step),
+                         reserve<uint16_t>(m.distance, nnz),
+                         source.values ? reserve<Number>(m.values, nnz) : nullptr};
+  s.starts = to.starts;
+  s.distance = to.distance;
+  s.values = to.values;
   if constexpr (Loops<Number>::pairs) {
     if (s.grouping == Grouping::pair) {
       const int64_t most = 4 * s.channels * plan.taps;
       int32_t* scratch = reserve<int32_t>(m.threads, most * threads);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
       for (int64_t k = 0; k < passes; k++)
-        list_pairs(source, s, table, plan.taps, p.rows, k / s.passes, k % s.passes, plan.merge,
+        list_pairs(source, s, to, table, plan.taps, p.rows, k / s.passes, k % s.passes, plan.merge,
                    scratch + most * omp_get_thread_num());
       return;
     }
   }
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t k = 0; k < passes; k++)
-    list_rows(source, s, table, plan.taps, k / s.passes, k % s.passes, plan.merge);
+    list_rows(source, s, to, table, plan.taps, k / s.passes, k % s.passes, plan.merge);
 }
 
 // Packs all channels of all tiles of a pointwise problem, if that takes a transposition, which is
@@ -184,17 +210,15 @@ bool multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
       [&](const Shape<Number>& x) { return rows_loop(x, s.grouping) != nullptr; });
   if (!choice.shape) return false;
   const Tile& t = choice.tile;
-  Plan plan =
-      make_plan(p, t, taps, source.block(), most_merged<Number>(p, t, source.block(), density), s);
+  // With few pixels to share it, listing costs more than longer passes save.
+  const bool as_indexed = std::is_same_v<Source, ByRow> && per_float<Number> == 1 && vectors < 128;
+  const int64_t merge = as_indexed ? 1 : most_merged<Number>(p, t, source.block(), density);
+  Plan plan = make_plan(p, t, taps, source.block(), merge, s);
   // Enough tasks for all threads.
   const int64_t wanted = ceil_div(int64_t{4} * threads, t.tasks * p.groups);
   plan.chunk = minimum(plan.chunk, maximum<int64_t>(ceil_div(s.row_groups, wanted), 32));
   plan.chunks = ceil_div(s.row_groups, plan.chunk);
-  s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
-  if (per_float<Number> > 1) nnz += s.most_added(p.groups * s.passes) * rows;
-  s.distance = reserve<uint16_t>(m.distance, nnz);
-  s.values = reserve<Number>(m.values, nnz);
-  list(p, plan, source, s, threads);
+  list(p, plan, source, nnz, s, threads);
 
   const Number* panels = pack_inputs<Number>(p, t, threads);
   const int group_rows = rows_of(s.grouping);
@@ -302,9 +326,7 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   const Tile& t = choice.tile;
   // One block of the index in a pass, so that the entries keep its order.
   const Plan plan = make_plan(p, t, k.count, index.block_in, 1, s);
-  s.starts = reserve<int32_t>(m.starts, p.groups * s.passes * s.starts_length());
-  s.distance = reserve<uint16_t>(m.distance, nnz);
-  list(p, plan, ByRow(index, nullptr, p.rows, p.channels), s, threads);
+  list(p, plan, ByRow(index, nullptr, p.rows, p.channels), nnz, s, threads);
 
   const Number* panels = pack_inputs<Number>(p, t, threads);
   const Number* dy_panels = pack_panels<Number>(p, t, p.out, 1, 1, p.groups * p.rows,

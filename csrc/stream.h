@@ -23,9 +23,10 @@ struct Stream {
   int64_t row_groups;  // of a group
   // Of each group, pass and row group: where its segments start. A pair has the entries of both, of
   // the first, of the second, and the values.
-  int32_t* starts;
-  uint16_t* distance;  // of each entry, in numbers from the start of the packed input
-  Number* values;      // null if only the places matter
+  const int32_t* starts;
+  int64_t starts_step;       // from a pass to the next
+  const uint16_t* distance;  // of each entry, in numbers from the start of the packed input
+  const Number* values;      // null if only the places matter
 
   int64_t starts_length() const { return row_groups * segments_of(grouping) + 1; }
   // Whether the entries of a row come in twos, as the instructions take them.
@@ -33,8 +34,16 @@ struct Stream {
   // How many entries that adds to some passes, at most.
   int64_t most_added(int64_t passes) const { return passes * (row_groups + 1); }
   const int32_t* starts_of(int64_t group, int64_t pass) const {
-    return starts + (group * passes + pass) * starts_length();
+    return starts + (group * passes + pass) * starts_step;
   }
+};
+
+// A stream that is being written.
+template <class Number>
+struct Lists {
+  int32_t* starts;
+  uint16_t* distance;
+  Number* values;  // null if only the places matter
 };
 
 // What lists the weight by outputs, for the forward pass and the gradient of the weights.
@@ -133,15 +142,15 @@ inline void fill_distances(const Problem& p, const Tile& t, int taps, int64_t ch
 // Makes the entries from `begin` to `end`, of `width` values each, come in twos: the values of each output
 // side by side. An odd last entry is cut into two halves, whose sum is the same. Returns the new end.
 template <class Number>
-inline int64_t pair_up(const Stream<Number>& s, int64_t begin, int64_t end, int width) {
+inline int64_t pair_up(const Lists<Number>& to, int64_t begin, int64_t end, int width) {
   if ((end - begin) % 2) {
-    s.distance[end] = s.distance[end - 1];
-    for (Number* value = s.values + (end - 1) * width; value < s.values + end * width; value++)
+    to.distance[end] = to.distance[end - 1];
+    for (Number* value = to.values + (end - 1) * width; value < to.values + end * width; value++)
       value[0] = value[width] = Number(0.5f * float(value[0]));
     end++;
   }
   if (width == 1) return end;
-  for (Number* value = s.values + begin * width; value < s.values + end * width; value += 2 * width) {
+  for (Number* value = to.values + begin * width; value < to.values + end * width; value += 2 * width) {
     Number both[2 * 4];
     for (int row = 0; row < width; row++) {
       both[2 * row] = value[row];
@@ -154,8 +163,8 @@ inline int64_t pair_up(const Stream<Number>& s, int64_t begin, int64_t end, int 
 
 // Lists a group and pass, of `merge` blocks of the index, by single rows or blocks of them.
 template <class Source, class Number>
-inline void list_rows(const Source& source, const Stream<Number>& s, const int32_t* table, int taps,
-                      int64_t group, int64_t pass, int64_t merge) {
+inline void list_rows(const Source& source, const Stream<Number>& s, const Lists<Number>& to,
+                      const int32_t* table, int taps, int64_t group, int64_t pass, int64_t merge) {
   const int width = s.grouping == Grouping::block ? 4 : 1;
   const int64_t first = pass * merge, last = minimum(first + merge, source.block_count());
   const int64_t offsets = int64_t{source.block()} * taps;
@@ -164,17 +173,17 @@ inline void list_rows(const Source& source, const Stream<Number>& s, const int32
     e += s.most_added(group * s.passes + pass);
     e += e % 2;
   }
-  int32_t* starts = s.starts + (group * s.passes + pass) * s.starts_length();
+  int32_t* starts = to.starts + (group * s.passes + pass) * s.starts_step;
   for (int64_t r = 0; r < s.row_groups; r++) {
     const int64_t begin = e;
     *starts++ = static_cast<int32_t>(begin);
     for (int64_t block = first; block < last; block++) {
       const int32_t* distance = table + (block - first) * offsets;
       e += source.write(
-          group, block, r, [=](uint32_t offset) { return distance[offset]; }, s.distance + e,
-          s.values ? s.values + e * width : nullptr);
+          group, block, r, [=](uint32_t offset) { return distance[offset]; }, to.distance + e,
+          to.values ? to.values + e * width : nullptr);
     }
-    if (s.in_twos()) e = pair_up(s, begin, e, width);
+    if (s.in_twos()) e = pair_up(to, begin, e, width);
   }
   *starts = static_cast<int32_t>(e);
 }
@@ -182,13 +191,13 @@ inline void list_rows(const Source& source, const Stream<Number>& s, const int32
 // The same by pairs of rows. `scratch` holds what two rows have in a pass: 2 * channels * taps of int32
 // and of float.
 template <class Source>
-inline void list_pairs(const Source& source, const Stream<float>& s, const int32_t* table, int taps,
-                       int64_t rows, int64_t group, int64_t pass, int64_t merge,
-                       int32_t* scratch) {
+inline void list_pairs(const Source& source, const Stream<float>& s, const Lists<float>& to,
+                       const int32_t* table, int taps, int64_t rows, int64_t group, int64_t pass,
+                       int64_t merge, int32_t* scratch) {
   const int64_t first = pass * merge, last = minimum(first + merge, source.block_count());
   const int64_t offsets = int64_t{source.block()} * taps;
   int64_t e = source.begin(group, first), v = e;
-  int32_t* starts = s.starts + (group * s.passes + pass) * s.starts_length();
+  int32_t* starts = to.starts + (group * s.passes + pass) * s.starts_step;
   const int64_t most = s.channels * taps;
   int32_t* keys[2] = {scratch, scratch + most};
   float* held[2] = {reinterpret_cast<float*>(scratch + 2 * most),
@@ -215,9 +224,9 @@ inline void list_pairs(const Source& source, const Stream<float>& s, const int32
     while (i < count[0] || j < count[1]) {
       int32_t a = i < count[0] ? keys[0][i] : INT32_MAX, b = j < count[1] ? keys[1][j] : INT32_MAX;
       if (a == b) {
-        s.distance[e++] = static_cast<uint16_t>(table[a]);
-        s.values[v++] = held[0][i++];
-        s.values[v++] = held[1][j++];
+        to.distance[e++] = static_cast<uint16_t>(table[a]);
+        to.values[v++] = held[0][i++];
+        to.values[v++] = held[1][j++];
       } else if (a < b) {
         keys[0][rest[0]] = a;
         held[0][rest[0]++] = held[0][i++];
@@ -229,13 +238,22 @@ inline void list_pairs(const Source& source, const Stream<float>& s, const int32
     for (int k = 0; k < 2; k++) {
       starts[1 + k] = static_cast<int32_t>(e);
       for (int64_t m = 0; m < rest[k]; m++) {
-        s.distance[e++] = static_cast<uint16_t>(table[keys[k][m]]);
-        s.values[v++] = held[k][m];
+        to.distance[e++] = static_cast<uint16_t>(table[keys[k][m]]);
+        to.values[v++] = held[k][m];
       }
     }
     starts += 4;
   }
   *starts = static_cast<int32_t>(e);
+}
+
+// The same where a pass is a block of the index, whose order then is that of the stream: only distances
+// are written.
+inline void list_as_indexed(const Index& index, int64_t row_groups, const int32_t* table,
+                            int64_t block, uint16_t* distance) {
+  const int64_t last = index.starts[(block + 1) * row_groups];
+  for (int64_t e = index.starts[block * row_groups]; e < last; e++)
+    distance[e] = static_cast<uint16_t>(table[index.offsets[e]]);
 }
 
 }  // namespace
