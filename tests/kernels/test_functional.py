@@ -51,6 +51,7 @@ def test_autocast(dtype):
                 y = sparse(own)
             assert y.dtype is torch.float32
             y.square().sum().backward()
+            assert own.grad is not None
             gradients.append([y, own.grad.float(), sparse.values.grad])
             sparse.zero_grad()
         y, expected = (g[0] for g in gradients)
