@@ -15,8 +15,6 @@ inline int omp_get_thread_num() { return 0; }
 inline int omp_get_num_threads() { return 1; }
 #endif
 
-#include <type_traits>
-
 #include "epilogue.h"
 #include "few.h"
 #include "memory.h"
@@ -27,7 +25,11 @@ namespace {
 // Of the input, in the first level of the cache. Where few products follow each sum that is fetched, it
 // may be a little larger than that level: fewer passes fetch the sums less often.
 constexpr int64_t packed_bytes(double density) { return (density < 0.15 ? 42 : 32) << 10; }
-constexpr int64_t sums_bytes = 896 << 10;   // of the outputs, or their gradients, in the second
+constexpr int64_t sums_bytes = 896 << 10;  // of the outputs, or their gradients, in the second
+
+// Times in those of an FMA: what it takes to fetch and keep a vector of sums, and what listing an entry
+// takes more than where the index has the stream.
+constexpr double per_sum = 2.4, per_listed = 8;
 
 template <class Number>
 struct Choice {
@@ -35,11 +37,11 @@ struct Choice {
   Tile tile;
 };
 
-// The tile that should take the least time, in FMAs per useful one. `per_entry` and `per_sum` are what
+// The tile that should take the least time, in FMAs per useful one. `per_entry` and `sum_cost` are what
 // an entry, and a vector of sums in a pass, cost besides.
 template <class Number, class Has>
 inline Choice<Number> choose_tile(const Problem& p, double density, int taps, int block, double per_entry,
-                                  double per_sum, Has has) {
+                                  double sum_cost, Has has) {
   Choice<Number> best{};
   constexpr int64_t bytes = sizeof(Number);
   const int64_t most_bytes = packed_bytes(density);
@@ -59,7 +61,7 @@ inline Choice<Number> choose_tile(const Problem& p, double density, int taps, in
     double packing = 2.0 * t.channel / LANES / (density * used * p.rows * t.vectors() + 0.1);
     const int64_t held = bytes * t.channel * minimum<int64_t>(block, p.channels);
     double over = maximum(static_cast<double>(held) / most_bytes, 1.0);
-    double cost = 1 + per_sum / entries + per_entry / t.vectors() + packing;
+    double cost = 1 + sum_cost / entries + per_entry / t.vectors() + packing;
     cost *= computed / useful * over;
     if (!best.shape || cost < least) {
       best = {&shape, t};
@@ -103,6 +105,16 @@ inline Plan make_plan(const Problem& p, const Tile& tile, int taps, int64_t bloc
   return plan;
 }
 
+// Whether a stream whose passes are blocks of the index is in the index.
+template <class Number, class Source>
+bool indexed(const Problem& p, const Source& source, Grouping grouping, int taps) {
+  if (grouping == Grouping::pair || !source.has_stream()) return false;
+  if (per_float<Number> > 1 && source.values) return false;
+  for (int k = 0; k < taps; k++)
+    if (p.tap[k].plane < 0) return false;
+  return true;
+}
+
 // Makes the stream of `nnz` values, of which only the places matter where the source has none.
 template <class Source, class Number>
 void list(const Problem& p, const Plan& plan, const Source& source, int64_t nnz, Stream<Number>& s,
@@ -111,19 +123,16 @@ void list(const Problem& p, const Plan& plan, const Source& source, int64_t nnz,
   int32_t* table = reserve<int32_t>(m.table, s.channels * plan.taps);
   fill_distances(p, plan.tile, plan.taps, s.channels, table);
   const int64_t passes = p.groups * s.passes;
-  if constexpr (std::is_same_v<Source, ByRow>) {
-    const bool same_values = per_float<Number> == 1 || !source.values;
-    if (plan.merge == 1 && s.grouping != Grouping::pair && same_values) {
-      uint16_t* distance = reserve<uint16_t>(m.distance, nnz);
+  if (plan.merge == 1 && indexed<Number>(p, source, s.grouping, plan.taps)) {
+    uint16_t* distance = reserve<uint16_t>(m.distance, nnz);
+    float* values = Source::moves_values ? reserve<float>(m.values, nnz) : nullptr;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-      for (int64_t k = 0; k < passes; k++)
-        list_as_indexed(source.index, s.row_groups, table, k, distance);
-      s.starts = source.index.starts;
-      s.starts_step = s.row_groups;
-      s.distance = distance;
-      if constexpr (per_float<Number> == 1) s.values = source.values;
-      return;
-    }
+    for (int64_t k = 0; k < passes; k++) source.write_block(k, table, distance, values);
+    s.starts = source.starts();
+    s.starts_step = s.row_groups;
+    s.distance = distance;
+    if constexpr (per_float<Number> == 1) s.values = values ? values : source.values;
+    return;
   }
   s.starts_step = s.starts_length();
   if (per_float<Number> > 1) nnz += s.most_added(passes) * rows_of(s.grouping);
@@ -206,13 +215,16 @@ bool multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
   else if (Loops<Number>::pairs && density > 0.15 && p.rows > 1 && vectors >= 256)
     s.grouping = Grouping::pair;
   const auto choice = choose_tile<Number>(
-      p, density, taps, source.block(), 0.65, 2.4,
+      p, density, taps, source.block(), 0.65, per_sum,
       [&](const Shape<Number>& x) { return rows_loop(x, s.grouping) != nullptr; });
   if (!choice.shape) return false;
   const Tile& t = choice.tile;
-  // With few pixels to share it, listing costs more than longer passes save.
-  const bool as_indexed = std::is_same_v<Source, ByRow> && per_float<Number> == 1 && vectors < 128;
-  const int64_t merge = as_indexed ? 1 : most_merged<Number>(p, t, source.block(), density);
+  int64_t merge = most_merged<Number>(p, t, source.block(), density);
+  if (indexed<Number>(p, source, s.grouping, taps)) {
+    // With few vectors to share it, listing an entry costs more than longer passes save.
+    const double saved = per_sum * (1 - 1.0 / merge) / (density * taps * source.block());
+    if (per_listed / vectors > saved) merge = 1;
+  }
   Plan plan = make_plan(p, t, taps, source.block(), merge, s);
   // Enough tasks for all threads.
   const int64_t wanted = ceil_div(int64_t{4} * threads, t.tasks * p.groups);

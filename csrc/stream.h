@@ -77,6 +77,16 @@ struct ByRow {
     }
     return count;
   }
+  // If a pass is a block, the index can have its stream: whether it has, its starts, whether values have
+  // to be written in another order; and the distances (and values) of a block.
+  bool has_stream() const { return true; }
+  const int32_t* starts() const { return index.starts; }
+  static constexpr bool moves_values = false;
+  void write_block(int64_t block, const int32_t* table, uint16_t* distance, float*) const {
+    const int64_t last = index.starts[(block + 1) * row_groups];
+    for (int64_t e = index.starts[block * row_groups]; e < last; e++)
+      distance[e] = static_cast<uint16_t>(table[index.offsets[e]]);
+  }
 };
 
 // What lists the weight by inputs, for the gradient of the input.
@@ -123,6 +133,22 @@ struct ByColumn {
       }
     }
     return count;
+  }
+  // As of ByRow.
+  bool has_stream() const { return index.rows == 1; }
+  const int32_t* starts() const { return index.t_starts; }
+  static constexpr bool moves_values = true;
+  void write_block(int64_t block, const int32_t* table, uint16_t* distance, float* to) const {
+    const int64_t group = block / blocks, out = block % blocks * index.block_out;
+    const int32_t* start = index.t_starts + block * columns;
+    for (int64_t c = 0; c < blocks_in; c++, start += index.block_in) {
+      const int64_t last = start[minimum<int64_t>(index.block_in, columns - c * index.block_in)];
+      const float* tile = values + index.starts[(group * blocks_in + c) * row_groups + out];
+      for (int64_t e = start[0]; e < last; e++) {
+        distance[e] = static_cast<uint16_t>(table[index.t_entries[e] >> 16]);
+        to[e] = tile[index.t_entries[e] & 0xffff];
+      }
+    }
   }
 };
 
@@ -245,15 +271,6 @@ inline void list_pairs(const Source& source, const Stream<float>& s, const Lists
     starts += 4;
   }
   *starts = static_cast<int32_t>(e);
-}
-
-// The same where a pass is a block of the index, whose order then is that of the stream: only distances
-// are written.
-inline void list_as_indexed(const Index& index, int64_t row_groups, const int32_t* table,
-                            int64_t block, uint16_t* distance) {
-  const int64_t last = index.starts[(block + 1) * row_groups];
-  for (int64_t e = index.starts[block * row_groups]; e < last; e++)
-    distance[e] = static_cast<uint16_t>(table[index.offsets[e]]);
 }
 
 }  // namespace
