@@ -9,6 +9,7 @@ import pytest
 from isoflop.errors import IsoflopError, UnknownNameError
 from isoflop.report.figures.paper_times import PAPER_TIMES
 from isoflop.reproduce import PRESETS, TABLES, DataFolders, get_preset, paper_rows, presets
+from isoflop.reproduce.grid import Row
 from isoflop.reproduce.results import with_needs, works_of
 from isoflop.reproduce.sources import Computed, Evaluation, Missing, Timing, Training
 from isoflop.reproduce.tables.table14 import widths
@@ -153,7 +154,8 @@ def test_longer_schedules_cost_the_same():
     (work,) = works_of(row, 1, DataFolders())
     assert isinstance(work, RunWork)
     assert work.job.recipe.epochs == 6
-    assert "fashion-mnist in place of cifar100; epochs 3" in row.source.deviation
+    deviation = "fashion-mnist (schedule_by step) in place of cifar100; epochs 3"
+    assert deviation in row.source.deviation
 
 
 def test_a_width_is_for_models_that_have_one():
@@ -164,6 +166,19 @@ def test_a_width_is_for_models_that_have_one():
         assert isinstance(work, RunWork)
         widths[model] = work.job.recipe.base_width
     assert widths == {"mobilenetv2": None, "botnet50": 4}
+
+
+def test_masks_change_as_often_as_asked_and_batches_are_as_large():
+    # GraNet's own interval is the preset's; 100 is what recipes have without being asked.
+    for steps in (25, 100):
+        changes = {"update_every": steps, "batch_size": 64}
+        for training in trainings(grid("table2", "cpu", **changes).rows):
+            (work,) = works_of(Row(labels={}, source=training), 1, DataFolders())
+            assert isinstance(work, RunWork)
+            assert work.job.recipe.batch_size == 64
+            if training.method in ("set", "rigl", "granet"):
+                assert work.job.method.update_every == steps  # pyright: ignore
+    assert "update_every 100; batch_size 64" in training.deviation
 
 
 def test_tokens_are_for_language_models():

@@ -38,6 +38,8 @@ class Reproduce:
     """Tokens to train language models on, in place of every recipe's."""
     base_width: int | None = None
     """Channels of the first stage, in place of every recipe's."""
+    batch_size: int | None = None
+    """Batch size, in place of every recipe's; learning rates stay."""
     update_every: int | None = None
     """Optimizer steps between updates of the masks, in place of every recipe's."""
     only: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ class Reproduce:
             epochs=self.epochs,
             tokens=self.tokens,
             base_width=self.base_width,
+            batch_size=self.batch_size,
             update_every=self.update_every,
             only=self.only,
             data=DataFolders.parse(self.data),

@@ -81,7 +81,7 @@ class Preset:
         changes |= self.changes
         deviations += [f"{name} {value}" for name, value in self.changes.items()]
         method = training.get("method", "dense")
-        own = {k: v for k, v in self.options.get(method, {}).items() if k not in self.changes}
+        own = {k: self.changes.get(k, v) for k, v in self.options.get(method, {}).items()}
         options = {**own, **training.pop("options", {})}
         return Training(
             recipe=recipe,

@@ -39,6 +39,7 @@ class Request:
         epochs: Epochs in place of every recipe's.
         tokens: Tokens in place of those of every recipe of a language model.
         base_width: Width in place of every recipe's, for models that have one.
+        batch_size: Batch size in place of every recipe's.
         update_every: Steps between updates of the masks in place of every recipe's.
         only: Labels of rows, such as ``method=rigl``; by default all.
         data: Folders of the data sets.
@@ -51,6 +52,7 @@ class Request:
     epochs: int | None = None
     tokens: int | None = None
     base_width: int | None = None
+    batch_size: int | None = None
     update_every: int | None = None
     only: tuple[str, ...] = ()
     data: DataFolders = field(default_factory=DataFolders)
@@ -77,6 +79,7 @@ class Reproduction:
             epochs=request.epochs,
             tokens=request.tokens,
             base_width=request.base_width,
+            batch_size=request.batch_size,
             update_every=request.update_every,
         )
         self.grid: Grid = build(preset)
