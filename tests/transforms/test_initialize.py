@@ -72,3 +72,55 @@ def test_what_modules_keep_of_their_old_weights_is_forgotten():
     assert not new.training
     new(torch.zeros(1, 4))
     assert torch.equal(new[1].cache["double"], 2 * new[1].weight)
+
+
+class Language(nn.Module):
+    """Embedding and head share their weight; all weights are as small as those of GPT-2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 64, padding_idx=0)
+        self.inner, self.outer = nn.Linear(64, 256), nn.Linear(256, 64)
+        self.positions = nn.Embedding(10, 64)
+        self.head = nn.Linear(64, 50, bias=False)
+        for module in self.children():
+            nn.init.normal_(module.weight, std=0.02)  # pyright: ignore
+        nn.init.zeros_(self.embedding.weight[0].detach())
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        x = self.embedding(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        return self.head(x + self.outer(self.inner(x).relu()))
+
+
+def test_weights_are_as_small_as_those_of_the_dense_model_for_their_fan():
+    tokens = torch.zeros(1, 10, dtype=torch.long)
+    model: Any
+    for init, density in (("active_fan", 0.25), ("dense_fan", 1.0)):
+        config = isoflop.SparseWide(0.75, init=init)
+        model, plan = isoflop.transform(Language(), config, example_inputs=tokens, scope="layers")
+        assert [layer.nnz / layer.numel for layer in plan.layers][:2] == [0.25, 0.25]
+        for layer in (model.inner, model.outer):
+            assert layer.weight.std().item() == pytest.approx(0.02 / (2 * density) ** 0.5, rel=0.05)
+        assert model.positions.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        # A dense layer of twice the inputs. It is not drawn again for its second owner.
+        assert model.head.weight is model.embedding.weight
+        assert model.head.weight.std().item() == pytest.approx(0.02 / 2**0.5, rel=0.1)
+
+
+def test_the_row_of_the_padding_stays_zero():
+    class Classes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(50, 64, padding_idx=0)
+            self.hidden, self.head = nn.Linear(64, 64), nn.Linear(64, 3)
+            self.embedding.weight.data *= 0.1
+
+        def forward(self, tokens):
+            return self.head(self.hidden(self.embedding(tokens).mean(1)).relu())
+
+    tokens = torch.zeros(1, 10, dtype=torch.long)
+    model: Any
+    model, _ = isoflop.transform(Classes(), isoflop.SparseWide(0.5), example_inputs=tokens)
+    assert not model.embedding.weight[0].any()
+    assert model.embedding.weight[1:].std().item() == pytest.approx(0.1, rel=0.1)

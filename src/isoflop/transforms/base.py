@@ -69,8 +69,9 @@ class Transform:
             sizes.
         exclude: Patterns (`fnmatch`) of module paths to leave dense.
         dense_ends: Keep the first and the last layer dense, as the paper does (appendix A.2).
-        init: ``"active_fan"`` draws weights with the Kaiming variance of the connections that are
-            left; ``"dense_fan"`` with that of the dense layer, as the paper does.
+        init: ``"active_fan"`` draws weights with the variance that fits the connections that are
+            left; ``"dense_fan"`` with that which fits a dense layer of the same size, as the paper
+            does.
     """
 
     sparsity: float

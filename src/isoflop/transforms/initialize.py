@@ -29,15 +29,19 @@ def initialize(
 ) -> None:
     """Draw every parameter of `model` anew, in place, and reset its statistics.
 
-    Weights that multiply are Kaiming normal: with the fan-out for convolutions (paper, appendix
-    C.1), transposed ones too, and the fan-in otherwise. The fan of a sparse weight is that of the
-    connections that are left, so that the variance of activations is what it would be in a dense
-    layer; the paper ignores the zeros instead. A parameter that is constant in the dense model,
-    such as a scale that starts at zero, keeps its constant. The global random state is left alone.
+    Weights that multiply are normal. Their variance times their fan is that of the dense model's
+    weight of the same name, as it is, so that a model whose authors chose small weights, as those of
+    transformers do, starts as it would; a weight that the dense model does not have, or has not got
+    values of, is Kaiming normal. The fan is the fan-out for convolutions (paper, appendix C.1),
+    transposed ones too, and the fan-in otherwise, and that of a sparse weight counts the connections
+    that are left, so that the variance of activations is what it would be in a dense layer; the
+    paper ignores the zeros instead. Embeddings keep their spread. A parameter that is constant in
+    the dense model, such as a scale that starts at zero, keeps its constant. The global random state
+    is left alone.
 
     Args:
         model: The model, on any device; on the meta device nothing happens.
-        dense: The dense model, read for constants and spreads.
+        dense: The dense model, read for constants, spreads and fans.
         layers: The planned weights by name.
         gains: Gains of weights by name, where not `sqrt(2)`.
         active_fan: Whether zeros count.
@@ -47,11 +51,26 @@ def initialize(
         (f"{path}.{name}" if path else name): tensor
         for _, path, name, tensor in owned_tensors(dense)
     }
+    gains = {**gains, **_gains(dense, layers)}
+    # Tensors that several modules share are drawn once, and as weights if they are planned.
+    drawn = {model.get_parameter(name) for name in layers}
     _clear_caches(model)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for path, module in model.named_modules():
-            _initialize_module(module, path, old, layers, gains, active_fan)
+            _initialize_module(module, path, old, layers, gains, active_fan, drawn)
+
+
+def _gains(dense: nn.Module, layers: Mapping[str, LayerPlan]) -> dict[str, float]:
+    """Return the gains by which the weights of the dense model were drawn, where they say."""
+    return {
+        name: weight.float().std().item() * math.sqrt(_fan(module, weight))
+        for module, path, attribute, weight in owned_tensors(dense)
+        if (name := f"{path}.{attribute}" if path else attribute) in layers
+        and weight.ndim > 1
+        and not weight.is_meta
+        and constant(weight) is None
+    }
 
 
 def _clear_caches(model: nn.Module) -> None:
@@ -72,11 +91,15 @@ def _initialize_module(
     layers: Mapping[str, LayerPlan],
     gains: Mapping[str, float],
     active_fan: bool,
+    drawn: set[nn.Parameter],
 ) -> None:
     prefix = f"{path}." if path else ""
-    own = {name: p for name, p in module._parameters.items() if p is not None}
-    planned = {name: layers[prefix + name] for name in own if prefix + name in layers}
-    reset = getattr(module, "reset_parameters", None)
+    everything = {name: p for name, p in module._parameters.items() if p is not None}
+    planned = {name: layers[prefix + name] for name in everything if prefix + name in layers}
+    own = {name: p for name, p in everything.items() if name in planned or p not in drawn}
+    drawn.update(own.values())
+    # One that shares a part of its parameters would draw that again.
+    reset = getattr(module, "reset_parameters", None) if len(own) == len(everything) else None
     unset: set[str] = set()
     if own and not planned and callable(reset) and not any(p.is_meta for p in own.values()):
         for parameter in own.values():
@@ -89,17 +112,23 @@ def _initialize_module(
             continue
         if name in planned:
             density = planned[name].density if active_fan else 1.0
-            _kaiming(module, parameter, gains.get(prefix + name, math.sqrt(2.0)), density)
+            gain = gains.get(prefix + name, math.sqrt(2.0))
+            std = gain / math.sqrt(max(1.0, _fan(module, parameter) * density))
+            nn.init.normal_(parameter, std=std)
             continue
-        value = constant(old.get(prefix + name))
+        before = old.get(prefix + name)
+        value = constant(before)
         if value is not None:
             parameter.fill_(value)
         elif isinstance(module, _NORMS):
             parameter.fill_(1.0 if name == "weight" else 0.0)
         elif parameter.ndim == 1 and (planned or name == "bias"):
             parameter.zero_()
+        elif isinstance(module, nn.Embedding) and before is not None and not before.is_meta:
+            # The row of the padding stays zero.
+            parameter *= before.float().std() / parameter.float().std()
         elif not callable(reset) or name in unset:
-            _like(parameter, old.get(prefix + name))
+            _like(parameter, before)
     rebuild = rule_of(module).rebuild
     for name, buffer in module._buffers.items():
         if buffer is None or buffer.is_meta:
@@ -122,17 +151,14 @@ def _initialize_module(
         rebuild(module)
 
 
-def _kaiming(module: nn.Module, weight: Tensor, gain: float, density: float) -> None:
+def _fan(module: nn.Module, weight: Tensor) -> int:
     if weight.ndim < 2:
-        nn.init.normal_(weight, std=gain / math.sqrt(max(1, weight.numel())))
-        return
+        return weight.numel()
     if isinstance(module, _ConvNd):
         # How many outputs one input reaches, whichever way round the weight is stored.
-        fan = module.out_channels // module.groups * math.prod(weight.shape[2:])
-    else:
-        _, inputs = weight_sides(module, weight)
-        fan = weight.shape[inputs]
-    nn.init.normal_(weight, std=gain / math.sqrt(max(1.0, fan * density)))
+        return module.out_channels // module.groups * math.prod(weight.shape[2:])
+    _, inputs = weight_sides(module, weight)
+    return weight.shape[inputs]
 
 
 def _like(parameter: Tensor, old: Tensor | None) -> None:
