@@ -96,8 +96,8 @@ class Language(nn.Module):
 def test_weights_are_as_small_as_those_of_the_dense_model_for_their_fan():
     tokens = torch.zeros(1, 10, dtype=torch.long)
     model: Any
-    for init, density in (("active_fan", 0.25), ("dense_fan", 1.0)):
-        config = isoflop.SparseWide(0.75, init=init)
+    paper = isoflop.SparseWide(0.75, init="dense_fan")
+    for config, density in ((isoflop.SparseWide(0.75), 0.25), (paper, 1.0)):
         model, plan = isoflop.transform(Language(), config, example_inputs=tokens, scope="layers")
         assert [layer.nnz / layer.numel for layer in plan.layers][:2] == [0.25, 0.25]
         for layer in (model.inner, model.outer):
