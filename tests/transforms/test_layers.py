@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -153,15 +153,14 @@ def test_a_flipped_linear_is_replaced_like_a_linear(name, sparsity):
 
 
 def test_fans_of_transposed_and_flipped_weights():
-    # At sparsity 0, all sizes stay and only the draw is new.
+    # At sparsity 0, all sizes stay and only the draw is new: Kaiming's, of weights without spread.
     config = isoflop.SparseWide(0.0)
+    dense = nn.Sequential(nn.Linear(4, 400), Conv1D(100, 400), nn.Linear(100, 3))
+    nn.init.ones_(cast(Conv1D, dense[1]).weight)
     flipped: Any
-    flipped, _ = isoflop.transform(
-        nn.Sequential(nn.Linear(4, 400), Conv1D(100, 400), nn.Linear(100, 3)),
-        config,
-        example_inputs=(1, 4),
-    )
+    flipped, _ = isoflop.transform(dense, config, example_inputs=(1, 4))
     up = nn.ConvTranspose2d(32, 64, 3, groups=2)
+    nn.init.ones_(up.weight)
     upward, _ = isoflop.transform(
         nn.Sequential(nn.Conv2d(3, 32, 1), up, nn.Conv2d(64, 3, 1)),
         config,

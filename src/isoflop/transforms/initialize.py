@@ -14,6 +14,7 @@ from isoflop.rules import rule_of
 from isoflop.surgery import owned_tensors, weight_sides
 from isoflop.transforms.buffers import constant, resized
 
+_KAIMING = math.sqrt(2.0)
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _STATISTICS = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
 
@@ -43,7 +44,7 @@ def initialize(
         model: The model, on any device; on the meta device nothing happens.
         dense: The dense model, read for constants, spreads and fans.
         layers: The planned weights by name.
-        gains: Gains of weights by name, where not `sqrt(2)`.
+        gains: Gains of weights by name, where not `sqrt(2)`, if the dense model has no others.
         active_fan: Whether zeros count.
         seed: Seed of the draw.
     """
@@ -51,7 +52,7 @@ def initialize(
         (f"{path}.{name}" if path else name): tensor
         for _, path, name, tensor in owned_tensors(dense)
     }
-    gains = {**gains, **_gains(dense, layers)}
+    gains = _gains(dense, layers, gains)
     # Tensors that several modules share are drawn once, and as weights if they are planned.
     drawn = {model.get_parameter(name) for name in layers}
     _clear_caches(model)
@@ -61,16 +62,21 @@ def initialize(
             _initialize_module(module, path, old, layers, gains, active_fan, drawn)
 
 
-def _gains(dense: nn.Module, layers: Mapping[str, LayerPlan]) -> dict[str, float]:
-    """Return the gains by which the weights of the dense model were drawn, where they say."""
-    return {
-        name: weight.float().std().item() * math.sqrt(_fan(module, weight))
-        for module, path, attribute, weight in owned_tensors(dense)
-        if (name := f"{path}.{attribute}" if path else attribute) in layers
-        and weight.ndim > 1
-        and not weight.is_meta
-        and constant(weight) is None
-    }
+def _gains(
+    dense: nn.Module, layers: Mapping[str, LayerPlan], gains: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the gains by which the weights of the dense model were drawn, if not by those given."""
+    found = dict(gains)
+    for module, path, attribute, weight in owned_tensors(dense):
+        name = f"{path}.{attribute}" if path else attribute
+        if name not in layers or weight.ndim < 2 or weight.is_meta or constant(weight) is not None:
+            continue
+        gain = weight.float().std().item() * math.sqrt(_fan(module, weight))
+        # Samples of as many normal numbers differ by that much.
+        error = 3 / math.sqrt(2 * weight.numel())
+        if abs(gain / gains.get(name, _KAIMING) - 1) > error:
+            found[name] = gain
+    return found
 
 
 def _clear_caches(model: nn.Module) -> None:
@@ -112,7 +118,7 @@ def _initialize_module(
             continue
         if name in planned:
             density = planned[name].density if active_fan else 1.0
-            gain = gains.get(prefix + name, math.sqrt(2.0))
+            gain = gains.get(prefix + name, _KAIMING)
             std = gain / math.sqrt(max(1.0, _fan(module, parameter) * density))
             nn.init.normal_(parameter, std=std)
             continue
