@@ -15,9 +15,12 @@ inline int omp_get_thread_num() { return 0; }
 inline int omp_get_num_threads() { return 1; }
 #endif
 
+#include <algorithm>
+
 #include "epilogue.h"
 #include "few.h"
 #include "memory.h"
+#include "pairs.h"
 #include "problem.h"
 
 namespace {
@@ -30,6 +33,9 @@ constexpr int64_t sums_bytes = 896 << 10;  // of the outputs, or their gradients
 // Times in those of an FMA: what it takes to fetch and keep a vector of sums, and what listing an entry
 // takes more than where the index has the stream.
 constexpr double per_sum = 2.4, per_listed = 8;
+
+// Vectors of an output from which on pairs save more than listing them takes.
+constexpr double least_of_pairs = LANES == 16 ? 96 : 256;
 
 template <class Number>
 struct Choice {
@@ -120,8 +126,10 @@ template <class Source, class Number>
 void list(const Problem& p, const Plan& plan, const Source& source, int64_t nnz, Stream<Number>& s,
           int threads) {
   Memory& m = memory();
-  int32_t* table = reserve<int32_t>(m.table, s.channels * plan.taps);
+  const int64_t offsets = s.channels * plan.taps;
+  int32_t* table = reserve<int32_t>(m.table, Pair::length_of(offsets));
   fill_distances(p, plan.tile, plan.taps, s.channels, table);
+  std::fill(table + offsets, table + Pair::length_of(offsets), -1);
   const int64_t passes = p.groups * s.passes;
   if (plan.merge == 1 && indexed<Number>(p, source, s.grouping, plan.taps)) {
     uint16_t* distance = reserve<uint16_t>(m.distance, nnz);
@@ -144,12 +152,12 @@ void list(const Problem& p, const Plan& plan, const Source& source, int64_t nnz,
   s.values = to.values;
   if constexpr (Loops<Number>::pairs) {
     if (s.grouping == Grouping::pair) {
-      const int64_t most = 4 * s.channels * plan.taps;
-      int32_t* scratch = reserve<int32_t>(m.threads, most * threads);
+      const int64_t own = Pair::floats(offsets);
+      float* pairs = reserve<float>(m.threads, own * threads);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
       for (int64_t k = 0; k < passes; k++)
         list_pairs(source, s, to, table, plan.taps, p.rows, k / s.passes, k % s.passes, plan.merge,
-                   scratch + most * omp_get_thread_num());
+                   Pair(offsets, pairs + own * omp_get_thread_num()));
       return;
     }
   }
@@ -212,7 +220,7 @@ bool multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
   Stream<Number> s{};
   if (rows == 4)
     s.grouping = Grouping::block;
-  else if (Loops<Number>::pairs && density > 0.15 && p.rows > 1 && vectors >= 256)
+  else if (Loops<Number>::pairs && density > 0.15 && p.rows > 1 && vectors >= least_of_pairs)
     s.grouping = Grouping::pair;
   const auto choice = choose_tile<Number>(
       p, density, taps, source.block(), 0.65, per_sum,

@@ -77,6 +77,12 @@ struct ByRow {
     }
     return count;
   }
+  // Calls `use` with offset and value of each non-zero of a row in a block, where rows are by themselves.
+  template <class Use>
+  void each(int64_t group, int64_t block, int64_t row, Use use) const {
+    const int32_t* start = index.starts + (group * blocks + block) * row_groups + row;
+    for (int64_t e = start[0]; e < start[1]; e++) use(index.offsets[e], values[e]);
+  }
   // If a pass is a block, the index can have its stream: whether it has, its starts, whether values have
   // to be written in another order; and the distances (and values) of a block.
   bool has_stream() const { return true; }
@@ -110,28 +116,31 @@ struct ByColumn {
   int64_t begin(int64_t group, int64_t block) const {
     return int64_t{index.t_starts[(group * blocks + block) * columns]} * index.rows;
   }
+  template <class Use>
+  void each(int64_t group, int64_t block, int64_t column, Use use) const {
+    const int32_t* start = index.t_starts + (group * blocks + block) * columns + column;
+    if (start[0] == start[1]) return;
+    const int rows = index.rows;
+    const int64_t segment = (group * blocks_in + column / index.block_in) * row_groups +
+                            block * index.block_out / rows;
+    const float* tile = values + int64_t{index.starts[segment]} * rows;
+    for (int64_t e = start[0]; e < start[1]; e++) {
+      const uint32_t word = index.t_entries[e];
+      const float* from = tile + (word & 0xffff) * rows;
+      for (int row = 0; row < rows; row++) use((word >> 16) + row * taps, from[row]);
+    }
+  }
   // As of ByRow; leaves out what `map` makes negative.
   template <class Map, class To, class Number>
   int64_t write(int64_t group, int64_t block, int64_t column, Map map, To* to, Number* value) const {
-    const int32_t* start = index.t_starts + (group * blocks + block) * columns + column;
-    if (start[0] == start[1]) return 0;
-    int64_t segment = (group * blocks_in + column / index.block_in) * row_groups +
-                      block * index.block_out / index.rows;
-    const float* tile = values + int64_t{index.starts[segment]} * index.rows;
-    const uint32_t* words = index.t_entries;
-    const int rows = index.rows;
     int64_t count = 0;
-    for (int64_t e = start[0]; e < start[1]; e++) {
-      const uint32_t word = words[e];
-      const float* from = tile + (word & 0xffff) * rows;
-      for (int row = 0; row < rows; row++) {
-        const int32_t mapped = map((word >> 16) + row * taps);
-        // Written in any case: a branch would often be guessed wrongly.
-        to[count] = static_cast<To>(mapped);
-        value[count] = Number(from[row]);
-        count += mapped >= 0;
-      }
-    }
+    each(group, block, column, [&](uint32_t offset, float v) {
+      const int32_t mapped = map(offset);
+      // Written in any case: a branch would often be guessed wrongly.
+      to[count] = static_cast<To>(mapped);
+      value[count] = Number(v);
+      count += mapped >= 0;
+    });
     return count;
   }
   // As of ByRow.
@@ -210,65 +219,6 @@ inline void list_rows(const Source& source, const Stream<Number>& s, const Lists
           to.values ? to.values + e * width : nullptr);
     }
     if (s.in_twos()) e = pair_up(to, begin, e, width);
-  }
-  *starts = static_cast<int32_t>(e);
-}
-
-// The same by pairs of rows. `scratch` holds what two rows have in a pass: 2 * channels * taps of int32
-// and of float.
-template <class Source>
-inline void list_pairs(const Source& source, const Stream<float>& s, const Lists<float>& to,
-                       const int32_t* table, int taps, int64_t rows, int64_t group, int64_t pass,
-                       int64_t merge, int32_t* scratch) {
-  const int64_t first = pass * merge, last = minimum(first + merge, source.block_count());
-  const int64_t offsets = int64_t{source.block()} * taps;
-  int64_t e = source.begin(group, first), v = e;
-  int32_t* starts = to.starts + (group * s.passes + pass) * s.starts_step;
-  const int64_t most = s.channels * taps;
-  int32_t* keys[2] = {scratch, scratch + most};
-  float* held[2] = {reinterpret_cast<float*>(scratch + 2 * most),
-                    reinterpret_cast<float*>(scratch + 3 * most)};
-  for (int64_t r = 0; r < s.row_groups; r++) {
-    int64_t count[2] = {0, 0};
-    for (int k = 0; k < 2; k++) {
-      if (2 * r + k >= rows) continue;
-      for (int64_t block = first; block < last; block++) {
-        const int64_t key = (block - first) * offsets;
-        const int32_t* distance = table + key;
-        count[k] += source.write(
-            group, block, 2 * r + k,
-            [=](uint32_t offset) {
-              return distance[offset] < 0 ? -1 : static_cast<int32_t>(key + offset);
-            },
-            keys[k] + count[k], held[k] + count[k]);
-      }
-    }
-    starts[0] = static_cast<int32_t>(e);
-    starts[3] = static_cast<int32_t>(v);
-    // What only one has is moved to the front of its own list.
-    int64_t rest[2] = {0, 0}, i = 0, j = 0;
-    while (i < count[0] || j < count[1]) {
-      int32_t a = i < count[0] ? keys[0][i] : INT32_MAX, b = j < count[1] ? keys[1][j] : INT32_MAX;
-      if (a == b) {
-        to.distance[e++] = static_cast<uint16_t>(table[a]);
-        to.values[v++] = held[0][i++];
-        to.values[v++] = held[1][j++];
-      } else if (a < b) {
-        keys[0][rest[0]] = a;
-        held[0][rest[0]++] = held[0][i++];
-      } else {
-        keys[1][rest[1]] = b;
-        held[1][rest[1]++] = held[1][j++];
-      }
-    }
-    for (int k = 0; k < 2; k++) {
-      starts[1 + k] = static_cast<int32_t>(e);
-      for (int64_t m = 0; m < rest[k]; m++) {
-        to.distance[e++] = static_cast<uint16_t>(table[keys[k][m]]);
-        to.values[v++] = held[k][m];
-      }
-    }
-    starts += 4;
   }
   *starts = static_cast<int32_t>(e);
 }
