@@ -21,7 +21,7 @@ from isoflop.kernels import (
 from isoflop.kernels.candidates import sparse_layer
 from isoflop.kernels.contest import Backend, WithEpilogue, _cheapest
 from isoflop.kernels.layout import LayoutBatchNorm2d, LayoutConv2d, LayoutMaxPool2d
-from isoflop.masks import named_masks, set_mask
+from isoflop.masks import named_masks, remove_mask, set_mask
 
 Times = dict[str, dict[Backend, float]]
 
@@ -134,11 +134,17 @@ def test_a_model_that_got_slower_stays_as_it_was(clock):
 
 def test_frozen_models(clock):
     model = masked(torchvision.models.resnet18(num_classes=5)).eval()
+    remove_mask(model.conv1)
     frozen = freeze(model, example_inputs=(2, 3, 32, 32))
     fast, report = accelerate(frozen, example_inputs=(2, 3, 32, 32))
     assert len(report.layers) == 21
     assert {len(layer.inputs) for layer in report.layers} == {1, 2}
     same(fast, model, (2, 3, 32, 32))
+    # The stem has been dense, its activation a module; now it is part of the layer.
+    assert [sum(isinstance(m, nn.ReLU) for m in each.modules()) for each in (frozen, fast)] == [
+        1,
+        0,
+    ]
     clock.seconds |= {"dense": 0.5}
     dense, report = accelerate(frozen, example_inputs=(2, 3, 32, 32), cache=False)
     assert not any(isinstance(m, SparseLayer) for m in dense.modules())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from isoflop.errors import IsoflopError, KernelError, NoEffectWarning
@@ -30,6 +30,7 @@ from isoflop.kernels.contest import (
     layout_of,
     observe_calls,
 )
+from isoflop.kernels.freeze import fuse_activations
 from isoflop.kernels.inputs import real_inputs
 from isoflop.kernels.layers import SparseConv2d, SparseLayer
 from isoflop.kernels.layout import (
@@ -184,6 +185,11 @@ def accelerate(
             accelerated = seconds["after"] < seconds["before"]
     if accelerated:
         change.apply()
+        if mode == "inference" and isinstance(change.model, fx.GraphModule):
+            # Those after layers that `freeze` had left dense.
+            fuse_activations(change.model)
+            change.model.delete_all_unused_submodules()
+            change.model.recompile()
     else:
         change.undo()
     report = AccelerationReport(

@@ -100,7 +100,7 @@ def _frozen(model: nn.Module, example_inputs: ExampleInputs, *, fuse: bool) -> n
         shapes_of(frozen, args, kwargs)
         if fuse:
             _fuse_residuals(frozen)
-            _fuse_activations(frozen)
+            fuse_activations(frozen)
         _make_modules_of_pools(frozen)
         frozen.delete_all_unused_submodules()
         frozen.graph.lint()
@@ -130,7 +130,8 @@ def _fuse_residuals(graph: fx.GraphModule) -> None:
                 break
 
 
-def _fuse_activations(graph: fx.GraphModule) -> None:
+def fuse_activations(graph: fx.GraphModule) -> None:
+    """Make activations part of the sparse layers before them; `graph.recompile()` takes effect."""
     single = single_calls(graph)
     for node in list(graph.graph.nodes):
         name = _activation(graph, node)
