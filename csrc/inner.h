@@ -14,9 +14,11 @@ inline __attribute__((always_inline)) void accumulate(Vec (&acc)[H * W], const f
     const float* x = patch + distance[e];
     const Vec w = broadcast(*value);
 #pragma GCC unroll 16
-    for (int i = 0; i < H; i++)
+    for (int i = 0; i < H; i++, x += stride) {
+      if (H > 1) STEP(x);
 #pragma GCC unroll 16
-      for (int j = 0; j < W; j++) acc[i * W + j] += w * load(x + i * stride + j * LANES);
+      for (int j = 0; j < W; j++) acc[i * W + j] += w * load(x + j * LANES);
+    }
   }
 }
 
@@ -65,14 +67,16 @@ void pair_rows(const Stream<float>& s, const int32_t* starts, int64_t begin, int
       const float* x = patch + s.distance[e];
       const Vec v = broadcast(value[0]), w = broadcast(value[1]);
 #pragma GCC unroll 16
-      for (int i = 0; i < H; i++)
+      for (int i = 0; i < H; i++, x += stride) {
+        if (H > 1) STEP(x);
 #pragma GCC unroll 16
         for (int j = 0; j < W; j++) {
-          Vec a = load(x + i * stride + j * LANES);
+          Vec a = load(x + j * LANES);
           PIN(a);
           acc[0][i * W + j] += v * a;
           acc[1][i * W + j] += w * a;
         }
+      }
     }
     accumulate<H, W>(acc[0], patch, stride, s.distance, start[1], start[2], value);
     value += start[2] - start[1];
@@ -93,17 +97,19 @@ void block_rows(const Stream<float>& s, const int32_t* starts, int64_t begin, in
       const Vec a = broadcast(value[0]), b = broadcast(value[1]), c = broadcast(value[2]),
                 d = broadcast(value[3]);
 #pragma GCC unroll 16
-      for (int i = 0; i < H; i++)
+      for (int i = 0; i < H; i++, x += stride) {
+        if (H > 1) STEP(x);
 #pragma GCC unroll 16
         for (int j = 0; j < W; j++) {
           const int k = i * W + j;
-          Vec v = load(x + i * stride + j * LANES);
+          Vec v = load(x + j * LANES);
           PIN(v);
           acc[0][k] += a * v;
           acc[1][k] += b * v;
           acc[2][k] += c * v;
           acc[3][k] += d * v;
         }
+      }
     }
     keep<4, H * W>(acc, sums);
   }
@@ -127,6 +133,37 @@ __attribute__((noinline)) void add_sums(const float* vectors, int64_t count, flo
   }
 }
 
+// Stores the products of the gradients `d` of a row group and the input of an entry, still to be summed over
+// the lanes.
+template <int H, int W, class Number, class Numbers, int G>
+inline __attribute__((always_inline)) void store_products(const Number* x, int64_t stride,
+                                                          const Numbers (&d)[G][H * W], float* to) {
+  // Two sums where there are enough products: each waits for the one before.
+  constexpr int chains = G == 1 && H * W >= 7 ? 2 : 1;
+  Vec acc[G][chains];
+#pragma GCC unroll 4
+  for (int g = 0; g < G; g++)
+#pragma GCC unroll 2
+    for (int c = 0; c < chains; c++) acc[g][c] = Vec{};
+#pragma GCC unroll 16
+  for (int i = 0; i < H; i++, x += stride) {
+    STEP(x);
+#pragma GCC unroll 16
+    for (int j = 0; j < W; j++) {
+      Numbers v = load(x + j * LANES * per_float<Number>);
+      if (G > 1) PIN(v);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; g++) {
+        Vec& sum = acc[g][(i * W + j) % chains];
+        sum = add_product(sum, d[g][i * W + j], v);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int g = 0; g < G; g++)
+    store(to + g * LANES, chains == 2 ? acc[g][0] + acc[g][chains - 1] : acc[g][0]);
+}
+
 // Adds to `to`, the gradients of the values, what one tile contributes by the row groups from
 // `begin` to `end`; `dy` starts at the former.
 template <class Number>
@@ -136,12 +173,12 @@ using Products = void (*)(const Stream<Number>&, const int32_t* starts, int64_t 
 template <class Number, int G, int H, int W>
 void products(const Stream<Number>& s, const int32_t* starts, int64_t begin, int64_t end,
               const Number* patch, int64_t stride, const Number* dy, float* to) {
-  using Numbers = decltype(load(patch));
   constexpr int length = LANES * per_float<Number>;
   alignas(64) float vectors[waiting * LANES];
+  const uint16_t* const distance = s.distance;  // the compiler would fetch it after every store
   int32_t e = starts[begin], from = e, full = e + waiting / G;
   for (int64_t r = begin; r < end; r++, dy += G * H * W * length) {
-    Numbers d[G][H * W];
+    decltype(load(patch)) d[G][H * W];
 #pragma GCC unroll 4
     for (int g = 0; g < G; g++)
 #pragma GCC unroll 16
@@ -153,31 +190,8 @@ void products(const Stream<Number>& s, const int32_t* starts, int64_t begin, int
     while (e < last) {
       float* slot = vectors + (e - from) * (G * LANES);
       const int32_t stop = minimum(last, full);
-      for (; e < stop; e++, slot += G * LANES) {
-        const Number* x = patch + s.distance[e];
-        // Two sums where there are enough products: each waits for the one before.
-        constexpr int chains = G == 1 && H * W > 8 ? 2 : 1;
-        Vec acc[G][chains];
-#pragma GCC unroll 4
-        for (int g = 0; g < G; g++)
-#pragma GCC unroll 2
-          for (int c = 0; c < chains; c++) acc[g][c] = Vec{};
-#pragma GCC unroll 16
-        for (int i = 0; i < H; i++)
-#pragma GCC unroll 16
-          for (int j = 0; j < W; j++) {
-            Numbers v = load(x + i * stride + j * length);
-            if (G > 1) PIN(v);
-#pragma GCC unroll 4
-            for (int g = 0; g < G; g++) {
-              Vec& sum = acc[g][(i * W + j) % chains];
-              sum = add_product(sum, d[g][i * W + j], v);
-            }
-          }
-#pragma GCC unroll 4
-        for (int g = 0; g < G; g++)
-          store(slot + g * LANES, chains == 2 ? acc[g][0] + acc[g][chains - 1] : acc[g][0]);
-      }
+      for (; e < stop; e++, slot += G * LANES)
+        store_products<H, W>(patch + distance[e], stride, d, slot);
       if (e == full) {
         add_sums(vectors, waiting, to + int64_t{from} * G);
         from = e;

@@ -87,6 +87,10 @@ inline Vec add_product(Vec sum, Halves a, Halves b) {
 #define PIN(v) (void)(v)
 #endif
 
+// Makes the compiler add to a pointer step by step: it would hold all the sums, in more registers than
+// there are.
+#define STEP(pointer) asm("" : "+r"(pointer))
+
 template <class T>
 inline T minimum(T a, T b) { return a < b ? a : b; }
 template <class T>
