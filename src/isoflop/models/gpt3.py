@@ -74,6 +74,7 @@ def gpt3(config: Gpt3Config, vocab_size: int = VOCAB_SIZE, context: int = CONTEX
         n_layer=config.layers,
         n_head=config.heads,
         n_inner=4 * config.width,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's GELU, in one operation
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
