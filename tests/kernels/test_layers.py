@@ -221,3 +221,20 @@ def test_copies_and_pickles_are_whole(tmp_path):
         sparse.rewire(~mask)
         assert torch.equal(other(x), expected)
         assert torch.equal(other.mask(), mask)
+
+
+@pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_outputs_that_share_their_inputs(density, stride):
+    # So many pixels that outputs are computed by twos; the last has no partner.
+    torch.manual_seed(0)
+    conv = nn.Conv2d(7, 5, 3, stride=stride, padding=1)
+    mask = torch.rand_like(conv.weight) < density
+    conv.weight.data *= mask
+    sparse = SparseConv2d.from_dense(conv, mask)
+    x = torch.randn(32, 7, 16, 16, requires_grad=True)
+    y, expected = sparse(x), conv(x)
+    dy = torch.randn_like(y)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    (dx,), (expected_dx,) = (torch.autograd.grad(out, x, dy) for out in (y, expected))
+    torch.testing.assert_close(dx, expected_dx, rtol=1e-4, atol=1e-5)
