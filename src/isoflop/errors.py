@@ -64,6 +64,10 @@ class NoEffectWarning(UserWarning):
     """Something was asked for that leaves the model as it was."""
 
 
+class UncountedOperationWarning(UserWarning):
+    """A model that runs operations whose cost is not known; they are left out of its MACs."""
+
+
 class CacheWarning(UserWarning):
     """A file of measured times that cannot be read or written; nothing else depends on it."""
 

@@ -1,61 +1,17 @@
-"""The one place that walks, copies and rewires modules."""
+"""The one place that walks and rewires modules."""
 
-import copy
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from isoflop.errors import InputError, IsoflopError
 
 ExampleInputs = Any
-"""A tensor, a shape, a sequence of positional arguments, or a dict of keyword arguments."""
-
-
-_STORES = ("_parameters", "_buffers", "_modules")
-
-
-def owned_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
-    """Iterate over `(module, path, attribute, tensor)` of all parameters, buffers and plain tensors."""
-    for path, module in model.named_modules():
-        for store in (module._parameters, module._buffers, module.__dict__):
-            for name, value in store.items():
-                if isinstance(value, Tensor):
-                    yield module, path, name, value
-
-
-def _contained_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
-    """Iterate likewise over the tensors in containers that modules hold as attributes."""
-    for path, module in model.named_modules():
-        for name, value in module.__dict__.items():
-            if isinstance(value, (list, tuple, dict)) and name not in _STORES:
-                for keys, item in tree_leaves_with_path(value):
-                    if isinstance(item, Tensor):
-                        yield module, path, name + keystr(keys), item
-
-
-def copy_with_tensors(
-    model: nn.Module, make: Callable[[nn.Module, str, str, Tensor], Tensor]
-) -> nn.Module:
-    """Deep-copy `model` with every tensor replaced by `make(module, path, attribute, tensor)`.
-
-    The tensors of `model` itself are neither copied nor read, so a model too large for a second
-    copy, or one on the meta device, can be used. Ties stay ties. Tensors that a module holds in a
-    list, tuple or dict, such as a cache, are replaced too; their name says where they are.
-    """
-    memo: dict[int, Any] = {}
-    for module, path, name, tensor in (*owned_tensors(model), *_contained_tensors(model)):
-        if id(tensor) in memo:
-            continue
-        new = make(module, path, name, tensor)
-        if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = new
-    return copy.deepcopy(model, memo)
+"""A tensor, one or several shapes, a sequence of positional arguments, or a dict of keyword arguments."""
 
 
 def configs(model: nn.Module) -> dict[str, Any]:
@@ -135,7 +91,8 @@ def normalize_inputs(
     Args:
         model: The model that takes them.
         example_inputs: A tensor; a shape (a sequence of integers, meaning one floating-point
-            tensor); a tuple or list of positional arguments; or a dict of keyword arguments.
+            tensor) or a sequence of shapes, one for each argument; a tuple or list of positional
+            arguments; or a dict of keyword arguments.
 
     Raises:
         InputError: It is none of these.
@@ -145,17 +102,33 @@ def normalize_inputs(
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str):
-        shape = list(example_inputs)
-        if shape and all(isinstance(size, int) and not isinstance(size, bool) for size in shape):
-            if min(shape) < 1:
-                raise InputError(f"The input shape {tuple(shape)} must have positive sizes only.")
-            return (torch.empty(shape, dtype=input_dtype(model), device="meta"),), {}
-        if shape:
-            return tuple(shape), {}
+        given = tuple(example_inputs)
+        if _is_shape(given):
+            return (_of_shape(model, given),), {}
+        if given and all(_is_shape(item) for item in given):
+            return tuple(_of_shape(model, shape) for shape in given), {}
+        if given:
+            return given, {}
     raise InputError(
         "example_inputs must be a tensor, a shape such as (1, 3, 224, 224), a tuple of positional "
-        f"arguments or a dict of keyword arguments, not {example_inputs!r}."
+        "arguments or of their shapes, or a dict of keyword arguments, not "
+        f"{example_inputs!r}."
     )
+
+
+def _is_shape(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and all(isinstance(size, int) and not isinstance(size, bool) for size in value)
+    )
+
+
+def _of_shape(model: nn.Module, shape: Sequence[int]) -> Tensor:
+    if min(shape) < 1:
+        raise InputError(f"The input shape {tuple(shape)} must have positive sizes only.")
+    return torch.empty(tuple(shape), dtype=input_dtype(model), device="meta")
 
 
 def is_flipped(module: nn.Module) -> bool:

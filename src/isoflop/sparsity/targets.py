@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.errors import IsoflopError, NoTransformableLayersError, PlanError
-from isoflop.flops import network_ends, trace
+from isoflop.flops import network_ends, trace_for_budget
 from isoflop.masks import get_mask
 from isoflop.plan import LayerPlan, Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
@@ -189,7 +189,7 @@ def plain_plan(
 
     The budget to which its gap refers is the same model without zeros.
     """
-    table = trace(model, example_inputs).table
+    table = trace_for_budget(model, example_inputs).table
     parameters = dict(model.named_parameters())
     # A tied weight is known to the trace by its first name.
     nnz = {id(target.weight): target for target in targets}

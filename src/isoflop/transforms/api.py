@@ -15,7 +15,7 @@ from isoflop.errors import (
     NoTransformableLayersError,
     WideningError,
 )
-from isoflop.flops import Trace, trace
+from isoflop.flops import Trace, trace, trace_for_budget
 from isoflop.masks import named_masks
 from isoflop.plan import LayerPlan, Plan
 from isoflop.surgery import ExampleInputs, match_paths
@@ -161,7 +161,7 @@ def _prepared(
     model: nn.Module, config: Transform, example_inputs: ExampleInputs, exclude: tuple[str, ...]
 ) -> tuple[nn.Module, Trace, set[str]]:
     """Return the model that `config` works on, its trace, and the excluded paths in it."""
-    found = trace(model, example_inputs)
+    found = trace_for_budget(model, example_inputs)
     # Twice: patterns may name modules that preparing makes, and what they exclude is left alone.
     everything = config.prepared(model, found, ())
     paths = [path for path, _ in everything.named_modules() if path]

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from isoflop.copies import copy_with_tensors
 from isoflop.flops import Trace
-from isoflop.surgery import copy_with_tensors, replace_modules
+from isoflop.surgery import replace_modules
 from isoflop.transforms.replacement import ReplacedLayer
 from isoflop.transforms.usage import owner_counts, weight_users
 

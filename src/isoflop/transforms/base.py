@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from torch import nn
 
+from isoflop.copies import copy_with_tensors
 from isoflop.errors import IsoflopError
 from isoflop.flops import Trace
 from isoflop.registry import Registry
-from isoflop.surgery import ExampleInputs, copy_with_tensors, replace_modules
+from isoflop.surgery import ExampleInputs, replace_modules
 from isoflop.transforms.attention import forbid_fast_path, separate_attention
 from isoflop.transforms.layers import LayerShape, is_replaceable, unflipped
 from isoflop.transforms.nonlinearity import NONLINEARITIES

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from isoflop.copies import owned_tensors
 from isoflop.errors import WideningError
 from isoflop.plan import LayerPlan
 from isoflop.rules import rule_of
-from isoflop.surgery import owned_tensors, weight_sides
+from isoflop.surgery import weight_sides
 from isoflop.transforms.buffers import constant, resized
 
 _KAIMING = math.sqrt(2.0)
