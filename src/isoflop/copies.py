@@ -140,29 +140,32 @@ def _functions(model: nn.Module) -> list[_Function]:
     """
     own = {id(module) for module in model.modules()}
     own |= {id(tensor) for *_, tensor in owned_tensors(model)}
-    found: dict[int, types.FunctionType] = {}
-    hooks: set[int] = set()
-    for module in model.modules():
-        for name, value in _attributes(module):
-            for thing in _reachable(value, own):
-                if isinstance(thing, types.FunctionType):
-                    found[id(thing)] = thing
-                    if name.endswith("_hooks"):
-                        hooks.add(id(thing))
-    return [
-        _Function(function)
-        for function in found.values()
-        if id(function) in hooks or any(id(thing) in own for thing in _reachable(function, own))
-    ]
+    places = [(name, value) for module in model.modules() for name, value in _attributes(module)]
+    hooks = _functions_in([v for name, v in places if name.endswith("_hooks")], own)
+    others = _functions_in([v for name, v in places if not name.endswith("_hooks")], own)
+    own_others = {
+        key: function
+        for key, function in others.items()
+        if any(id(thing) in own for thing in _reachable([function], own))
+    }
+    return [_Function(function) for function in (hooks | own_others).values()]
 
 
-def _reachable(value: Any, own: set[int]) -> Iterator[Any]:
-    """Iterate over what hangs on a value: items, attributes, and what functions refer to.
+def _functions_in(values: list[Any], own: set[int]) -> dict[int, types.FunctionType]:
+    return {
+        id(thing): thing
+        for thing in _reachable(values, own)
+        if isinstance(thing, types.FunctionType)
+    }
+
+
+def _reachable(values: list[Any], own: set[int]) -> Iterator[Any]:
+    """Iterate over what hangs on values: items, attributes, and what functions refer to.
 
     The modules and tensors of the model, `own`, are given but not entered.
     """
     seen: set[int] = set()
-    waiting = [value]
+    waiting = list(values)
     while waiting:
         thing = waiting.pop()
         if id(thing) in seen or isinstance(thing, (str, bytes, int, float, bool, type(None), type)):

@@ -444,7 +444,7 @@ class _Counter(TorchDispatchMode):
         return out
 
     def _record(self, func: Any, packet: Any, args: Any, kwargs: Any, out: Any) -> None:
-        operands = tensors_in((args, kwargs))
+        operands = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         results = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if not results:
             return
@@ -460,7 +460,7 @@ class _Counter(TorchDispatchMode):
             elif kind == "unknown" and any(_is_numeric(t) for t in operands):
                 self._not_counted(str(packet))
             origin = self._passed_on(func, kind, operands)
-            values = None if origin.active else self._values(func, kind, args, kwargs)
+            values = None if origin.active else self._values(func, kind, args, kwargs, operands)
             if origin.masked and values is None and kind in ("view", "move"):
                 self._not_counted(f"{packet} of masked weights")
         self._time += 1
@@ -565,12 +565,14 @@ class _Counter(TorchDispatchMode):
             masked=any(o.masked for o in origins),
         )
 
-    def _values(self, func: Any, kind: str, args: Any, kwargs: Any) -> list[Tensor] | None:
+    def _values(
+        self, func: Any, kind: str, args: Any, kwargs: Any, operands: list[Tensor]
+    ) -> list[Tensor] | None:
         """Return the values of results that do not depend on the input; None if they do not matter.
 
         They are not known either where positions of weights come out of a computation.
         """
-        origins = [self._get(t) for t in tensors_in((args, kwargs))]
+        origins = [self._get(t) for t in operands]
         masked = any(o.masked for o in origins)
         if not masked and all(o.values is None for o in origins):
             return None
@@ -581,8 +583,8 @@ class _Counter(TorchDispatchMode):
                     return tensors_in(func(*args, **kwargs))
                 if not masked:
                     return None
-                operands = [self._stand_in(t) for t in args if isinstance(t, Tensor)]
-                together = torch.stack(torch.broadcast_tensors(*operands))
+                found = [self._stand_in(t) for t in args if isinstance(t, Tensor)]
+                together = torch.stack(torch.broadcast_tensors(*found))
                 name = func._overloadpacket.__name__.strip("_")
                 if name == "mul":
                     return [together.all(0)]

@@ -3,6 +3,7 @@
 An operation that is in none of these lists costs what nobody knows, and is never taken for free.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -103,9 +104,13 @@ def kind_of(operation: Any) -> str:
         ``"product"``, if its cost is known by a formula; ``"view"``; ``"move"``; ``"elementwise"``;
         or ``"unknown"``.
     """
-    packet = getattr(operation, "_overloadpacket", operation)
-    if has_formula(packet):
-        return "product"
+    # Formulas may be registered at any time, the rest is fixed.
+    product = has_formula(getattr(operation, "_overloadpacket", operation))
+    return "product" if product else _other_kind(operation)
+
+
+@functools.cache
+def _other_kind(operation: Any) -> str:
     if getattr(operation, "is_view", False):
         return "view"
     namespace, name = full_name(operation).split("::", 1)
@@ -128,6 +133,7 @@ def full_name(operation: Any) -> str:
     return f"{namespace or 'other'}::{own.strip('_')}"
 
 
+@functools.cache
 def scales(operation: Any) -> bool:
     """Return whether an operation multiplies a weight, so that it stays that weight."""
     return full_name(operation).removeprefix("aten::") in _SCALES
@@ -138,6 +144,7 @@ def keeps_zeros(operation: Any) -> bool:
     return full_name(operation).removeprefix("aten::") in _KEEP_ZEROS
 
 
+@functools.cache
 def is_joining(operation: Any) -> bool:
     """Return whether an operation puts tensors beside each other."""
     return full_name(operation) in ("aten::cat", "aten::stack")
