@@ -142,3 +142,29 @@ def test_the_network_is_the_mean_of_the_layers_that_have_a_measure():
 def test_masks_of_all_ones_have_measures():
     found = analyze_mask(torch.ones(8, 8, dtype=torch.bool))
     assert found.ramanujan_gap == pytest.approx(2 * math.sqrt(7), abs=1e-6)  # σ2 = 0
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, torch.float16, torch.float64, torch.complex64, torch.int8, torch.float8_e5m2],
+)
+def test_weights_of_any_type_count_by_their_magnitude(dtype):
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(16, 16, generator=generator) < 0.5
+    weight = 3 * torch.randn(16, 16, generator=generator, dtype=torch.float64)
+    if dtype.is_complex:
+        weight = weight.to(torch.complex64) * (1 + 1j)
+    weight = weight.to(dtype)
+    magnitude = weight.abs() if dtype.is_complex else weight.to(torch.float64).abs()
+    expected = analyze_mask(mask, magnitude)
+    assert analyze_mask(mask, weight) == expected
+    assert analyze_mask(mask.to(torch.bfloat16), weight) == expected
+
+
+def test_a_complex_layer():
+    model = nn.Sequential(nn.Linear(16, 16, dtype=torch.complex64))
+    set_mask(model[0], "weight", torch.rand(16, 16) < 0.5)
+    (found,) = analyze(model).values()
+    weight = model[0].weight.detach()
+    singular = torch.linalg.svdvals(weight.abs().double())
+    assert found.spectral_gap == pytest.approx(float(singular[0] - singular[1]), rel=1e-6)

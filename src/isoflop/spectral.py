@@ -61,7 +61,8 @@ class Spectrum:
         ramanujan_gap: Δr, the bound minus the second singular value of the mask.
         imdb: Δr of the left-regular subgraphs, on average ("iterative mean difference of bound").
         imdb_normalized: The same, each relative to its bound.
-        spectral_gap: λ, first minus second singular value of the absolute weights.
+        spectral_gap: λ, first minus second singular value of the absolute weights; of complex ones, of
+            their moduli.
         imsg: λ of the same subgraphs, on average ("iterative mean weighted spectral gap").
         subgraphs: How many subgraphs there are.
         skipped: Why measures are missing, or None.
@@ -96,8 +97,7 @@ def analyze(model: nn.Module, *, bound: Bound = "mean-degree") -> dict[str, Spec
     for name, module, parameter, mask in named_masks(model):
         if mask.is_meta:
             raise IsoflopError("A model on the meta device has no masks to analyse.")
-        weight = module.get_parameter(parameter).detach()
-        _check_finite(weight, repr(name))
+        weight = _magnitude(module.get_parameter(parameter), repr(name))
         groups = getattr(module, "groups", 1)
         found[name] = _measures(
             _blocks(module, mask, groups), _blocks(module, weight, groups), bound
@@ -144,18 +144,21 @@ def analyze_mask(
         )
     if mask.shape[0] % groups:
         raise IsoflopError(f"{groups} groups do not divide {mask.shape[0]} outputs.")
-    if weight is not None:
-        _check_finite(weight, "this mask")
-    blocks = _cut(mask, groups)
-    return _measures(blocks, None if weight is None else _cut(weight, groups), bound)
+    blocks = _cut(mask != 0, groups)
+    weights = None if weight is None else _cut(_magnitude(weight, "this mask"), groups)
+    return _measures(blocks, weights, bound)
 
 
-def _check_finite(weight: Tensor, of: str) -> None:
-    if not bool(weight.isfinite().all()):
+def _magnitude(weight: Tensor, of: str) -> Tensor:
+    """Return the absolute values of weights of any type, as float64."""
+    weight = weight.detach()
+    magnitude = (weight if weight.is_complex() else weight.double()).abs().double()
+    if not bool(magnitude.isfinite().all()):
         raise IsoflopError(
             f"The weights of {of} are not finite, so they have no spectrum. Take weights from before "
             "the training diverged."
         )
+    return magnitude
 
 
 def _blocks(module: nn.Module, tensor: Tensor, groups: int) -> list[np.ndarray]:
@@ -188,7 +191,7 @@ def _measures(
     graph: Matrix = scipy.sparse.csc_array(blocks)
     weighted = None
     if weights is not None:
-        absolute = [np.abs(w.astype(np.float64)) * m for w, m in zip(weights, masks, strict=True)]
+        absolute = [w * m for w, m in zip(weights, masks, strict=True)]
         weighted = scipy.sparse.csc_array(scipy.sparse.block_diag(absolute))
     whole = _trimmed(graph, np.arange(graph.shape[1]), weighted)
     sizes = {

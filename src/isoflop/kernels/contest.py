@@ -15,7 +15,7 @@ from isoflop.kernels.candidates import masked_layers, sparse_layer
 from isoflop.kernels.functional import ACTIVATIONS
 from isoflop.kernels.layers import Backend, SparseConv2d, SparseLayer
 from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
-from isoflop.kernels.library import isa
+from isoflop.kernels.library import build, isa
 from isoflop.kernels.semi_structured import (
     Packing,
     SemiStructuredLinear,
@@ -346,7 +346,13 @@ def _conversion(times: Mapping[Backend, float], last: Backend, following: Backen
 def _machine(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         return {"gpu": torch.cuda.get_device_name(device)}
-    return {"threads": torch.get_num_threads(), "isa": isa(), "cpu": cpu_name()}
+    return {
+        "threads": torch.get_num_threads(),
+        "isa": isa(),
+        "cpu": cpu_name(),
+        # Faster kernels may win where others lost.
+        "kernels": build(),
+    }
 
 
 def _size(modules: Mapping[Backend, nn.Module]) -> tuple[tuple[int, ...], int]:

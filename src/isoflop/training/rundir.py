@@ -109,14 +109,23 @@ class RunDirectory:
         Raises:
             RunDirectoryError: As for `check`.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         with self._locked(create=True):
             self._check_content(config, resume=resume)
             if not self.config_path.exists():
-                write_json(self.config_path, config)
+                self._begin(config)
             for left in self.path.glob(".tmp-*"):  # of a process that was killed
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        """Write the options, by which a directory is that of a run; if that fails, leave nothing."""
+        try:
+            write_json(self.config_path, config)
+        except OSError:
+            (self.path / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what was there before stays
+                self.path.rmdir()
+            raise
 
     def summary(self) -> dict[str, Any] | None:
         """Return the result, or None if the run is not complete."""
@@ -174,7 +183,9 @@ class RunDirectory:
     @contextlib.contextmanager
     def _locked(self, *, create: bool) -> Iterator[None]:
         path = self.path / LOCK
-        if not create and not path.exists():
+        if create:
+            self.path.mkdir(parents=True, exist_ok=True)
+        elif not path.exists():
             yield
             return
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

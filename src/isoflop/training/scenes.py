@@ -5,8 +5,6 @@ The same images are written twice, in the format of COCO and in that of Cityscap
 
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isoflop.errors import IsoflopError
+from isoflop.files import new_folder
 from isoflop.models.extras import require
 from isoflop.training.data import ImageData
 
@@ -118,23 +117,17 @@ def write_scenes(
     if min(train, test, side) < 1:
         raise IsoflopError("Numbers of scenes and their side must be positive.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=".tmp-"))
-    try:
-        splits: tuple[tuple[str, Tensor, Tensor, int], ...] = (
-            ("train", fashion.train_images, fashion.train_labels, train),
-            ("val", fashion.test_images, fashion.test_labels, test),
-        )
+    splits: tuple[tuple[str, Tensor, Tensor, int], ...] = (
+        ("train", fashion.train_images, fashion.train_labels, train),
+        ("val", fashion.test_images, fashion.test_labels, test),
+    )
+    with new_folder(out) as folder:
         for part, (split, images, labels, count) in enumerate(splits):
             scenes = (
                 compose(images[:, 0], labels, side, np.random.default_rng([seed, part, number]))
                 for number in range(count)
             )
-            _write_split(aside, split, scenes)
-        aside.chmod(0o755)
-        aside.rename(out)
-    except BaseException:
-        shutil.rmtree(aside)
-        raise
+            _write_split(folder, split, scenes)
 
 
 def _write_split(folder: Path, split: str, scenes: Iterator[Scene]) -> None:
