@@ -502,7 +502,8 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     try:
         command.run()
-    except IsoflopError as error:
+    except (IsoflopError, OSError) as error:
+        # Mistakes, and what the system refuses: a full disk, a file without permission.
         text = " ".join(str(error).split())
         if sys.stderr.isatty():
             text = f"\033[31m{text}\033[0m"
