@@ -265,7 +265,7 @@ def test_mistakes_when_saving(trained, tmp_path):
         def get_extra_state(self):
             return {"count": object()}
 
-    with pytest.raises(IsoflopError, match="'_extra_state' .* holds, a object"):
+    with pytest.raises(IsoflopError, match=r"'_extra_state' .* holds, a object"):
         isoflop.save(Extra(2, 2), tmp_path / "m")
     assert not list(tmp_path.iterdir())
 
