@@ -4,7 +4,8 @@ import stat
 
 import pytest
 
-from isoflop.files import new_folder, write_bytes, write_json
+from isoflop.errors import WriteError
+from isoflop.files import write_bytes, write_json, written_aside
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -21,8 +22,9 @@ def mode(path):
 def test_files_and_folders_have_the_permissions_that_the_umask_leaves(umask, tmp_path):
     write_json(tmp_path / "file.json", {})
     assert mode(tmp_path / "file.json") == 0o666 & ~umask
-    with new_folder(tmp_path / "folder") as folder:
-        (folder / "inside").write_text("")
+    with written_aside(tmp_path / "folder") as aside:
+        aside.mkdir()
+        aside.rename(tmp_path / "folder")
     assert mode(tmp_path / "folder") == 0o777 & ~umask
 
 
@@ -46,23 +48,19 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(step, tmp_path, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, step, full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(WriteError, match="file cannot be written: No space"):
         write_bytes(path, b"new")
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"
 
 
 def test_a_folder_that_cannot_be_filled_leaves_what_was_there(tmp_path):
-    target = tmp_path / "folder"
-    with new_folder(target) as folder:
-        (folder / "old").write_text("")
-
     def fill():
-        with new_folder(target) as folder:
-            (folder / "new").write_text("")
+        with written_aside(tmp_path / "folder") as aside:
+            aside.mkdir()
+            (aside / "new").write_text("")
             raise OSError("full")
 
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(WriteError, match="folder cannot be written: full"):
         fill()
-    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
-    assert [p.name for p in target.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == []

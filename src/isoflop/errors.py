@@ -52,6 +52,10 @@ class ModelFileError(IsoflopError):
     """A file of a model that is missing, damaged, foreign, or of another model."""
 
 
+class WriteError(IsoflopError, OSError):
+    """A file or folder that cannot be written: a full disk, a read-only file system, no permission."""
+
+
 class FigureError(IsoflopError):
     """A figure that the given runs hold no data for."""
 

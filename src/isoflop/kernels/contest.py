@@ -25,7 +25,7 @@ from isoflop.kernels.semi_structured import (
     why_not,
 )
 from isoflop.kernels.timing import TimingCache, cpu_name, synchronize
-from isoflop.masks import remove_mask
+from isoflop.masks import get_mask, remove_mask
 from isoflop.surgery import ExampleInputs, recast
 
 Mode = Literal["inference", "training"]
@@ -147,7 +147,9 @@ def find_contestants(
             found[path] = {"dense": dense, "sparse": layer}
     if mode == "inference":
         for path, layer in masked_layers(model, example_inputs).items():
-            sparse = sparse_layer(layer, layer.get_buffer("weight_mask"))
+            mask = get_mask(layer)
+            assert mask is not None
+            sparse = sparse_layer(layer, mask)
             if sparse is not None:
                 remove_mask(layer)
                 found[path] = {"dense": layer, "sparse": sparse.requires_grad_(False)}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from isoflop.errors import IsoflopError, NoTransformableLayersError, PlanError
 from isoflop.flops import network_ends, trace_for_budget
 from isoflop.masks import get_mask
-from isoflop.plan import LayerPlan, Plan
+from isoflop.plan import UNTRANSFORMED, LayerPlan, Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
 from isoflop.sparsity.sharding import is_sharded, put, whole
 from isoflop.sparsity.target import Target, rows_of
@@ -156,9 +156,10 @@ def from_sparsity(
         if path not in excluded:
             raise IsoflopError(
                 f"The weight of {path!r} is computed from other parameters (weight norm, spectral "
-                "norm or another parametrisation), so zeros in it would not stay. Call "
-                "`torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')` first, or "
-                f"exclude {path!r}."
+                "norm, PyTorch's pruning or another parametrisation), so zeros in it would not stay. "
+                "Call `torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')`, or "
+                "`torch.nn.utils.prune.remove(module, 'weight')` after PyTorch's pruning, or exclude "
+                f"{path!r}."
             )
     ends: set[str] = set()
     if dense_ends and example_inputs is not None:
@@ -212,7 +213,7 @@ def plain_plan(
             )
         )
     return Plan(
-        transform="none",
+        transform=UNTRANSFORMED,
         config={},
         scope="model",
         dense_macs=table.dense_macs,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from isoflop.errors import RunDirectoryError
-from isoflop.files import new_folder
+from isoflop.files import written_aside
 
 PREFIX = "checkpoint-"
 STATE = "state.pt"
@@ -23,16 +23,21 @@ def save_checkpoint(directory: Path, epoch: int, state: dict[str, Any]) -> None:
         state: Tensors and plain data only, so that loading never runs code.
 
     Raises:
-        OSError: It cannot be written, as on a full disk. The older ones are as they were then.
+        WriteError: The disk is full, or cannot be written; older checkpoints are left as they were.
     """
     target = directory / f"{PREFIX}{epoch:06d}"
-    with new_folder(target) as folder, open(folder / STATE, "wb") as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # what PyTorch makes of the error of a full disk
-            raise OSError(f"{target} cannot be written: {error}") from error
-        file.flush()
-        os.fsync(file.fileno())
+    with written_aside(target) as aside:
+        aside.mkdir()
+        with open(aside / STATE, "wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # what PyTorch makes of the error of a full disk
+                raise OSError(str(error)) from error
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(aside, target)
     for old in _checkpoints(directory):
         if old != target:
             shutil.rmtree(old)

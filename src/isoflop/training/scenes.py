@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isoflop.errors import IsoflopError
-from isoflop.files import new_folder
+from isoflop.files import make_folder, written_aside
 from isoflop.models.extras import require
 from isoflop.training.data import ImageData
 
@@ -116,18 +116,19 @@ def write_scenes(
         raise IsoflopError(f"{out} is there already. Choose another folder.")
     if min(train, test, side) < 1:
         raise IsoflopError("Numbers of scenes and their side must be positive.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    splits: tuple[tuple[str, Tensor, Tensor, int], ...] = (
-        ("train", fashion.train_images, fashion.train_labels, train),
-        ("val", fashion.test_images, fashion.test_labels, test),
-    )
-    with new_folder(out) as folder:
+    make_folder(out.parent)
+    with written_aside(out) as aside:
+        splits: tuple[tuple[str, Tensor, Tensor, int], ...] = (
+            ("train", fashion.train_images, fashion.train_labels, train),
+            ("val", fashion.test_images, fashion.test_labels, test),
+        )
         for part, (split, images, labels, count) in enumerate(splits):
             scenes = (
                 compose(images[:, 0], labels, side, np.random.default_rng([seed, part, number]))
                 for number in range(count)
             )
-            _write_split(folder, split, scenes)
+            _write_split(aside, split, scenes)
+        aside.rename(out)
 
 
 def _write_split(folder: Path, split: str, scenes: Iterator[Scene]) -> None:
