@@ -17,7 +17,7 @@ from isoflop.deploy.source import LIBRARIES, ModelSource
 from isoflop.errors import IsoflopError, ModelFileError, PlanError
 from isoflop.files import write_bytes
 from isoflop.kernels.candidates import sparse_layer
-from isoflop.kernels.layers import SparseLayer, SparseLinear
+from isoflop.kernels.layers import SparseLayer
 from isoflop.masks import SUFFIX, get_mask, remove_mask, set_mask
 from isoflop.plan import Plan
 from isoflop.surgery import replace_modules
@@ -230,7 +230,7 @@ def _check_fit(path: Path, contents: _Contents, model: nn.Module) -> None:
     """Raise unless the file has every parameter and buffer of the model, in its shape."""
     theirs = contents.shapes()
     ours = {
-        name: _dense_shape(module) if _is_compressed(module, attribute) else tuple(value.shape)
+        name: module.dense_shape if _is_compressed(module, attribute) else tuple(value.shape)
         for name, module, attribute, value in _items(model)
     }
     problems = [f"{name} is missing" for name in ours if name not in theirs]
@@ -298,13 +298,6 @@ def _fill(
 
 def _is_compressed(module: nn.Module, attribute: str) -> TypeGuard[SparseLayer]:
     return isinstance(module, SparseLayer) and attribute == "weight"
-
-
-def _dense_shape(layer: SparseLayer) -> tuple[int, ...]:
-    shape = layer.index.shape
-    if isinstance(layer, SparseLinear):
-        return shape[:2][::-1] if layer.flipped else shape[:2]
-    return shape
 
 
 def _fill_compressed(layer: SparseLayer, weight: Tensor, mask: Tensor) -> None:

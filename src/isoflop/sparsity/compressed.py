@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from isoflop.errors import NoEffectWarning
+from isoflop.errors import IsoflopError, NoEffectWarning
 from isoflop.kernels.convert import compress
 from isoflop.kernels.layers import SparseLayer
-from isoflop.sparsity.optimizers import replace_parameter, state_tensors
+from isoflop.sparsity.optimizers import convert_state, state_tensors
 from isoflop.sparsity.patterns import Block, Pattern
 from isoflop.sparsity.storage import Gradients, Storage
 from isoflop.sparsity.target import Target, rows_of
 from isoflop.sparsity.targets import MaskedTarget
-from isoflop.surgery import is_flipped, replace_modules
+from isoflop.surgery import become, is_flipped
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,24 @@ class CompressedTarget(Target):
     """The weight of a layer that stores its non-zeros.
 
     Attributes:
-        layer: The layer.
+        module: The layer.
         optimizer: The optimizer, whose state of the values changes with them.
         chosen: By name of the weight, the flat positions that an update has chosen so far.
     """
 
-    layer: SparseLayer
+    module: nn.Module
     optimizer: Optimizer
     chosen: dict[str, Tensor]
+
+    @property
+    def layer(self) -> SparseLayer:
+        """The layer, as long as it is sparse."""
+        if not isinstance(self.module, SparseLayer):
+            raise IsoflopError(
+                f"The layer of {self.name!r} was made dense while a sparsifier still uses it. Call "
+                "`sparsifier.remove()` before `isoflop.densify`, or pass a copy of the model to it."
+            )
+        return self.module
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -174,7 +184,6 @@ class CompressedWeights(Storage):
     its excerpt is made.
 
     Args:
-        model: The model.
         dense: The weights, still dense.
         optimizer: The optimizer.
         pattern: The pattern of the masks.
@@ -184,13 +193,11 @@ class CompressedWeights(Storage):
 
     def __init__(
         self,
-        model: nn.Module,
         dense: Sequence[MaskedTarget],
         optimizer: Optimizer,
         pattern: Pattern,
     ) -> None:
         self._targets: tuple[CompressedTarget, ...] = ()
-        self._model = model
         self._dense = tuple(dense)
         self._optimizer = optimizer
         self._pattern = pattern
@@ -207,18 +214,18 @@ class CompressedWeights(Storage):
         return self._targets
 
     def begin(self, masks: Sequence[Tensor]) -> None:
-        """Replace the layers, and their weights in the optimizer."""
-        new = {}
+        """Make the layers sparse in place, and their weights the values."""
+        new = []
         for target, mask in zip(self._dense, masks, strict=True):
-            new[target.module] = compress(target.module, mask, rows=self._rows(target.module))
-        replace_modules(self._model, new)
-        for target in self._dense:
-            layer = new[target.module]
-            replace_parameter(self._optimizer, target.weight, layer.values, layer.gather)
+            new.append(compress(target.module, mask, rows=self._rows(target.module)))
+        for target, layer in zip(self._dense, new, strict=True):
+            weight = target.weight
+            convert_state(self._optimizer, weight, layer.gather)
+            layer.adopt(weight)
+            become(target.module, layer)
         chosen: dict[str, Tensor] = {}
         self._targets = tuple(
-            CompressedTarget(t.name, t.nnz, new[t.module], self._optimizer, chosen)
-            for t in self._dense
+            CompressedTarget(t.name, t.nnz, t.module, self._optimizer, chosen) for t in self._dense
         )
         self._dense = ()
         self._observations = [Observation() for _ in self.targets]
