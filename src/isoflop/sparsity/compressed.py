@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -16,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from isoflop.errors import IsoflopError, NoEffectWarning
 from isoflop.kernels.convert import compress
 from isoflop.kernels.layers import SparseLayer
+from isoflop.sparsity.dense_gradients import averaged, changes, warn_of_unknown, workers
 from isoflop.sparsity.optimizers import convert_state, state_tensors
 from isoflop.sparsity.patterns import Block, Pattern
 from isoflop.sparsity.storage import Gradients, Storage
@@ -120,6 +120,7 @@ class Observation:
         under_way: Sum over the uses of the layer in the present backward pass.
         held: Sum over the backward passes of the step, if it is held.
         excerpt: What was kept of the gradient of the step.
+        left: What `.grad` of the values was after the last backward pass.
         lost: Whether another backward pass came after the excerpt had been made.
     """
 
@@ -133,6 +134,7 @@ class Observation:
         self.under_way: Tensor | None = None
         self.held: Tensor | None = None
         self.excerpt: Excerpt | None = None
+        self.left: Tensor | None = None
         self.lost = False
 
 
@@ -162,7 +164,7 @@ class ExcerptedGradients(Gradients):
         if observation is None:
             return None
         layer = self._layers[name]
-        if observation.excerpt is None:  # the layer was not used; its gradient is left from before
+        if observation.excerpt is None:  # the gradient of the values is zero
             return torch.zeros(layer.dense_shape, dtype=layer.values.dtype)
         return observation.excerpt.dense(layer.dense_shape)
 
@@ -230,8 +232,11 @@ class CompressedWeights(Storage):
         self._dense = ()
         self._observations = [Observation() for _ in self.targets]
         for i, target in enumerate(self.targets):
+            values = target.layer.values
             hook = _weakly(CompressedWeights._on_gradient, self, i)
-            self._handles.append(target.layer.values.register_hook(hook))
+            self._handles.append(values.register_hook(hook))
+            hook = _weakly(CompressedWeights._after_gradient, self, i)
+            self._handles.append(values.register_post_accumulate_grad_hook(hook))
 
     def expect(self, growth: Sequence[int | None] | None) -> None:
         """Let the layers compute their dense gradients in the next step, if these are needed."""
@@ -268,6 +273,10 @@ class CompressedWeights(Storage):
                     observation.excerpt = self._excerpt(i, observation.held)
                     observation.held = None
                 observed[target.name] = observation
+        unknown = [name for name in observed if _is_unknown(trained[name], observed[name])]
+        warn_of_unknown(unknown)
+        for name in unknown:
+            del trained[name], observed[name]
         return ExcerptedGradients(trained, observed)
 
     def show(self) -> None:
@@ -342,13 +351,15 @@ class CompressedWeights(Storage):
         else:
             observation.excerpt = self._excerpt(i, dense)
 
+    def _after_gradient(self, i: int, values: Tensor) -> None:
+        """Note what a backward pass has left in `.grad`."""
+        if self._observed:
+            self._observations[i].left = values.grad
+
     def _excerpt(self, i: int, dense: Tensor) -> Excerpt:
         """Reduce a dense gradient to what an update can ask for."""
         layer = self.targets[i].layer
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dense = dense.contiguous()
-            dist.all_reduce(dense)
-            dense /= dist.get_world_size()
+        dense = averaged(dense)
         if not bool(dense.isfinite().all()):
             nothing = dense.new_zeros(0)
             return Excerpt(nothing, nothing, finite=False)
@@ -356,6 +367,20 @@ class CompressedWeights(Storage):
         candidates = self._pattern.candidates(mask, dense.abs(), self._observations[i].growth)
         positions = _positions(mask | candidates)
         return Excerpt(positions, dense.flatten()[positions.long()], finite=True)
+
+
+def _is_unknown(layer: SparseLayer, observation: Observation) -> bool:
+    """Tell whether the gradient of the values was set to another than that of the backward pass."""
+    grad, excerpt = layer.values.grad, observation.excerpt
+    assert grad is not None
+    if observation.lost or (excerpt is not None and not excerpt.finite):
+        return False
+    if excerpt is None:
+        return bool(grad.any())
+    if grad is observation.left or workers() > 1:
+        return False
+    (change,) = changes([(layer.gather(excerpt.dense(layer.dense_shape)), grad)])
+    return not change.plain
 
 
 def _positions(mask: Tensor) -> Tensor:
