@@ -38,6 +38,20 @@ def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.
     return model
 
 
+def become(module: nn.Module, new: nn.Module) -> None:
+    """Make of `module` what `new` is, in place, but for its hooks and the attributes that `new` lacks.
+
+    Whatever refers to the module goes on with what it has become: parents, lists, dictionaries,
+    closures, bound methods.
+    """
+    state = {**module.__dict__, **new.__dict__}
+    for name in nn.Module().__dict__.keys() - {*_STORES, "_non_persistent_buffers_set", "training"}:
+        state[name] = module.__dict__[name]
+    module.__class__ = type(new)
+    module.__dict__.clear()
+    module.__dict__.update(state)
+
+
 _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from isoflop.errors import KernelError
-from isoflop.kernels import SparseConv2d, SparseLayer, SparseLinear, compress, densify
+from isoflop.kernels import SparseConv1D, SparseConv2d, SparseLayer, SparseLinear, compress, densify
 
 LAYERS = {
     "linear": lambda: (nn.Linear(12, 8), (3, 12)),
@@ -90,7 +90,7 @@ def test_layers_of_hugging_face_keep_their_shape():
     with torch.no_grad():
         dense.weight.mul_(mask)
     sparse = compress(dense, mask)
-    assert isinstance(sparse, SparseLinear)
+    assert isinstance(sparse, SparseConv1D)
     assert torch.equal(sparse.dense_weight(), dense.weight)
     assert torch.equal(sparse.mask(), mask)
     assert torch.equal(sparse.scatter(sparse.gather(dense.weight)), dense.weight)

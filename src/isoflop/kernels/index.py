@@ -86,8 +86,11 @@ class SparseIndex:
         out, per_group, kh, kw = self.shape
         taps = kh * kw
         row_groups = out // self.groups // self.rows
+        device = self.starts.device
         lengths = self.starts.diff().long()
-        segment = torch.arange(len(lengths)).repeat_interleave(lengths)
+        segment = torch.arange(len(lengths), device=device).repeat_interleave(
+            lengths, output_size=len(self.offsets)
+        )
         row_group, block = segment % row_groups, segment // row_groups
         blocks = _ceil_div(per_group, self.block_in)
         group, block = block // blocks, block % blocks
@@ -95,7 +98,8 @@ class SparseIndex:
         channel = block * self.block_in + offset // taps
         row = (group * row_groups + row_group) * self.rows
         first = (row * per_group + channel) * taps + offset % taps
-        return (first[:, None] + torch.arange(self.rows) * per_group * taps).flatten()
+        rows = torch.arange(self.rows, device=device)
+        return (first[:, None] + rows * per_group * taps).flatten()
 
     def to_dense(self, values: Tensor) -> Tensor:
         """Return the dense weight, of shape `shape`, that has `values`, of shape (nnz,)."""

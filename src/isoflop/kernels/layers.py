@@ -1,24 +1,31 @@
 """Layers that store the non-zeros of their weight only."""
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from isoflop.errors import KernelError
-from isoflop.kernels.dense import dense_conv2d, dense_linear
+from isoflop.kernels.dense import with_epilogue
 from isoflop.kernels.functional import sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index
 from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
+from isoflop.kernels.library import is_transformed, is_wrapped
+from isoflop.kernels.view import DenseView
 from isoflop.surgery import is_flipped
 
 Backend = Literal["dense", "sparse", "sparse_bfloat16"]
 """What a layer computes with."""
 
 _INDEX = ("offsets", "starts", "t_entries", "t_starts")
+_PLAIN = (
+    *("_shape", "_groups", "_tiling", "flipped", "activation", "backend", "observer"),
+    "batch_innermost",
+)
 
 
 class SparseLayer(nn.Module):
@@ -36,8 +43,9 @@ class SparseLayer(nn.Module):
         backend: ``"sparse"`` computes on the non-zeros; ``"sparse_bfloat16"`` rounds what it multiplies
             to bfloat16, where the processor has instructions for it; ``"dense"`` makes the dense weight
             for the time of each pass, which is faster where few weights are zero.
-        observer: Called in each backward pass with the gradient of the dense weight, zeros included;
-            None, as it mostly is, spares that gradient. Copies of the layer have no observer.
+        observer: Called in each backward pass that computes the gradient of the values, once for each
+            use of the layer, with the gradient of the dense weight, zeros included; None, as it mostly
+            is, spares that gradient. Copies of the layer have no observer.
     """
 
     values: nn.Parameter
@@ -49,7 +57,8 @@ class SparseLayer(nn.Module):
     tiling: Tensor
 
     def __init__(self, weight: Tensor, mask: Tensor, *, groups: int = 1, rows: int = 1) -> None:
-        super().__init__()
+        # Past the classes of the dense layers, which would draw a weight.
+        nn.Module.__init__(self)
         out, per_group, *kernel = weight.shape
         kh, kw = kernel or (1, 1)
         self._shape = (out, per_group, kh, kw)
@@ -61,8 +70,30 @@ class SparseLayer(nn.Module):
         self._tiling = (0, 0, 0)
         positions = mask.flatten().nonzero().flatten()
         index, order = build_index(positions, self._shape, groups=groups, rows=rows)
-        self.values = nn.Parameter(weight.detach().flatten()[positions[order]].clone())
+        values = weight.detach().flatten()[positions[order]]
+        self.values = nn.Parameter(values, requires_grad=weight.requires_grad)
         self._set_index(index)
+
+    @property
+    def weight(self) -> Any:
+        """The weight with its zeros, (out, …) as the dense layer stores it, for code that reads it.
+
+        Shape, type and device cost nothing; elements are made at each use. Gradients reach the values.
+        Changed in place, under `torch.no_grad()`, it changes the values alone: zeros stay zeros. It is
+        no parameter; to put another in its place is refused.
+        """
+        if torch.compiler.is_compiling() or is_transformed(self.values):
+            return self._live_weight()
+        return DenseView(self, _values_of, _live_weight_of)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise KernelError(
+                "The weight of a sparse layer cannot be replaced, as its zeros have to stay. Change it "
+                "by `layer.weight.copy_(new)` under `torch.no_grad()`, or make the layer dense by "
+                "`isoflop.densify`."
+            )
+        super().__setattr__(name, value)
 
     @property
     def index(self) -> SparseIndex:
@@ -110,6 +141,18 @@ class SparseLayer(nn.Module):
     def gather(self, dense: Tensor) -> Tensor:
         """Return what a tensor of `dense_shape` has at the non-zeros, in the order of the values."""
         return self._flat(dense)[self.positions()]
+
+    @torch.no_grad()
+    def adopt(self, parameter: nn.Parameter) -> None:
+        """Make `parameter`, so far the weight of a dense layer, the parameter `values`.
+
+        Whatever holds it, such as an optimizer, goes on with the values. Its gradient follows.
+        """
+        grad, parameter.grad = parameter.grad, None
+        _assign(parameter, self.values.data)
+        if grad is not None:
+            parameter.grad = self.gather(grad)
+        self.values = parameter
 
     @torch.no_grad()
     def rewire(self, mask: Tensor, alike: Iterable[Tensor] = ()) -> None:
@@ -162,12 +205,27 @@ class SparseLayer(nn.Module):
         """Return the dense layer with the same weight, zeros included."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Take away what only sparse layers have, before the layer becomes a dense one."""
+        for name in (*_PLAIN, "bias"):
+            self.__dict__.pop(name, None)
+
     def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
         """Return the gradient of the dense weight, in `dense_shape`, zeros included.
 
         Args:
             x: Input of the layer.
             dy: Gradient of its output.
+        """
+        raise NotImplementedError
+
+    def input_gradient(self, x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
+        """Return what the gradient of the input `x` would be with a dense `weight`.
+
+        Args:
+            x: Input of the layer, of which only shape and type are used.
+            dy: Gradient of its output.
+            weight: In `dense_shape`.
         """
         raise NotImplementedError
 
@@ -180,16 +238,32 @@ class SparseLayer(nn.Module):
     def _flat(self, dense: Tensor) -> Tensor:
         return (dense.t() if self.flipped else dense).flatten()
 
-    def _product(self, sparse: Callable[..., Tensor], dense: Callable[..., Tensor]) -> Any:
-        """Return the function that computes the output."""
-        if self.backend == "dense":
-            return dense
-        return functools.partial(sparse, bfloat16=self.backend == "sparse_bfloat16")
+    def _is_dense(self, x: Tensor) -> bool:
+        """Tell whether the output is the product with a dense weight, which is made for it."""
+        return self.backend == "dense" or is_transformed(x, self.values)
+
+    def _live_weight(self) -> Tensor:
+        """Return the dense weight, through which gradients reach the values, and the observer."""
+        dense, probe = self.scatter(self.values), self._probe()
+        return dense if probe is None else dense + probe
+
+    def _probe(self) -> Tensor | None:
+        """Return zeros by which the observer, if there is one, sees the gradient of the weight."""
+        values = self.values
+        if self.observer is None or not (values.requires_grad and torch.is_grad_enabled()):
+            return None
+        if not is_transformed(values):
+            return _Probe.apply(values, self)  # pyright: ignore[reportReturnType]
+        if is_wrapped(values):
+            return None  # whose gradient goes elsewhere than to `grad`
+        with temporarily_clear_interpreter_stack():
+            return _Probe.apply(values, self)  # pyright: ignore[reportReturnType]
 
     def _observed(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.observer is None or not y.requires_grad:
+        probe = self._probe()
+        if probe is None:
             return y
-        return _Observed.apply(y, x, self)  # pyright: ignore[reportReturnType]
+        return _Observed.apply(y, x, probe, self)  # pyright: ignore[reportReturnType]
 
     def _set_index(self, index: SparseIndex) -> None:
         for name in _INDEX:
@@ -225,11 +299,14 @@ class SparseLayer(nn.Module):
                 )
 
 
-class SparseLinear(SparseLayer):
-    """A linear layer that stores and computes its non-zeros only."""
+class SparseMatrix(SparseLayer):
+    """A layer that multiplies by a matrix; `SparseLinear` or `SparseConv1D`."""
 
-    @classmethod
-    def from_dense(cls, layer: nn.Module, mask: Tensor, *, rows: int = 1) -> "SparseLinear":
+    in_features: int
+    out_features: int
+
+    @staticmethod
+    def from_dense(layer: nn.Module, mask: Tensor, *, rows: int = 1) -> "SparseMatrix":
         """Return the sparse form of `layer`; weights off `mask` are left out.
 
         Args:
@@ -241,30 +318,26 @@ class SparseLinear(SparseLayer):
         weight = layer.get_parameter("weight")
         if flipped:
             weight, mask = weight.t(), mask.t()
-        sparse = cls(weight, mask, rows=rows)
+        sparse = (SparseConv1D if flipped else SparseLinear)(weight, mask, rows=rows)
         sparse.flipped = flipped
-        sparse.bias = getattr(layer, "bias", None)
+        sparse.out_features, sparse.in_features = weight.shape
+        sparse.register_parameter("bias", layer._parameters.get("bias"))
         return sparse.train(layer.training)
 
-    @property
-    def in_features(self) -> int:
-        """Size of each input."""
-        return self._shape[1]
-
-    @property
-    def out_features(self) -> int:
-        """Size of each output."""
-        return self._shape[0]
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def _multiply(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
-        y = self._product(sparse_linear, dense_linear)(
+        if self._is_dense(x):
+            weight = self._live_weight()
+            y = F.linear(x, weight.t() if self.flipped else weight, self.bias)
+            return with_epilogue(y, residual, self.activation)
+        y = sparse_linear(
             x,
             self.values,
             self.index,
             self.bias,
             residual=residual,
             activation=self.activation,
+            bfloat16=self.backend == "sparse_bfloat16",
         )
         return self._observed(x, y)
 
@@ -275,11 +348,16 @@ class SparseLinear(SparseLayer):
         grad = dy.to(dtype).t() @ x.to(dtype)
         return grad.t() if self.flipped else grad
 
+    def input_gradient(self, x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
+        """Return what the gradient of the input would be with a dense `weight`."""
+        return (dy.to(weight.dtype) @ (weight.t() if self.flipped else weight)).to(x.dtype)
+
     def to_dense(self) -> nn.Linear:
         """Return the dense layer with the same weight, zeros included."""
         # On the meta device, where it draws no random numbers.
         layer = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        layer.weight = nn.Parameter(self.index.to_dense(self.values.detach())[:, :, 0, 0])
+        weight = self.index.to_dense(self.values.detach())[:, :, 0, 0]
+        layer.weight = nn.Parameter(weight, self.values.requires_grad)
         layer.bias = self.bias
         return layer.train(self.training)
 
@@ -294,7 +372,33 @@ class SparseLinear(SparseLayer):
         return self._shape[:2]
 
 
-class SparseConv2d(SparseLayer):
+class SparseLinear(SparseMatrix, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """A linear layer that stores and computes its non-zeros only."""
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
+        return self._multiply(input, residual)
+
+
+class SparseConv1D(SparseMatrix):
+    """Hugging Face's Conv1D, a linear layer with a weight (in, out), by its non-zeros only."""
+
+    @property
+    def nx(self) -> int:
+        """Size of each input, as Hugging Face calls it."""
+        return self.in_features
+
+    @property
+    def nf(self) -> int:
+        """Size of each output, as Hugging Face calls it."""
+        return self.out_features
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
+        return self._multiply(x, residual)
+
+
+class SparseConv2d(SparseLayer, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A convolution that stores and computes its non-zeros only.
 
     Attributes:
@@ -303,7 +407,7 @@ class SparseConv2d(SparseLayer):
 
     batch_innermost: bool = False
     stride: tuple[int, int]
-    padding: tuple[int, int]
+    padding: tuple[int, int]  # pyright: ignore[reportIncompatibleVariableOverride]
     dilation: tuple[int, int]
 
     @classmethod
@@ -324,48 +428,41 @@ class SparseConv2d(SparseLayer):
                 f"{layer.padding!r} by {layer.padding_mode!r}. Keep the layer dense."
             )
         sparse = cls(layer.weight, mask, groups=layer.groups, rows=rows)
-        sparse.stride = _pair(layer.stride)
-        sparse.dilation = _pair(layer.dilation)
-        sparse.padding = _padding(layer)
-        sparse.bias = layer.bias
+        sparse.in_channels, sparse.out_channels = layer.in_channels, layer.out_channels
+        sparse.kernel_size, sparse.groups = sparse._shape[2:], layer.groups
+        sparse.stride, sparse.dilation = _pair(layer.stride), _pair(layer.dilation)
+        sparse.padding, sparse.padding_mode = _padding(layer), "zeros"
+        sparse.transposed, sparse.output_padding = False, (0, 0)
+        sparse.register_parameter("bias", layer._parameters.get("bias"))
         return sparse.train(layer.training)
 
-    @property
-    def in_channels(self) -> int:
-        """Channels of the input."""
-        return self._shape[1] * self._groups
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H', W'); a residual is added before the activation.
 
-    @property
-    def out_channels(self) -> int:
-        """Channels of the output."""
-        return self._shape[0]
-
-    @property
-    def kernel_size(self) -> tuple[int, int]:
-        """Height and width of the kernel."""
-        return self._shape[2:]
-
-    @property
-    def groups(self) -> int:
-        """Groups of channels."""
-        return self._groups
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H', W'); a residual is added before the activation."""
-        dense = self.backend == "dense"
-        y = self._product(sparse_conv2d, dense_conv2d)(
-            from_batch_innermost(x) if dense else x,
+        As with PyTorch's, the N may be missing.
+        """
+        x = input
+        if x.ndim == 3:
+            return self.forward(x[None], None if residual is None else residual[None])[0]
+        stride, padding, dilation = self.stride, self.padding, self.dilation
+        if self._is_dense(x):
+            x = from_batch_innermost(x)
+            y = F.conv2d(x, self._live_weight(), self.bias, stride, padding, dilation, self.groups)
+            y = with_epilogue(y, residual, self.activation)
+            return to_batch_innermost(y) if self.batch_innermost else y
+        y = sparse_conv2d(
+            x,
             self.values,
             self.index,
             self.bias,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
             residual=residual,
             activation=self.activation,
+            bfloat16=self.backend == "sparse_bfloat16",
         )
-        y = self._observed(x, y)
-        return to_batch_innermost(y) if dense and self.batch_innermost else y
+        return self._observed(x, y)
 
     def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
         """Return the gradient of the weight, zeros included."""
@@ -378,12 +475,22 @@ class SparseConv2d(SparseLayer):
             x.to(dtype), self._shape, dy.to(dtype), stride, padding, dilation, self.groups
         )
 
+    def input_gradient(self, x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
+        """Return what the gradient of the input would be with a dense `weight`."""
+        stride: Any = self.stride
+        padding: Any = self.padding
+        dilation: Any = self.dilation
+        dx = conv2d_input(
+            x.shape, weight, dy.to(weight.dtype), stride, padding, dilation, self.groups
+        )
+        return dx.to(x.dtype)
+
     def to_dense(self) -> nn.Conv2d:
         """Return the dense layer with the same weight, zeros included."""
         layer = nn.Conv2d(
             self.in_channels,
             self.out_channels,
-            self.kernel_size,
+            _pair(self.kernel_size),
             self.stride,
             self.padding,
             self.dilation,
@@ -391,7 +498,8 @@ class SparseConv2d(SparseLayer):
             bias=False,
             device="meta",  # where it draws no random numbers
         )
-        layer.weight = nn.Parameter(self.index.to_dense(self.values.detach()))
+        weight = self.index.to_dense(self.values.detach())
+        layer.weight = nn.Parameter(weight, self.values.requires_grad)
         layer.bias = self.bias
         return layer.train(self.training)
 
@@ -407,12 +515,36 @@ class SparseConv2d(SparseLayer):
         return self._shape
 
 
-class _Observed(torch.autograd.Function):
-    """Hands the output of a layer on, and in the backward pass the gradient to its observer."""
+class _Probe(torch.autograd.Function):
+    """A dense weight of zeros, of which the gradient goes to the observer of a layer.
+
+    It hangs on the values, so that it has a gradient in exactly the passes in which they have one.
+    """
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, layer: SparseLayer) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(ctx: Any, values: Tensor, layer: SparseLayer) -> Tensor:
+        ctx.layer = layer
+        return values.new_zeros(()).expand(layer.dense_shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (gradient,) = grad_outputs
+        observer = ctx.layer.observer
+        if observer is not None:
+            observer(gradient.detach())
+        return None, None
+
+
+class _Observed(torch.autograd.Function):
+    """Hands the output of a layer on, as if the product with a probe had been added to it.
+
+    The backward pass computes the gradient of the probe, and, where it is to be differentiated again,
+    all else that depends on it: so the probe has its share of gradients of any order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, probe: Tensor, layer: SparseLayer) -> Tensor:
+        ctx.save_for_backward(x, probe)
         ctx.layer = layer
         # A copy, since a view that comes out of a function must not be changed in place, as the
         # activation that follows may do.
@@ -421,12 +553,19 @@ class _Observed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (dy,) = grad_outputs
-        observer = ctx.layer.observer
-        if observer is not None:
-            (x,) = ctx.saved_tensors
-            with torch.no_grad():
-                observer(ctx.layer.weight_gradient(x.detach(), dy.detach()))
-        return dy, None, None
+        x, probe = ctx.saved_tensors
+        dx = None
+        if torch.is_grad_enabled() and ctx.needs_input_grad[1]:
+            dx = ctx.layer.input_gradient(x, dy, probe)
+        return dy, dx, ctx.layer.weight_gradient(x, dy), None
+
+
+def _values_of(layer: SparseLayer) -> Tensor:
+    return layer.values
+
+
+def _live_weight_of(layer: SparseLayer) -> Tensor:
+    return layer._live_weight()
 
 
 def _assign(tensor: Tensor, value: Tensor) -> None:

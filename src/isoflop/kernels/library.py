@@ -11,6 +11,7 @@ import importlib
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,11 +31,33 @@ def available() -> bool:
 def runs(x: Tensor, *others: Tensor | None) -> bool:
     """Return whether the compiled kernels can work on tensors: float32 on the CPU.
 
-    Tensors without values need no kernels.
+    Tensors without values need no kernels. Those that `torch.func` or forward-mode AD follows do not
+    reach them.
     """
     tensors = [tensor for tensor in (x, *others) if tensor is not None]
-    return (available() or x.is_meta or isinstance(x, FakeTensor)) and all(
-        t.dtype is torch.float32 and (t.is_cpu or t.is_meta) for t in tensors
+    return (
+        (available() or x.is_meta or isinstance(x, FakeTensor))
+        and all(t.dtype is torch.float32 and (t.is_cpu or t.is_meta) for t in tensors)
+        and not is_transformed(*tensors)
+    )
+
+
+def is_transformed(*tensors: Tensor) -> bool:
+    """Return whether `torch.func` (`vmap`, `grad`, `jvp` …) or forward-mode AD is at work.
+
+    They see through PyTorch's own operations only. Forward-mode AD follows some tensors alone.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or any(map(is_wrapped, tensors))
+
+
+def is_wrapped(tensor: Tensor) -> bool:
+    """Return whether a tensor itself is followed by `torch.func` or by forward-mode AD."""
+    wrapped: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    forward = torch.autograd.forward_ad
+    return wrapped.is_functorch_wrapped_tensor(tensor) or (
+        forward._current_level >= 0 and forward.unpack_dual(tensor).tangent is not None
     )
 
 

@@ -328,8 +328,31 @@ _differentiable(
     linear_input_gradient,
     linear_weight_gradient,
     numbers=3,
-    sum_over=lambda dy: dy.flatten(0, -2).sum(0) if dy.ndim > 1 else dy,
+    sum_over=lambda dy: dy.sum(tuple(range(dy.ndim - 1))) if dy.ndim > 1 else dy,
 )
+
+
+# ---- vmap, which meets the operators where it maps a backward pass alone
+
+
+def _one_by_one(operator: Any) -> Callable[..., tuple[Tensor, int]]:
+    def call(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        # Of the arguments that are tuples of integers, PyTorch gives the place of every integer.
+        mapped = [isinstance(dim, int) for dim in in_dims]
+        columns = [
+            arg.unbind(dim) if is_mapped else [arg] * info.batch_size
+            for arg, dim, is_mapped in zip(args, in_dims, mapped, strict=True)
+        ]
+        return torch.stack([operator(*row) for row in zip(*columns, strict=True)]), 0
+
+    return call
+
+
+for _operator in (
+    *(conv2d, conv2d_input_gradient, conv2d_weight_gradient),
+    *(linear, linear_input_gradient, linear_weight_gradient),
+):
+    _operator.register_vmap(_one_by_one(_operator))
 
 
 # ---- sizes, layouts and the call

@@ -160,7 +160,7 @@ def sparsify(
         first = [masks[name] for name in layout.names]
     counts = [int(mask.sum()) for mask in first]
     if storage == "compressed":
-        stored = CompressedWeights(model, targets, optimizer, pattern)
+        stored = CompressedWeights(targets, optimizer, pattern)
     else:
         stored = method.masked_storage(targets, optimizer)
     stored.begin(first)
