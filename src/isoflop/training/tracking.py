@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -66,6 +67,21 @@ def _append(path: Path, line: dict[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def messages(*, quiet: bool) -> Iterator[None]:
+    """Show on stderr, unless `quiet`, what the library tells of long work while the block runs."""
+    logger, handler = logging.getLogger("isoflop"), logging.StreamHandler()
+    level = logger.level
+    if not quiet:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class Display:
