@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from isoflop.errors import IsoflopError
-
-_STORES = ("_parameters", "_buffers", "_modules")
+from isoflop.surgery import STORES
 
 Make = Callable[[nn.Module, str, str, Tensor], Tensor]
 
@@ -74,7 +73,7 @@ def _contained_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Iterate over the attributes of a module besides its parameters, buffers and children."""
-    return ((name, value) for name, value in module.__dict__.items() if name not in _STORES)
+    return ((name, value) for name, value in module.__dict__.items() if name not in STORES)
 
 
 def _copied(model: nn.Module, functions: list["_Function"], memo: dict[int, Any]) -> nn.Module:

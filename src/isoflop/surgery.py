@@ -10,6 +10,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from isoflop.errors import InputError, IsoflopError
 
+STORES = ("_parameters", "_buffers", "_modules")
+"""Attributes in which a module holds its parameters, buffers and children."""
+
 ExampleInputs = Any
 """A tensor, one or several shapes, a sequence of positional arguments, or a dict of keyword arguments."""
 
@@ -45,7 +48,7 @@ def become(module: nn.Module, new: nn.Module) -> None:
     closures, bound methods.
     """
     state = {**module.__dict__, **new.__dict__}
-    for name in nn.Module().__dict__.keys() - {*_STORES, "_non_persistent_buffers_set", "training"}:
+    for name in nn.Module().__dict__.keys() - {*STORES, "_non_persistent_buffers_set", "training"}:
         state[name] = module.__dict__[name]
     module.__class__ = type(new)
     module.__dict__.clear()

@@ -13,7 +13,7 @@ from isoflop.masks import get_mask
 from isoflop.plan import UNTRANSFORMED, LayerPlan, Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
 from isoflop.sparsity.sharding import is_sharded, put, whole
-from isoflop.sparsity.target import Target, rows_of
+from isoflop.sparsity.target import Target
 from isoflop.surgery import ExampleInputs, is_flipped, match_paths
 
 MASKABLE = (
@@ -87,15 +87,14 @@ class MaskedTarget(Target):
         put(copied, tensor)
         return copied
 
-    def outputs(self, positions: Tensor) -> Tensor:
-        """Return the output of the layer to which each flat position of the weight belongs."""
-        shape = self.shape
+    def by_output(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the weight's shape as a matrix, a row for each output of the layer."""
         if not isinstance(self.module, _TRANSPOSED):
-            return rows_of(positions, shape, flipped=is_flipped(self.module))
+            return (tensor.t() if is_flipped(self.module) else tensor).flatten(1)
         # (in, out / groups, …): the outputs of a group see the inputs of that group alone.
-        rows, outputs = shape[0] // self.module.groups, shape[1]
-        row = positions // math.prod(shape[1:])
-        return row // rows * outputs + positions // math.prod(shape[2:]) % outputs
+        rows, outputs = self.shape[0] // self.module.groups, self.shape[1]
+        grouped = tensor.reshape(-1, rows, outputs, math.prod(self.shape[2:])).transpose(1, 2)
+        return grouped.reshape(outputs * self.module.groups, -1)
 
 
 def from_plan(model: nn.Module, plan: Plan) -> list[MaskedTarget]:

@@ -1,6 +1,7 @@
 """Where the measurements of a run go: files of JSON lines, TensorBoard, and the terminal."""
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -57,6 +58,21 @@ class Tracker:
         trace: TracebackType | None,
     ) -> None:
         self._board.close()
+
+
+@contextlib.contextmanager
+def messages(*, quiet: bool) -> Iterator[None]:
+    """Show on stderr, unless `quiet`, what the library tells of long work while the block runs."""
+    logger, handler = logging.getLogger("isoflop"), logging.StreamHandler()
+    level = logger.level
+    if not quiet:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class Display:
