@@ -31,7 +31,7 @@ def owned_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tenso
                     yield module, path, name, value
 
 
-def _contained_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
+def contained_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
     """Iterate likewise over the tensors in containers that modules hold as attributes."""
     for path, module in model.named_modules():
         for name, value in module.__dict__.items():
@@ -51,7 +51,7 @@ def copy_with_tensors(
     list, tuple or dict, such as a cache, are replaced too; their name says where they are.
     """
     memo: dict[int, Any] = {}
-    for module, path, name, tensor in (*owned_tensors(model), *_contained_tensors(model)):
+    for module, path, name, tensor in (*owned_tensors(model), *contained_tensors(model)):
         if id(tensor) in memo:
             continue
         new = make(module, path, name, tensor)
