@@ -35,7 +35,7 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
         IsoflopError: An attribute cannot be copied; the message names it.
     """
     tensors: dict[int, Any] = {}
-    for module, path, name, tensor in (*owned_tensors(model), *_contained_tensors(model)):
+    for module, path, name, tensor in (*owned_tensors(model), *contained_tensors(model)):
         if id(tensor) in tensors:
             continue
         new = make(module, path, name, tensor)
@@ -61,7 +61,7 @@ def owned_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tenso
                     yield module, path, name, value
 
 
-def _contained_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
+def contained_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
     """Iterate likewise over the tensors in containers that modules hold as attributes."""
     for path, module in model.named_modules():
         for name, value in _attributes(module):

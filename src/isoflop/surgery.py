@@ -1,6 +1,9 @@
 """The one place that walks and rewires modules."""
 
 import fnmatch
+import functools
+import types
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -30,14 +33,18 @@ def configs(model: nn.Module) -> dict[str, Any]:
 def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
     """Replace modules wherever they occur and return the root, which may itself be replaced.
 
-    A module that hangs under several parents is replaced by one and the same new module.
+    A module that hangs under several parents is replaced by one and the same new module. So is one
+    that modules hold in plain attributes, in lists, tuples, dicts and partial functions there, or
+    by its bound `forward`. Code that holds modules elsewhere is not followed, see `check_replaced`.
     """
     if model in new:
         return new[model]
+    seen: set[int] = set()
     for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None and child in new:
-                parent._modules[name] = new[child]
+        for name, value in list(vars(parent).items()):
+            item = _with_replaced(value, new, seen)
+            if item is not value:
+                parent.__dict__[name] = item
     return model
 
 
@@ -53,6 +60,35 @@ def become(module: nn.Module, new: nn.Module) -> None:
     module.__class__ = type(new)
     module.__dict__.clear()
     module.__dict__.update(state)
+
+
+def _with_replaced(value: Any, new: Mapping[nn.Module, nn.Module], seen: set[int]) -> Any:
+    """Return `value` with modules replaced, lists and dicts in place."""
+    if isinstance(value, nn.Module):
+        return new.get(value, value)
+    if isinstance(value, types.MethodType):
+        name, owner = value.__name__, value.__self__
+        # Other methods than these may not exist in the new module, or do something else there.
+        plain = name == "forward" or getattr(nn.Module, name, None) is value.__func__
+        own = getattr(type(owner), name, None) is value.__func__
+        if plain and own and isinstance(owner, nn.Module) and owner in new:
+            return getattr(new[owner], name)
+        return value
+    if isinstance(value, (tuple, functools.partial)):
+        parts = (value.func, value.args, value.keywords) if callable(value) else value
+        items = [_with_replaced(item, new, seen) for item in parts]
+        if all(item is part for item, part in zip(items, parts, strict=True)):
+            return value
+        if isinstance(value, functools.partial):
+            return type(value)(items[0], *items[1], **items[2])
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, (list, dict, deque)) and id(value) not in seen:
+        seen.add(id(value))
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            replaced = _with_replaced(item, new, seen)
+            if replaced is not item:
+                value[key] = replaced
+    return value
 
 
 _ModuleT = TypeVar("_ModuleT", bound=nn.Module)

@@ -73,7 +73,10 @@ def unflipped(layer: nn.Module) -> nn.Module:
     if not is_flipped(layer):
         return layer
     weight = layer.get_parameter("weight")
-    return skip_init(nn.Linear, *weight.shape, device=weight.device, dtype=weight.dtype)
+    new = skip_init(nn.Linear, *weight.shape, device=weight.device, dtype=weight.dtype)
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(layer.get_parameter(name).requires_grad)
+    return new
 
 
 def like(layer: nn.Module, first: int | None = None) -> nn.Module:
