@@ -57,7 +57,7 @@ class DepthwiseSeparable(Cnn):
         self.b = nn.Sequential(depthwise, nn.Conv2d(24, 16, 1))
 
 
-@habit(IMAGE, lambda w: 32 * w("a") + 8 * w("b") + 2 * w("c"), onnx=True)
+@habit(IMAGE, lambda w: 32 * w("a") + 8 * w("b") + 2 * w("c"))
 class GroupedAndStrided(Cnn):
     def __init__(self) -> None:
         super().__init__()
@@ -360,7 +360,7 @@ class FrozenNorm(Cnn):
         return self.norm(self.b(x))
 
 
-@habit(IMAGE, lambda w: 32 * w("a", "b") + 2 * w("c"), onnx=True)
+@habit(IMAGE, lambda w: 32 * w("a", "b") + 2 * w("c"))
 class Residual(Cnn):
     """Convolution and norm, then a sum; the sum changes in place."""
 

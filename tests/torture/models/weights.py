@@ -285,6 +285,7 @@ class OwnParametrisation(Mlp):
 @habit(
     SHAPE,
     lambda w: 4 * w("a", "c") + 4 * w("b.weight_orig"),
+    changes_itself="b.weight",
     refused={"transform": "prune", "masked": "prune", "compressed": "prune"},
 )
 class TorchPruned(Mlp):
