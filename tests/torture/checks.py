@@ -98,7 +98,10 @@ class Snapshot:
             found[f"module {path}"] = [id(module), type(module), module.training]
             for name in _HOOKS:
                 found[f"{path}{name}"] = list(map(id, getattr(module, name, {}).values()))
-            tensors = module.named_parameters("", False, False), module.named_buffers("", False, False)
+            tensors = (
+                module.named_parameters("", False, False),
+                module.named_buffers("", False, False),
+            )
             for name, tensor in itertools.chain(*tensors):
                 found[f"tensor {path}.{name}"] = _identity(tensor)
             for name, value in vars(module).items():

@@ -228,7 +228,11 @@ class NamesOfAllKinds(nn.Module):
         return self.layers["weight"](x)
 
 
-@habit(SHAPE, lambda w: 4 * w("weights.0", "weights.1", "named.out"))
+@habit(
+    SHAPE,
+    lambda w: 4 * w("weights.0", "weights.1", "named.out"),
+    refused={"replacing": "no layer", "masked": "No layer", "compressed": "No layer"},
+)
 class ParameterLists(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -17,7 +17,6 @@ SUBCLASS = "subclasses"
 @habit(
     lambda: torch.randint(20, (4, 6)),
     lambda w: 24 * w("a", "table"),
-    refused={"compressed": TIED},
 )
 class TiedEmbedding(nn.Module):
     def __init__(self) -> None:
@@ -169,7 +168,7 @@ class Equalised(nn.Linear):
         return F.linear(x, self.weight * self.gain, self.bias)
 
 
-@habit(SHAPE, mlp_macs)
+@habit(SHAPE, mlp_macs, refused={"compressed": SUBCLASS})
 class EqualisedRate(Mlp):
     def __init__(self) -> None:
         super().__init__()
@@ -433,10 +432,7 @@ class Ternary(nn.Linear):
         return F.linear(x, self.weight + (rounded - self.weight).detach(), self.bias)
 
 
-@habit(
-    SHAPE,
-    lambda w: 4 * w("a", "c") + 4 * w.all("b"),
-)
+@habit(SHAPE, lambda w: 4 * w("a", "c") + 4 * w.all("b"), refused={"compressed": SUBCLASS})
 class QuantisationAware(Mlp):
     def __init__(self) -> None:
         super().__init__()
