@@ -292,6 +292,38 @@ class MembersInOtherOrder(Cnn):
         return conv(norm(x))
 
 
+VALUES = {"profile": "values", "transform": "values", "export": "exported"}
+"""What needs the values of tensors; `freeze` has no graph of such a model."""
+
+
+def look_at(x: Tensor) -> Tensor:
+    """Return the tensor, unless it has become infinite."""
+    return x if x.isfinite().all() else torch.zeros_like(x)
+
+
+@habit(IMAGE, lambda w: 32 * w("a") + 64 * w("b.0") + 2 * w("c"), refused=VALUES)
+class RunsWithoutItsNormByValue(RunsWithoutItsNorm):
+    def middle(self, x: Tensor) -> Tensor:
+        return super().middle(look_at(x))
+
+
+@habit(IMAGE, lambda w: 32 * w("a", "b.0") + 2 * w("c"), refused=VALUES)
+class MembersInOtherOrderByValue(MembersInOtherOrder):
+    def middle(self, x: Tensor) -> Tensor:
+        return super().middle(look_at(x))
+
+
+@habit(IMAGE, lambda w: 32 * w("a", "b.0") + 2 * w("c"), refused=VALUES)
+class MemberUsedBeforeAndAfterNormByValue(Cnn):
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Sequential(nn.Conv2d(12, 16, 3, padding=1), nn.BatchNorm2d(16))
+
+    def middle(self, x: Tensor) -> Tensor:
+        y = self.b[0](look_at(x))
+        return self.b[1](y) + y.tanh()
+
+
 @habit(IMAGE, lambda w: 32 * w("a", "b", "side") + 2 * w("c"))
 class OneNormTwoConvolutions(Cnn):
     def __init__(self) -> None:

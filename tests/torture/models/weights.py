@@ -221,7 +221,12 @@ PARAMETRISED = "parametri|computed from|remove"
 COMPUTED = {"transform": PARAMETRISED, "masked": PARAMETRISED, "compressed": PARAMETRISED}
 
 
-@habit(SHAPE, lambda w: 4 * w("a", "c", "b.weight_v"), refused=COMPUTED)
+@habit(
+    SHAPE,
+    lambda w: 4 * w("a", "c", "b.weight_v"),
+    changes_itself="b.weight",
+    refused=COMPUTED,
+)
 class OldWeightNorm(Mlp):
     def __init__(self) -> None:
         super().__init__()

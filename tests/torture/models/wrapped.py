@@ -51,7 +51,11 @@ def Averaged() -> nn.Module:  # noqa: N802
     return AveragedModel(Mlp())
 
 
-@habit(SHAPE, mlp_macs, refused={"everything": "quantised"})
+@habit(
+    SHAPE,
+    mlp_macs,
+    refused=dict.fromkeys(("profile", "transform", "masked", "compressed"), "quantised"),
+)
 def Quantised() -> nn.Module:  # noqa: N802
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -73,7 +77,11 @@ class Nested(nn.Module):
 habit(IMAGE, lambda w: 32 * w("cnn.a", "cnn.b") + 2 * w("cnn.c", "mlp.a", "mlp.b", "mlp.c"))(Nested)
 
 
-@habit(SHAPE, lambda w: 0, refused={"everything": "."})
+@habit(
+    SHAPE,
+    lambda w: 0,
+    refused={"transform": "no layer", "masked": "No layer", "compressed": "No layer"},
+)
 def NoWeights() -> nn.Module:  # noqa: N802
     return nn.Sequential(nn.ReLU(), nn.Flatten())
 
