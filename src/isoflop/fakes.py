@@ -123,12 +123,6 @@ class RunningModules(list[str]):
         elif self.failed is None:
             self.failed = path
 
-    def restart(self) -> None:
-        """Forget what has run."""
-        self[:] = [""]
-        self.failed, self.finished = None, []
-        self._handled = sys.exc_info()[1]
-
 
 def follow_rules(model: nn.Module) -> None:
     """Put the forward passes that rules give in the place of the modules' own."""
@@ -180,27 +174,39 @@ def check_model(model: Any) -> None:
             )
 
 
+class NeedsGradientsError(InputError):
+    """A forward pass that computes gradients of its own; it is to be traced with them."""
+
+
 def run_on_fakes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], running: RunningModules
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    running: RunningModules,
+    *,
+    gradients: bool = False,
 ) -> Any:
     """Run the forward pass of a model made of fake tensors.
 
+    Args:
+        model: The model.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        running: The modules that run.
+        gradients: Whether operations are recorded for `torch.autograd.grad`.
+
     Raises:
+        NeedsGradientsError: The forward pass takes gradients, and they are not recorded.
         InputError: The forward pass fails: the inputs do not fit, or it reads tensor values.
     """
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradients):
             return model(*args, **kwargs)
     except Exception as error:
-        if "does not require grad" not in str(error):
-            raise _failure(model, args, kwargs, running, error) from error
-    # A forward pass that computes gradients of its own.
-    running.restart()
-    try:
-        with torch.enable_grad():
-            return model(*args, **kwargs)
-    except Exception as error:
-        raise _failure(model, args, kwargs, running, error) from error
+        failure = _failure(model, args, kwargs, running, error)
+        if not gradients and "does not require grad" in str(error):
+            raise NeedsGradientsError(str(failure)) from error
+        raise failure from error
 
 
 def _failure(

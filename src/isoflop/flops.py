@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from isoflop.copies import copy_with_tensors
 from isoflop.errors import BudgetError, InputError, UncountedOperationWarning
 from isoflop.fakes import (
+    NeedsGradientsError,
     RunningModules,
     check_model,
     fake_inputs,
@@ -284,13 +285,20 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
         InputError: The model cannot be run on these inputs, or takes or returns no tensor.
     """
     check_model(model)
+    try:
+        return _trace(model, example_inputs, gradients=False)
+    except NeedsGradientsError:
+        return _trace(model, example_inputs, gradients=True)
+
+
+def _trace(model: nn.Module, example_inputs: ExampleInputs, *, gradients: bool) -> Trace:
     args, kwargs = normalize_inputs(model, example_inputs)
     with fake_mode() as mode:
         fake = copy_with_tensors(
             model, lambda _module, _path, _name, tensor: fake_like(tensor), share_others=True
         )
         follow_rules(fake)
-        return _run(model, fake, *fake_inputs(mode, (args, kwargs)))
+        return _run(model, fake, *fake_inputs(mode, (args, kwargs)), gradients=gradients)
 
 
 def trace_values(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
@@ -302,10 +310,10 @@ def trace_values(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         InputError: The model cannot be run on these inputs, or takes or returns no tensor.
     """
     copied = copy_with_tensors(model, lambda *place: place[-1], share_others=True)
-    return _run(model, copied, *map_tensors((args, kwargs), torch.clone))
+    return _run(model, copied, *map_tensors((args, kwargs), torch.clone), gradients=True)
 
 
-def _run(model: nn.Module, copied: nn.Module, args: Any, kwargs: Any) -> Trace:
+def _run(model: nn.Module, copied: nn.Module, args: Any, kwargs: Any, *, gradients: bool) -> Trace:
     """Count one forward pass of `copied`, a copy of `model` with other tensors."""
     # Training first: by convention it clears what modules keep between evaluations.
     copied.train().eval()
@@ -318,7 +326,7 @@ def _run(model: nn.Module, copied: nn.Module, args: Any, kwargs: Any) -> Trace:
     with unfused():
         counter = _Counter(model, copied, inputs)
         with counter:
-            output = run_on_fakes(copied, args, kwargs, counter.running)
+            output = run_on_fakes(copied, args, kwargs, counter.running, gradients=gradients)
         outputs = output_tensors(model, output)
     return Trace(
         table=counter.table(),
