@@ -106,7 +106,8 @@ class DenseView(Tensor):
 
     def made(self) -> Tensor:
         """Return the dense tensor."""
-        return self._part(self._dense(self._layer))
+        # Contiguous, as the dense layer has it.
+        return self._part(self._dense(self._layer).contiguous())
 
     def _own(self) -> Tensor:
         return self._values(self._layer)
@@ -197,7 +198,7 @@ def _change(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
                 f"The weight of a sparse layer is trained, and {func.__name__} would change it in "
                 "place. Call it under `torch.no_grad()`."
             )
-        changed.append((view, view._layer.scatter(values.detach())))
+        changed.append((view, view._layer.scatter(values.detach()).contiguous()))
         return view._part(changed[-1][1])
 
     with torch.no_grad():
