@@ -6,6 +6,7 @@ Everything heavy is imported by the command that needs it, so that `isoflop --he
 import dataclasses
 import inspect
 import json as json_module
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -489,7 +490,7 @@ Command = (
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; a mistake of the user is one line on stderr and exit code 2."""
+    """Run the command line; a mistake of the user, or a full disk, is one line and exit code 2."""
     # As with `python -m`, `package.module:function` may lie in the working directory.
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -502,18 +503,28 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     try:
         command.run()
+        sys.stdout.flush()
     except IsoflopError as error:
-        text = " ".join(str(error).split())
-        if sys.stderr.isatty():
-            text = f"\033[31m{text}\033[0m"
-        print(text, file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except BrokenPipeError:  # as of `isoflop list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A full disk, a folder that may not be written to: no mistake of ours, nor a traceback's worth.
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         print(
             "Interrupted. Continue a training run with --resume, others by the same command.",
             file=sys.stderr,
         )
         sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    text = " ".join(message.split())
+    if sys.stderr.isatty():
+        text = f"\033[31m{text}\033[0m"
+    print(text, file=sys.stderr)
+    sys.exit(2)
 
 
 def _registries() -> dict[str, Any]:

@@ -52,6 +52,10 @@ class ModelFileError(IsoflopError):
     """A file of a model that is missing, damaged, foreign, or of another model."""
 
 
+class WriteError(IsoflopError, OSError):
+    """A file or folder that cannot be written: a full disk, a read-only file system, no permission."""
+
+
 class FigureError(IsoflopError):
     """A figure that the given runs hold no data for."""
 
@@ -65,6 +69,10 @@ class KernelError(IsoflopError, RuntimeError):
 
 class NoEffectWarning(UserWarning):
     """Something was asked for that leaves the model as it was."""
+
+
+class UncountedOperationWarning(UserWarning):
+    """A model that runs operations whose cost is not known; they are left out of its MACs."""
 
 
 class CacheWarning(UserWarning):

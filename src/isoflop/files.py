@@ -1,22 +1,77 @@
 """Files that are either complete or absent, whatever kills the process."""
 
+import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterable
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from isoflop.errors import RunDirectoryError
+from isoflop.errors import RunDirectoryError, WriteError
+
+ASIDE = ".tmp-"
+"""What the names of files and folders begin with that are not complete."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a `WriteError` that names `path` where the block cannot write."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        # The system's own words, such as "No space left on device".
+        why = error.strerror or str(error)
+        raise WriteError(
+            f"{path} cannot be written: {why}. Free some space, or choose a place that can be written."
+        ) from error
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write a file or a folder to, which the block then renames.
+
+    Whatever still has that name at the end of the block is deleted.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    aside = path.parent / f"{ASIDE}{secrets.token_hex(8)}"
+    try:
+        with writing(path):
+            yield aside
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, replacing it in one step."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tmp-", delete=False) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
+    """Write `data` to `path`, replacing it in one step.
+
+    A file that is there keeps its permissions, and a link leads to the new file; what is no file, such
+    as `/dev/stdout`, is written to.
+
+    Raises:
+        WriteError: It cannot be written; what was there is left as it was.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with writing(path), open(path, "wb") as file:
+            file.write(data)
+        return
+    path = Path(os.path.realpath(path))
+    with written_aside(path) as aside:
+        # The permissions that the umask leaves; those of temporary files are for their owner alone.
+        with open(aside, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.is_file():
+            os.chmod(aside, stat.S_IMODE(path.stat().st_mode))
+        os.replace(aside, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -32,6 +87,24 @@ def write_json(path: Path, data: Any) -> None:
 def write_lines(path: Path, objects: Iterable[Any]) -> None:
     """Write objects to `path` as lines of JSON, replacing it in one step."""
     write_text(path, "".join(json.dumps(line) + "\n" for line in objects))
+
+
+def append_json(path: Path, data: Any) -> None:
+    """Append `data` to `path` as a line of JSON, safe from a kill once this returns."""
+    with writing(path), open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(data) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Raises:
+        WriteError: It cannot be made.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -20,6 +20,9 @@ from isoflop.files import write_text
 
 FORMAT_VERSION = 1
 
+UNTRANSFORMED = "none"
+"""Transform of the plan of a model that was sparsified as it was."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlan:
@@ -79,7 +82,7 @@ class Plan:
     """What a transform built.
 
     Attributes:
-        transform: Registered name of the transform.
+        transform: Registered name of the transform, or `UNTRANSFORMED`.
         config: The transform's options.
         scope: ``"model"`` (the whole model meets the dense budget) or ``"layers"`` (each layer
             meets its own).

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from isoflop.kernels.timing import usable_cores
+
 INSTRUCTION_SETS = (
     "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "amx_bf16",
     "asimd", "asimdfhm", "bf16", "sve",
@@ -30,7 +32,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": _processor(info),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "usable_cores": usable_cores(),
         "instruction_sets": [flag for flag in INSTRUCTION_SETS if flag in flags],
         "caches": _caches(),
         "memory": _memory(),

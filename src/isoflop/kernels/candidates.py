@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.errors import KernelError
-from isoflop.flops import trace
+from isoflop.flops import trace_values
+from isoflop.kernels.inputs import real_inputs
 from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
 from isoflop.masks import get_mask
 from isoflop.surgery import ExampleInputs, is_flipped
@@ -47,7 +48,10 @@ def masked_layers(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, 
     }
     if not masked:
         return {}
-    users, owners = weight_users(trace(model, example_inputs)), owner_counts(model)
+    users, owners = (
+        weight_users(trace_values(model, *real_inputs(model, example_inputs))),
+        owner_counts(model),
+    )
     return {
         path: module
         for path, module in masked.items()

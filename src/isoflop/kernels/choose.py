@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
+from torch import fx, nn
 
+from isoflop.copies import copy_with_tensors
 from isoflop.errors import IsoflopError, KernelError, NoEffectWarning
 from isoflop.fakes import plain_output
 from isoflop.kernels.contest import (
@@ -41,7 +41,8 @@ from isoflop.kernels.layout import (
 from isoflop.kernels.library import available, has_bfloat16
 from isoflop.kernels.semi_structured import Packing, disable, enable, packing
 from isoflop.kernels.timing import TimingCache, default_cache_path, synchronize
-from isoflop.surgery import ExampleInputs, copy_with_tensors, replace_modules
+from isoflop.nests import tensors_in
+from isoflop.surgery import ExampleInputs, replace_modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,11 +218,7 @@ def _description(
 ) -> dict[str, Any]:
     """Return everything about a model and its choices that its times depend on."""
     text = repr((model, [(layer.path, layer.nnz, layer.chosen) for layer in layers.values()]))
-    inputs = [
-        (str(x.dtype), tuple(x.shape), x.stride())
-        for x in tree_leaves((args, kwargs))
-        if isinstance(x, Tensor)
-    ]
+    inputs = [(str(x.dtype), tuple(x.shape), x.stride()) for x in tensors_in((args, kwargs))]
     return {"model": hashlib.sha256(text.encode()).hexdigest(), "inputs": inputs}
 
 
@@ -364,8 +361,8 @@ def _inference(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def _training(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    outputs = tree_leaves(plain_output(model.train()(*args, **kwargs)))
-    trained = [y for y in outputs if isinstance(y, Tensor) and y.requires_grad]
+    outputs = tensors_in(plain_output(model.train()(*args, **kwargs)))
+    trained = [y for y in outputs if y.requires_grad]
     torch.autograd.backward([y.float().sum() for y in trained])
     model.zero_grad()
 

@@ -15,7 +15,7 @@ from isoflop.kernels.candidates import masked_layers, sparse_layer
 from isoflop.kernels.functional import ACTIVATIONS
 from isoflop.kernels.layers import Backend, SparseConv2d, SparseLayer
 from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
-from isoflop.kernels.library import isa
+from isoflop.kernels.library import build, isa
 from isoflop.kernels.semi_structured import (
     Packing,
     SemiStructuredLinear,
@@ -25,7 +25,7 @@ from isoflop.kernels.semi_structured import (
     why_not,
 )
 from isoflop.kernels.timing import TimingCache, cpu_name, synchronize
-from isoflop.masks import remove_mask
+from isoflop.masks import get_mask, remove_mask
 from isoflop.surgery import ExampleInputs, recast
 
 Mode = Literal["inference", "training"]
@@ -147,7 +147,9 @@ def find_contestants(
             found[path] = {"dense": dense, "sparse": layer}
     if mode == "inference":
         for path, layer in masked_layers(model, example_inputs).items():
-            sparse = sparse_layer(layer, layer.get_buffer("weight_mask"))
+            mask = get_mask(layer)
+            assert mask is not None
+            sparse = sparse_layer(layer, mask)
             if sparse is not None:
                 remove_mask(layer)
                 found[path] = {"dense": layer, "sparse": sparse.requires_grad_(False)}
@@ -346,7 +348,13 @@ def _conversion(times: Mapping[Backend, float], last: Backend, following: Backen
 def _machine(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         return {"gpu": torch.cuda.get_device_name(device)}
-    return {"threads": torch.get_num_threads(), "isa": isa(), "cpu": cpu_name()}
+    return {
+        "threads": torch.get_num_threads(),
+        "isa": isa(),
+        "cpu": cpu_name(),
+        # Faster kernels may win where others lost.
+        "kernels": build(),
+    }
 
 
 def _size(modules: Mapping[Backend, nn.Module]) -> tuple[tuple[int, ...], int]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from isoflop.copies import copy_with_tensors
 from isoflop.kernels.convert import densify
 from isoflop.kernels.inputs import output_tensors, outputs_agree, real_inputs
-from isoflop.surgery import ExampleInputs, copy_with_tensors, is_flipped, recast, replace_modules
+from isoflop.surgery import ExampleInputs, is_flipped, recast, replace_modules
 
 _SHAPE = "isoflop_shape"
 

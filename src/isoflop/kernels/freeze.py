@@ -11,7 +11,7 @@ from isoflop.kernels.candidates import masked_layers, sparse_layer
 from isoflop.kernels.fold import folded, shape_at, shapes_of, single_calls
 from isoflop.kernels.inputs import output_tensors, outputs_agree, real_inputs
 from isoflop.kernels.layers import SparseLayer
-from isoflop.masks import named_masks, remove_mask
+from isoflop.masks import get_mask, named_masks, remove_mask
 from isoflop.surgery import ExampleInputs, replace_modules
 from isoflop.transforms.attention import forbid_fast_path
 
@@ -89,7 +89,9 @@ def _frozen(model: nn.Module, example_inputs: ExampleInputs, *, fuse: bool) -> n
     frozen = folded(model, example_inputs)
     new: dict[nn.Module, nn.Module] = {}
     for module in masked_layers(frozen, example_inputs).values():
-        sparse = sparse_layer(module, module.get_buffer("weight_mask"))
+        mask = get_mask(module)
+        assert mask is not None
+        sparse = sparse_layer(module, mask)
         if sparse is not None:
             new[module] = sparse.requires_grad_(False)
     frozen = replace_modules(frozen, new)

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from isoflop.fakes import plain_output
+from isoflop.nests import map_tensors, tensors_in
 from isoflop.surgery import ExampleInputs, normalize_inputs
 
 
@@ -29,13 +29,13 @@ def real_inputs(
         return values.to(tensor.dtype)
 
     args, kwargs = normalize_inputs(model, example_inputs)
-    return tree_map_only(Tensor, real, args), tree_map_only(Tensor, real, kwargs)
+    return map_tensors(args, real), map_tensors(kwargs, real)
 
 
 def output_tensors(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """Return all tensors of the model's output, in evaluation and without gradients."""
     # Models may change their inputs in place.
-    args, kwargs = tree_map_only(Tensor, torch.clone, (args, kwargs))
+    args, kwargs = map_tensors((args, kwargs), torch.clone)
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -44,7 +44,7 @@ def output_tensors(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     finally:
         for module, mode in training.items():
             module.training = mode
-    return [tensor for tensor in tree_leaves(output) if isinstance(tensor, Tensor)]
+    return tensors_in(output)
 
 
 def outputs_agree(ours: list[Tensor], theirs: list[Tensor]) -> bool:

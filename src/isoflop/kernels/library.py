@@ -5,6 +5,8 @@ are read once, on import.
 """
 
 import ctypes
+import functools
+import hashlib
 import importlib
 import os
 from pathlib import Path
@@ -88,6 +90,14 @@ def isas() -> list[str]:
 def isa() -> str | None:
     """Return the instruction set in use, or None without compiled kernels."""
     return None if _native is None else _native.isa()
+
+
+@functools.cache
+def build() -> str | None:
+    """Return a hash of the compiled module, by which one build is told from another; None without."""
+    if _native is None or _native.__file__ is None:
+        return None
+    return hashlib.sha256(Path(_native.__file__).read_bytes()).hexdigest()
 
 
 def set_isa(name: str) -> None:

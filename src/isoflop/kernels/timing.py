@@ -109,6 +109,13 @@ def cpu_name() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use; on systems that do not tell, how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _read(path: Path | None) -> dict[str, dict[Any, float]]:
     if path is None or not path.exists():
         return {}

@@ -37,7 +37,8 @@ def write_report(
         runs: Run directories.
         out: The page to write.
         bench: Files of results of `isoflop bench`, for the figures of speed.
-        figures: Folder for the figures as files too, as `NAME-light.png` and `NAME-dark.png`.
+        figures: Folder for the figures as files too, as `NAME-light.png` and `NAME-dark.png`; it is
+            made if it is not there.
         title: Title of the page.
 
     Returns:
@@ -45,18 +46,18 @@ def write_report(
         name; and `problems`, what is wrong with runs, by path.
 
     Raises:
-        RunDirectoryError: There is no run, a directory holds none, or two runs share a seed.
-        IsoflopError: A folder to write to does not exist, or a file of results holds none.
+        RunDirectoryError: There is no run, or a directory holds none.
+        IsoflopError: The folder of the page does not exist, or a file of results holds none.
     """
     groups = group_runs([load_run(path) for path in runs])
     if not groups:
         raise RunDirectoryError("There are no runs to report on. Give run directories.")
     out = Path(out)
-    for folder in (out.parent, *([] if figures is None else [Path(figures)])):
-        if not folder.is_dir():
-            raise IsoflopError(f"There is no folder {folder}. Make it first.")
+    if not out.parent.is_dir():
+        raise IsoflopError(f"There is no folder {out.parent}. Make it first.")
     drawn, missing = draw_all(groups, [read_bench(path) for path in bench])
     if figures is not None:
+        Path(figures).mkdir(parents=True, exist_ok=True)
         for figure in drawn:
             for theme in ("light", "dark"):
                 save_figure(figure, Path(figures) / f"{figure.name}-{theme}.png", theme=theme)

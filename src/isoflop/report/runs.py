@@ -1,7 +1,9 @@
 """Run directories as reports see them, and groups of runs that differ in nothing but the seed."""
 
+import dataclasses
 import functools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,20 +136,45 @@ def load_run(path: str | Path) -> Run:
         score = f"test_{metric_of(config).name}"
     except UnknownNameError as error:
         raise RunDirectoryError(f"{run.config_path} is of another version: {error}") from error
-    metrics = [line for line in run.metrics() if {score, *_METRICS} <= line.keys()]
-    epochs = config["recipe"].get("epochs")
-    if summary is None:
+    every = [line for line in run.metrics() if {score, *_METRICS} <= line.keys()]
+    metrics = [line for line in every if all(_is_finite(line[key]) for key in (score, *_METRICS))]
+    if len(metrics) < len(every):
+        epoch = next(line["epoch"] for line in every if line not in metrics)
         problems.append(
-            f"The run is not complete: {len(metrics)} of {epochs} epochs are done. Finish it with "
+            f"{len(every) - len(metrics)} epochs, the first of them epoch {epoch}, have values that "
+            "are not finite; figures leave them out."
+        )
+    headline = metric_of(config).name
+    if summary is not None and not _is_finite(summary.get(headline)):
+        problems.append(
+            f"The run ended with {headline} {summary.get(headline)}; tables leave it out."
+        )
+        summary, ended = None, summary
+    else:
+        ended = summary
+    epochs = config["recipe"].get("epochs")
+    if ended is None:
+        problems.append(
+            f"The run is not complete: {len(every)} of {epochs} epochs are done. Finish it with "
             "--resume."
         )
-    elif len(metrics) < summary["epochs"]:
+    elif len(every) < ended["epochs"]:
         problems.append(
-            f"metrics.jsonl is cut short: it holds {len(metrics)} of {summary['epochs']} epochs."
+            f"metrics.jsonl is cut short: it holds {len(every)} of {ended['epochs']} epochs."
         )
     changes = [line for line in run.masks() if "layers" in line]
-    spectra = [line for line in run.spectra() if "network" in line]
+    spectra = [
+        line
+        for line in run.spectra()
+        if all(
+            value is None or _is_finite(value) for value in line.get("network", {"": ""}).values()
+        )
+    ]
     return Run(Path(path), config, summary, metrics, changes, spectra, plan, tuple(problems))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def metric_of(config: Mapping[str, Any]) -> Metric:
@@ -158,8 +185,8 @@ def metric_of(config: Mapping[str, Any]) -> Metric:
 def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Group runs that differ in nothing but the seed, in order of first appearance.
 
-    Raises:
-        RunDirectoryError: Two runs of a group have the same seed.
+    Of runs that do not even differ in the seed, which are the same run once more, the one that holds
+    the most is taken; its `problems` name the others.
     """
     members: dict[str, list[Run]] = {}
     for run in runs:
@@ -168,14 +195,21 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     labels = _distinct_labels([group[0].config for group in members.values()])
     groups = []
     for index, (name, group) in enumerate(zip(labels, members.values(), strict=True)):
-        seeds = [run.config["seed"] for run in group]
-        if len(set(seeds)) < len(seeds):
-            raise RunDirectoryError(
-                f"Two runs of {name} have the same seed; they would not be independent. Give each "
-                "run once."
-            )
-        groups.append(Group(index, name, tuple(group)))
+        by_seed: dict[Any, list[Run]] = {}
+        for run in group:
+            by_seed.setdefault(run.config["seed"], []).append(run)
+        groups.append(Group(index, name, tuple(_fullest(same) for same in by_seed.values())))
     return groups
+
+
+def _fullest(same: Sequence[Run]) -> Run:
+    """Return the one of several records of one run that holds the most."""
+    best = max(same, key=lambda run: (run.summary is not None, len(run.spectra), len(run.metrics)))
+    others = [str(run.path) for run in same if run is not best]
+    if not others:
+        return best
+    note = f"The same options and seed as {', '.join(others)}, which is left out."
+    return dataclasses.replace(best, problems=(*best.problems, note))
 
 
 def label(config: Mapping[str, Any]) -> str:

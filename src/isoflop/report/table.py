@@ -25,13 +25,13 @@ def summary_table(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
         `numel`.
 
     Raises:
-        RunDirectoryError: A directory holds no complete run, or two runs share a seed.
+        RunDirectoryError: A directory holds no complete run.
     """
     loaded = [load_run(path) for path in runs]
     for run in loaded:
         if run.summary is None:
             raise RunDirectoryError(
-                f"The run in {run.path} is not complete. Finish it with --resume."
+                f"The run in {run.path} has no result. {' '.join(run.problems)}"
             )
     return rows_of(group_runs(loaded))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from isoflop.errors import IsoflopError, RunDirectoryError
-from isoflop.files import read_json, write_text
+from isoflop.files import make_folder, read_json, write_text
 from isoflop.report.figures.speed import read_bench
 from isoflop.training import Recipe, RunDirectory, train
 from isoflop.training.evaluate import evaluate
@@ -131,7 +131,7 @@ class RunWork(Work):
         """Train, from where an earlier attempt was interrupted."""
         job = self.job
         path = folder / self.name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         options: dict[str, Any] = {}
         if self.backbone is not None:
             options["backbone"] = folder / self.backbone.name
@@ -213,7 +213,7 @@ class TimingWork(Work):
     def run(self, folder: Path) -> None:
         """Run the command; its file is there once all is measured."""
         path = folder / self.name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         aside = path.with_suffix(".partial")
         command = [sys.executable, "-m", "isoflop.cli", "bench", *self.arguments]
         command += ["--sparsity", *map(str, self.sparsities), "--out", str(aside)]

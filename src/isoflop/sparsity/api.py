@@ -130,6 +130,8 @@ def sparsify(
         budget = plain_plan(model, example_inputs, targets)
     if storage == "compressed":
         check_compressible(model, targets, optimizer, method, pattern, total_steps)
+    else:
+        arguments.check_mask_names(targets)
     layout = Layout(tuple(targets), tuple(prices), pattern)
     counts = layout.feasible([target.nnz for target in targets])
     arguments.check_pattern(layout, counts, plan)

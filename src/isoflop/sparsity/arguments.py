@@ -17,7 +17,7 @@ from isoflop.errors import (
     UnknownNameError,
 )
 from isoflop.kernels.layers import SparseLayer
-from isoflop.masks import named_masks
+from isoflop.masks import mask_name, named_masks
 from isoflop.plan import Plan
 from isoflop.registry import Registry
 from isoflop.sparsity.allocation import ALLOCATIONS, Allocation
@@ -199,6 +199,12 @@ def check_unmasked(model: nn.Module) -> None:
             "`sparsifier.remove()`, `isoflop.densify(model)` and `isoflop.masks.remove_mask(module)` "
             "on each masked module, and make a new optimizer."
         )
+
+
+def check_mask_names(targets: Sequence[MaskedTarget]) -> None:
+    """Raise unless the modules have room for the masks."""
+    for target in targets:
+        mask_name(target.module, target.parameter)
 
 
 def check_masks(masks: Mapping[str, Tensor], pattern: Pattern) -> None:

@@ -19,7 +19,7 @@ from isoflop.sparsity.dense_gradients import averaged, changes, warn_of_unknown,
 from isoflop.sparsity.optimizers import convert_state, state_tensors
 from isoflop.sparsity.patterns import Block, Pattern
 from isoflop.sparsity.storage import Gradients, Storage
-from isoflop.sparsity.target import Target, rows_of
+from isoflop.sparsity.target import Target
 from isoflop.sparsity.targets import MaskedTarget
 from isoflop.surgery import become, is_flipped
 
@@ -85,9 +85,9 @@ class CompressedTarget(Target):
         """Return a copy."""
         return tensor.clone()
 
-    def outputs(self, positions: Tensor) -> Tensor:
-        """Return the output of the layer to which each flat position of the weight belongs."""
-        return rows_of(positions, self.shape, flipped=self.layer.flipped)
+    def by_output(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the weight's shape as a matrix, a row for each output of the layer."""
+        return (tensor.t() if self.layer.flipped else tensor).flatten(1)
 
 
 @dataclass(frozen=True)

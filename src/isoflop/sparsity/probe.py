@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from isoflop.copies import copy_with_tensors
 from isoflop.errors import InputError
-from isoflop.surgery import copy_with_tensors
 
 Objectives = Callable[[nn.Module], Iterable[Tensor]]
 """Runs a model and yields scalars, one per batch."""

@@ -1,6 +1,5 @@
 """One sparse weight, as methods and budgets see it, however it is stored."""
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -44,16 +43,14 @@ class Target(ABC):
         """Return a copy of a tensor of the weight's shape that lies where the weight lies."""
 
     @abstractmethod
-    def outputs(self, positions: Tensor) -> Tensor:
-        """Return the output of the layer to which each flat position of the weight belongs."""
+    def by_output(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the weight's shape as a matrix, a row for each output of the layer.
+
+        Within a row, what comes first in the weight comes first.
+        """
 
     def active(self) -> tuple[Tensor, Tensor]:
         """Return the flat positions of the active weights, ascending, and the weights there."""
         weight, mask = self.dense()
         positions = mask.flatten().nonzero().flatten()
         return positions, weight.flatten()[positions]
-
-
-def rows_of(positions: Tensor, shape: tuple[int, ...], *, flipped: bool) -> Tensor:
-    """Return the output of each flat position of a weight (out, …), or (in, out) if `flipped`."""
-    return positions % shape[1] if flipped else positions // math.prod(shape[1:])

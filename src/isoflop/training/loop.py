@@ -44,7 +44,7 @@ from isoflop.training.rundir import RunDirectory
 from isoflop.training.setup import Job, Setup, build, count_weights
 from isoflop.training.sharding import gathered, spread_model_state, spread_optimizer_state
 from isoflop.training.tasks import TASKS, TaskData
-from isoflop.training.tracking import Display, Tracker
+from isoflop.training.tracking import Display, Tracker, messages
 from isoflop.transforms import Transform
 
 
@@ -200,17 +200,18 @@ def train(
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
-    setup = build(
-        job,
-        steps * recipe.epochs,
-        accelerator.device,
-        calibration,
-        sharded=shard,
-        bf16=accelerator.mixed_precision == "bf16",
-    )
+    main = accelerator.is_main_process
+    with messages(quiet=quiet or not main):
+        setup = build(
+            job,
+            steps * recipe.epochs,
+            accelerator.device,
+            calibration,
+            sharded=shard,
+            bf16=accelerator.mixed_precision == "bf16",
+        )
     del calibration  # which ends the worker processes that read it
     last_epoch = min(recipe.epochs, stop_after_epochs or recipe.epochs)
-    main = accelerator.is_main_process
     claim = run.claim(job.config(), resume=resume) if main else contextlib.nullcontext()
     with claim, _reproducible():
         return _run(job, setup, dataset, run, accelerator, last_epoch, quiet=quiet)

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -15,7 +16,7 @@ from isoflop.errors import (
     NoTransformableLayersError,
     WideningError,
 )
-from isoflop.flops import Trace, trace
+from isoflop.flops import Trace, trace, trace_for_budget
 from isoflop.masks import named_masks
 from isoflop.plan import LayerPlan, Plan
 from isoflop.surgery import ExampleInputs, match_paths
@@ -27,7 +28,7 @@ from isoflop.transforms.base import (
     Transform,
     replaceable_layers,
 )
-from isoflop.transforms.initialize import initialize
+from isoflop.transforms.initialize import fill_frozen, initialize
 from isoflop.transforms.layers import LayerShape
 
 
@@ -43,7 +44,8 @@ def transform(
     """Replace a model's dense layers by larger, sparser ones of equal FLOPs.
 
     The weights of the result are drawn anew and are not masked yet: `isoflop.sparsify` does that,
-    guided by the plan.
+    guided by the plan. Frozen parameters (`requires_grad=False`) stay as they are, and their layers
+    dense.
 
     Args:
         model: Any dense module; it is not changed, and may be on the meta device.
@@ -62,7 +64,8 @@ def transform(
     Raises:
         IsoflopError: An option is invalid or an exclude pattern matches nothing.
         InputError: The model cannot be run on the example inputs.
-        WideningError: The model cannot be widened, or is masked or parametrised already.
+        WideningError: The model cannot be widened, is masked or parametrised already, or has a frozen
+            parameter of the size of a width whose content at another width is not known.
         NoTransformableLayersError: Nothing is left to transform.
         BudgetError: No sparsity meets the budget.
     """
@@ -73,6 +76,7 @@ def transform(
     ):
         raise _nothing_to_transform(source.model, config, source.trace)
     new, targets = config.build(source)
+    fill_frozen(new, source.model)
     plan = _plan(new, source, config, targets, scope)
     initialize(
         new,
@@ -127,7 +131,8 @@ def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
 
 def _is_quantised(module: nn.Module) -> bool:
     names = {"quantized", "torchao", "bitsandbytes"}
-    integers = any(not p.dtype.is_floating_point for p in module.parameters(recurse=False))
+    bytes_ = {torch.int8, torch.uint8}
+    integers = any(p.dtype in bytes_ for p in module.parameters(recurse=False))
     return integers or not names.isdisjoint(type(module).__module__.split("."))
 
 
@@ -143,6 +148,7 @@ def _source(
         if name not in ends
         and name.rpartition(".")[0] not in excluded
         and parameters[name].ndim >= 2
+        and parameters[name].requires_grad
     )
     source = Source(
         model=model,
@@ -161,7 +167,7 @@ def _prepared(
     model: nn.Module, config: Transform, example_inputs: ExampleInputs, exclude: tuple[str, ...]
 ) -> tuple[nn.Module, Trace, set[str]]:
     """Return the model that `config` works on, its trace, and the excluded paths in it."""
-    found = trace(model, example_inputs)
+    found = trace_for_budget(model, example_inputs)
     # Twice: patterns may name modules that preparing makes, and what they exclude is left alone.
     everything = config.prepared(model, found, ())
     paths = [path for path, _ in everything.named_modules() if path]
@@ -186,7 +192,19 @@ def _nothing_to_transform(
         f"{type(model).__name__} has no layer that {type(config).__name__} can transform: there must "
         "be a Linear or convolution besides the first layer, the last layer"
         f"{', depthwise convolutions' if isinstance(config, LayerTransform) else ''} and the "
-        f"excluded ones. `dense_ends=False` transforms the ends too.{_recomputed(found)}"
+        f"excluded ones. `dense_ends=False` transforms the ends too.{_frozen(model, found)}"
+        f"{_recomputed(found)}"
+    )
+
+
+def _frozen(model: nn.Module, found: Trace) -> str:
+    parameters = dict(model.named_parameters())
+    names = [n for n in found.table.prices(_numels(model)) if not parameters[n].requires_grad]
+    if not names:
+        return ""
+    return (
+        f" {len(names)} weights, such as {names[0]!r}, are frozen, and stay as they are: unfreeze with "
+        "`requires_grad_(True)` what is to be trained."
     )
 
 

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from torch import nn
 
+from isoflop.copies import copy_with_tensors
 from isoflop.errors import IsoflopError
 from isoflop.flops import Trace
 from isoflop.registry import Registry
-from isoflop.surgery import ExampleInputs, copy_with_tensors, replace_modules
+from isoflop.replaced import check_replaced
+from isoflop.surgery import ExampleInputs, replace_modules
 from isoflop.transforms.attention import forbid_fast_path, separate_attention
 from isoflop.transforms.layers import LayerShape, is_replaceable, unflipped
 from isoflop.transforms.nonlinearity import NONLINEARITIES
@@ -158,6 +160,7 @@ class LayerTransform(Transform):
         model = self.resized(source)
         modules = dict(model.named_modules())
         new: dict[nn.Module, nn.Module] = {}
+        replaced: dict[str, tuple[nn.Module, nn.Module]] = {}
         targets: dict[str, Target] = {}
         for path, dense in source.layers.items():
             shape = LayerShape.of(dense)
@@ -166,12 +169,14 @@ class LayerTransform(Transform):
             layer = modules[path]
             new[layer] = replacement = self.replacement(unflipped(layer), shape)
             replacement.keep_attributes(layer)
+            replaced[path] = (layer, replacement)
             targets |= {
                 f"{path}.{name}" if path else name: target
                 for name, target in self.targets(path, dense, shape).items()
             }
         model = replace_modules(model, new)
         forbid_fast_path(model)
+        check_replaced(model, source.example_inputs, replaced)
         return model, targets
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isoflop.copies import copy_with_tensors
 from isoflop.errors import WideningError
-from isoflop.surgery import ExampleInputs, configs, copy_with_tensors
+from isoflop.surgery import ExampleInputs, configs
 from isoflop.widths.expressions import Atom, Expression
 from isoflop.widths.nodes import expression_of
 from isoflop.widths.trace import SymbolicTrace

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
+from isoflop.copies import copy_with_tensors
 from isoflop.errors import InputError
 from isoflop.fakes import (
     RunningModules,
@@ -21,12 +21,12 @@ from isoflop.fakes import (
     fake_like,
     fake_mode,
     follow_rules,
-    plain_output,
+    output_tensors,
     run_on_fakes,
     unfused,
 )
 from isoflop.rules import WideningRule, rule_of
-from isoflop.surgery import ExampleInputs, configs, copy_with_tensors, normalize_inputs
+from isoflop.surgery import ExampleInputs, configs, normalize_inputs
 from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import Space, expression_of
 from isoflop.widths.stand_ins import STAND_INS, recurrent
@@ -76,12 +76,12 @@ class SymbolicTrace:
         """Run the forward pass and pin what the model returns to its sizes."""
         args, kwargs = normalize_inputs(self.model, example_inputs)
         with contextlib.ExitStack() as stack:
-            for context in (torch.no_grad(), unfused(), _square_roots_by_numpy()):
+            for context in (unfused(), _square_roots_by_numpy()):
                 stack.enter_context(context)
             # Symbolic shapes hardly ever repeat, so looking them up costs more than it saves.
             mode = stack.enter_context(fake_mode(cache=False))
             stack.enter_context(_Functions(self))
-            fake = copy_with_tensors(self.model, self._make)
+            fake = copy_with_tensors(self.model, self._make, share_others=True)
             fake.train().eval()  # see `isoflop.flops.trace`
             follow_rules(fake)
             for path, config in configs(fake).items():
@@ -103,12 +103,11 @@ class SymbolicTrace:
 
     def _pin(self, output: Any) -> None:
         """Keep the sizes of what the model returns."""
-        for tensor in tree_leaves(plain_output(output)):
-            if isinstance(tensor, Tensor):
-                for size in tensor.shape:
-                    expression = expression_of(size)
-                    pinned = Expression.constant(expression.value)
-                    self.space.equations.equate(expression, pinned, "the model's output")
+        for tensor in output_tensors(self.model, output):
+            for size in tensor.shape:
+                expression = expression_of(size)
+                pinned = Expression.constant(expression.value)
+                self.space.equations.equate(expression, pinned, "the model's output")
 
     def _idle(self) -> list[Expression]:
         """Return the sizes of parameters no size of which is part of an equation."""
