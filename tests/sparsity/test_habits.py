@@ -141,6 +141,25 @@ class Checkpointed(Model):
         return checkpoint(self.b, x, use_reentrant=False)
 
 
+class Product(torch.autograd.Function):
+    """Sees no `__torch_function__`."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx, *grads):
+        x, weight = ctx.saved_tensors
+        return grads[0] @ weight.T, x.T @ grads[0]
+
+
+class OwnFunction(Model):
+    def middle(self, x):
+        return Product.apply(Product.apply(x, self.b.weight), self.a.weight.t())
+
+
 class WeightPenalty(Model):
     def loss(self, x, y):
         return (
@@ -180,7 +199,14 @@ class PenaltyThroughConvolutions(GradientPenalty):
 HABITS = [
     *(PlainList, Dictionary, Partial, BoundMethod, Closure, Functional, Joined, Transposed),
     *(Standardised, Metadata, AskedForItsClass, Keyword, OwnForward, Hooked, Shared),
-    *(Checkpointed, WeightPenalty, GradientPenalty, CurvaturePenalty, PenaltyThroughConvolutions),
+    *(
+        Checkpointed,
+        OwnFunction,
+        WeightPenalty,
+        GradientPenalty,
+        CurvaturePenalty,
+        PenaltyThroughConvolutions,
+    ),
 ]
 
 
