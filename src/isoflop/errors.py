@@ -60,8 +60,11 @@ class FigureError(IsoflopError):
     """A figure that the given runs hold no data for."""
 
 
-class KernelError(IsoflopError):
-    """Sparse kernels that are missing, or data that they cannot work on."""
+class KernelError(IsoflopError, RuntimeError):
+    """Sparse kernels that are missing, or data that they cannot work on.
+
+    It is a `RuntimeError` too, as PyTorch raises where a dense layer cannot work on its input.
+    """
 
 
 class NoEffectWarning(UserWarning):

@@ -4,6 +4,7 @@ import importlib
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from isoflop.errors import KernelError
 from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
@@ -14,9 +15,11 @@ from isoflop.surgery import become, is_flipped
 def has_sparse_form(layer: nn.Module) -> bool:
     """Tell whether `compress` knows the kind of `layer`.
 
-    Subclasses are left out: what they do with their weight is not known.
+    Subclasses are left out, as what they do with their weight is not known; but for the last layer of
+    `nn.MultiheadAttention`, which does nothing of its own.
     """
-    return type(layer) in (nn.Linear, nn.Conv2d) or is_flipped(layer)
+    kinds = (nn.Linear, NonDynamicallyQuantizableLinear, nn.Conv2d)
+    return type(layer) in kinds or is_flipped(layer)
 
 
 def compress(layer: nn.Module, mask: Tensor, *, rows: int = 1) -> SparseLayer:

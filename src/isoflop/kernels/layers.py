@@ -260,6 +260,10 @@ class SparseLayer(nn.Module):
             return _Probe.apply(values, self)  # pyright: ignore[reportReturnType]
 
     def _observed(self, x: Tensor, y: Tensor) -> Tensor:
+        return y if self.observer is None else self._observe(x, y)
+
+    @torch.compiler.disable
+    def _observe(self, x: Tensor, y: Tensor) -> Tensor:
         probe = self._probe()
         if probe is None:
             return y

@@ -49,16 +49,18 @@ def is_transformed(*tensors: Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    return torch._C._are_functorch_transforms_active() or any(map(is_wrapped, tensors))
+    return torch._C._are_functorch_transforms_active() or any(map(_is_dual, tensors))
 
 
 def is_wrapped(tensor: Tensor) -> bool:
     """Return whether a tensor itself is followed by `torch.func` or by forward-mode AD."""
     wrapped: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return wrapped.is_functorch_wrapped_tensor(tensor) or _is_dual(tensor)
+
+
+def _is_dual(tensor: Tensor) -> bool:
     forward = torch.autograd.forward_ad
-    return wrapped.is_functorch_wrapped_tensor(tensor) or (
-        forward._current_level >= 0 and forward.unpack_dual(tensor).tangent is not None
-    )
+    return forward._current_level >= 0 and forward.unpack_dual(tensor).tangent is not None
 
 
 def why_unavailable() -> str | None:

@@ -47,9 +47,11 @@ class DenseView(Tensor):
     ) -> "DenseView":
         """Make a view; see the class."""
         own = values(layer)
-        like = part(_shape_of(layer, own))
-        make: Any = Tensor._make_wrapper_subclass  # pyright: ignore[reportAttributeAccessIssue]
-        view = make(cls, like.shape, strides=like.stride(), dtype=own.dtype, device=own.device)
+        if own.requires_grad and torch.is_grad_enabled():
+            # For what takes no notice of `__torch_function__`, such as an `autograd.Function`.
+            view: Any = _Shown.apply(own, layer, part)
+        else:
+            view = _empty(layer, own, part)
         view._layer, view._values, view._dense, view._part = layer, values, dense, part
         return view
 
@@ -106,7 +108,8 @@ class DenseView(Tensor):
 
     def made(self) -> Tensor:
         """Return the dense tensor."""
-        return self._part(self._dense(self._layer))
+        # Contiguous, as the dense layer has it.
+        return self._part(self._dense(self._layer).contiguous())
 
     def _own(self) -> Tensor:
         return self._values(self._layer)
@@ -179,6 +182,37 @@ class DenseView(Tensor):
         )
 
 
+class _Shown(torch.autograd.Function):
+    """Leads the gradient of a view to the values, and to the observer of the layer."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, layer: Any, part: Part) -> Tensor:
+        ctx.layer, ctx.part = layer, part
+        return _empty(layer, values, part)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (gradient,) = grad_outputs
+        layer, again = ctx.layer, torch.is_grad_enabled()
+        with torch.enable_grad():
+            whole = gradient.new_zeros(layer.dense_shape).requires_grad_()
+            (dense,) = torch.autograd.grad(
+                ctx.part(whole), whole, gradient, create_graph=again, materialize_grads=True
+            )
+        if layer.observer is not None:
+            layer.observer(dense.detach())
+        return layer.gather(dense), None, None
+
+
+def _empty(layer: Any, values: Tensor, part: Part) -> Any:
+    """Return a view that knows its shape, type and device alone."""
+    like = part(_shape_of(layer, values))
+    make: Any = Tensor._make_wrapper_subclass  # pyright: ignore[reportAttributeAccessIssue]
+    return make(
+        DenseView, like.shape, strides=like.stride(), dtype=values.dtype, device=values.device
+    )
+
+
 def _made(value: Any) -> Any:
     """Replace views by dense tensors."""
     return tree_map_only(DenseView, DenseView.made, value)
@@ -197,7 +231,7 @@ def _change(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
                 f"The weight of a sparse layer is trained, and {func.__name__} would change it in "
                 "place. Call it under `torch.no_grad()`."
             )
-        changed.append((view, view._layer.scatter(values.detach())))
+        changed.append((view, view._layer.scatter(values.detach()).contiguous()))
         return view._part(changed[-1][1])
 
     with torch.no_grad():

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from isoflop.errors import IsoflopError, NoEffectWarning
 from isoflop.kernels.convert import compress
 from isoflop.kernels.layers import SparseLayer
+from isoflop.masks import get_mask
 from isoflop.sparsity.dense_gradients import averaged, changes, warn_of_unknown, workers
 from isoflop.sparsity.optimizers import convert_state, state_tensors
 from isoflop.sparsity.patterns import Block, Pattern
@@ -58,7 +59,9 @@ class CompressedTarget(Target):
         """The mask, made of the index, or that chosen by the update under way."""
         positions = self.chosen.get(self.name)
         if positions is None:
-            return self.layer.mask()
+            # A layer that was made dense, for a look at it after the training, has its mask.
+            mask = get_mask(self.module)
+            return self.layer.mask() if mask is None else mask
         mask = torch.zeros(math.prod(self.shape), dtype=torch.bool)
         mask[positions.long()] = True
         return mask.view(self.shape)

@@ -135,7 +135,7 @@ def _problems(
         return
     if not has_sparse_form(module) or target.parameter != "weight":
         yield (
-            f"it belongs to a {type(module).__name__}, and only nn.Linear, nn.Conv2d (not their "
+            f"it belongs to a {_kind(module)}, and only nn.Linear, nn.Conv2d (not their "
             "subclasses) and Hugging Face's Conv1D have a compressed form"
         )
     if len(names := owners[id(weight)]) > 1:
@@ -152,6 +152,13 @@ def _problems(
         yield "it has hooks, which would get the gradients of the non-zeros alone"
     if holder := _holder(model, weight):
         yield f"{holder} holds it too, and would be left with a row of non-zeros"
+
+
+def _kind(module: nn.Module) -> str:
+    """Return the name of the class, with that of its package where the name alone is PyTorch's."""
+    kind = type(module)
+    foreign = hasattr(nn, kind.__name__) and not kind.__module__.startswith("torch.")
+    return f"{kind.__module__}.{kind.__name__}" if foreign else kind.__name__
 
 
 def _holder(model: nn.Module, weight: nn.Parameter) -> str:

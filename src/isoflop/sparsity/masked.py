@@ -179,9 +179,11 @@ class MaskedWeights(Storage):
             self._handles.append(weight.register_hook(functools.partial(before, i)))
             hook = weight.register_post_accumulate_grad_hook(functools.partial(after, i))
             self._handles.append(hook)
-            # The user's own hooks, of whenever, see the gradients of live weights too.
+            # The user's own hooks, of whenever, see the gradients of live weights too. Autograd goes by
+            # the order of insertion.
             hooks: Any = weight._post_accumulate_grad_hooks
-            hooks.move_to_end(hook.id, last=False)
+            for key in [key for key in hooks if key != hook.id]:
+                hooks[key] = hooks.pop(key)
 
     def _mask_gradient(self, i: int, grad: Tensor) -> None:
         """Zero the gradient of masked weights as soon as it is accumulated.

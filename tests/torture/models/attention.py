@@ -137,7 +137,6 @@ def multihead_macs(w, name: str) -> int:
 @habit(
     TEXT,
     lambda w: 12 * w("stem", "head") + multihead_macs(w, "attention"),
-    refused={"compressed": "attention.out_proj"},
 )
 class Multihead(WithModule):
     """Masks of both kinds; the weights of the attention are an output too."""
@@ -162,7 +161,6 @@ def layer_macs(w, name: str) -> int:
 @habit(
     TEXT,
     lambda w: 12 * w("stem", "head") + layer_macs(w, "layer"),
-    refused={"compressed": "layer"},
 )
 class EncoderLayer(WithModule):
     """In evaluation, PyTorch takes a fast path that reads the weights."""
@@ -178,7 +176,6 @@ class EncoderLayer(WithModule):
 @habit(
     TEXT,
     lambda w: 12 * w("stem", "head") + layer_macs(w, "encoder.layers.0"),
-    refused={"compressed": "encoder"},
 )
 class EncoderWithMask(WithModule):
     def __init__(self) -> None:
@@ -199,7 +196,6 @@ class EncoderWithMask(WithModule):
         + layer_macs(w, "body_.decoder.layers.0")
         + multihead_macs(w, "body_.decoder.layers.0.multihead_attn")
     ),
-    refused={"compressed": "body_"},
 )
 class WholeTransformer(WithModule):
     def __init__(self) -> None:

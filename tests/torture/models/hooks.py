@@ -8,7 +8,7 @@ from torch import Tensor
 HOOKS = "hook"
 
 
-@habit(SHAPE, mlp_macs, refused={"compressed": HOOKS, "replacing": HOOKS})
+@habit(SHAPE, mlp_macs, refused={"replacing": HOOKS})
 class ForwardHook(Mlp):
     """A hook that changes the output."""
 
@@ -21,7 +21,7 @@ def _double(module, args, output):
     return 2 * output
 
 
-@habit(SHAPE, mlp_macs, refused={"compressed": HOOKS, "replacing": HOOKS})
+@habit(SHAPE, mlp_macs, refused={"replacing": HOOKS})
 class ForwardPreHook(Mlp):
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def _scaled(module, args, kwargs):
     return tuple(0.5 * x for x in args), kwargs
 
 
-@habit(SHAPE, mlp_macs, refused={"compressed": HOOKS, "replacing": HOOKS})
+@habit(SHAPE, mlp_macs, refused={"replacing": HOOKS})
 class RecordsFeatures(Mlp):
     """As feature extractors and profilers do; a run on fakes must not leave fakes behind."""
 
@@ -58,7 +58,7 @@ class RecordsFeatures(Mlp):
         self.seen[:] = [output.detach()]
 
 
-@habit(SHAPE, mlp_macs, refused={"compressed": HOOKS, "replacing": HOOKS})
+@habit(SHAPE, mlp_macs, refused={"replacing": HOOKS})
 class BackwardHook(Mlp):
     def __init__(self) -> None:
         super().__init__()

@@ -84,7 +84,7 @@ class LambdaOverSelf(Mlp):
         return self.c(self.run(F.relu(self.a(x))))
 
 
-@habit(SHAPE, mlp_macs, refused={"transform": ".", "inference": ".", "compressed": "."})
+@habit(SHAPE, mlp_macs, refused={"transform": ".", "inference": "."})
 class Closure(Mlp):
     def __init__(self) -> None:
         super().__init__()

@@ -9,13 +9,11 @@ from tests.torture.habit import habit
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-WHOLE = "whole model"
-
 
 @habit(
     (4, 12),
     lambda w: 4 * w("weight"),
-    refused={"compressed": WHOLE, "low_rank": "."},
+    refused={"low_rank": "."},
     warns={"wide": "changes no size"},
 )
 def OneLinear() -> nn.Module:  # noqa: N802
@@ -25,7 +23,7 @@ def OneLinear() -> nn.Module:  # noqa: N802
 @habit(
     IMAGE,
     lambda w: 32 * w("weight"),
-    refused={"compressed": WHOLE, "low_rank": "."},
+    refused={"low_rank": "."},
     warns={"wide": "changes no size"},
 )
 def OneConvolution() -> nn.Module:  # noqa: N802
