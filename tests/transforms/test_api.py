@@ -189,3 +189,21 @@ def test_a_quantised_model_is_refused():
     integers[1].weight = nn.Parameter(torch.ones(8, 8, dtype=torch.int8), requires_grad=False)
     with pytest.raises(isoflop.WideningError, match="1 is quantised"):
         isoflop.transform(integers, isoflop.SparseWide(0.5), example_inputs=(1, 4))
+
+
+@pytest.mark.parametrize("exclude", ["2", ("2",), ["2"], {"2"}, (p for p in ["2"])])
+def test_a_string_is_one_pattern(exclude):
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(5)))
+    _, plan = isoflop.transform(
+        model, isoflop.SparseParallel(0.5), example_inputs=(2, 8), exclude=exclude
+    )
+    assert {layer.source for layer in plan.sparse_layers} == {"1", "3"}
+    config = isoflop.SparseParallel(0.5, exclude="stages.2")  # pyright: ignore[reportArgumentType]
+    assert config.exclude == ("stages.2",)
+    with pytest.raises(isoflop.IsoflopError, match="exclude must be a string"):
+        isoflop.transform(
+            model,
+            isoflop.SparseParallel(0.5),
+            example_inputs=(2, 8),
+            exclude=3,  # pyright: ignore
+        )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isoflop.plan import Plan
+from isoflop.registry import names_in
 from isoflop.sparsity import arguments
 from isoflop.sparsity.allocation import Allocation
 from isoflop.sparsity.compressed import CompressedWeights
@@ -37,7 +38,7 @@ def sparsify(
     total_steps: int,
     dense_ends: bool = True,
     example_inputs: ExampleInputs | None = None,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     calibration: Batches | None = None,
     loss: Loss | None = None,
     seed: int = 0,
@@ -97,7 +98,7 @@ def sparsify(
     arguments.check_integer("seed", seed, "what the sparsifier's generator starts from")
     arguments.check_optimizer(optimizer)
     arguments.check_unmasked(model)
-    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    exclude = names_in(exclude, "exclude")
     arguments.check_budget(method, plan, sparsity, masks, exclude)
     arguments.check_needs(method, calibration=calibration, loss=loss, example_inputs=example_inputs)
     arguments.check_whole(model, method, traced=plan is None and example_inputs is not None)

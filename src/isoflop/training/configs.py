@@ -7,6 +7,7 @@ from typing import Any
 
 import isoflop.methods  # noqa: F401  (registers the methods)
 from isoflop.errors import IsoflopError
+from isoflop.registry import did_you_mean, find_name
 from isoflop.sparsity.method import METHODS, Method
 from isoflop.training.recipes import Recipe
 from isoflop.transforms import TRANSFORMS, Transform
@@ -26,6 +27,7 @@ def build_transform(name: str, **options: Any) -> Transform:
         if key not in fields:
             raise IsoflopError(
                 f"The transform {name!r} takes no {key}; it takes {', '.join(fields)}."
+                f"{did_you_mean(key, fields)}"
             )
     for key, field in fields.items():
         no_default = field.default is dataclasses.MISSING
@@ -57,10 +59,13 @@ def build_method(name: str, recipe: Recipe, **options: Any) -> Method:
     """
     kind: Any = METHODS.get(name)
     fields = method_options(name)
+    options = {find_name(key, fields) or key: value for key, value in options.items()}
     for key in options:
         if key not in fields:
             takes = f"it takes {', '.join(fields)}" if fields else "it takes no options"
-            raise IsoflopError(f"The method {name!r} takes no {key}; {takes}.")
+            raise IsoflopError(
+                f"The method {name!r} takes no {key}; {takes}.{did_you_mean(key, fields)}"
+            )
     values = {}
     for field in dataclasses.fields(Recipe):
         value = getattr(recipe, field.name)
@@ -74,6 +79,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     options = {}
     for text in texts:
         key, equals, value = text.partition("=")
+        key = key.strip().replace("-", "_")
         if not equals or not key.isidentifier():
             raise IsoflopError(f"{text!r} is no option. Write name=value, such as ramp_end=0.3.")
         try:

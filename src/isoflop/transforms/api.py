@@ -19,6 +19,7 @@ from isoflop.errors import (
 from isoflop.flops import Trace, trace, trace_for_budget
 from isoflop.masks import named_masks
 from isoflop.plan import LayerPlan, Plan
+from isoflop.registry import names_in
 from isoflop.surgery import ExampleInputs, match_paths
 from isoflop.transforms.base import (
     TRANSFORMS,
@@ -38,7 +39,7 @@ def transform(
     *,
     example_inputs: ExampleInputs,
     scope: Literal["model", "layers"] = "model",
-    exclude: Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
     seed: int = 0,
 ) -> tuple[nn.Module, Plan]:
     """Replace a model's dense layers by larger, sparser ones of equal FLOPs.
@@ -55,7 +56,7 @@ def transform(
         scope: ``"model"``: the whole model costs what the dense one does, so the sparse layers pay
             for the parts that grow and stay dense (paper, appendix A.2). ``"layers"``: each layer
             costs what the layer that it replaces does.
-        exclude: Patterns of module paths to leave dense, besides those of `config`.
+        exclude: Patterns of module paths to leave dense, or one pattern, besides those of `config`.
         seed: Seed of the new weights.
 
     Returns:
@@ -70,7 +71,7 @@ def transform(
         BudgetError: No sparsity meets the budget.
     """
     _check_arguments(model, config, scope)
-    source = _source(model, config, example_inputs, tuple(exclude))
+    source = _source(model, config, example_inputs, names_in(exclude, "exclude"))
     if isinstance(config, LayerTransform) and all(
         LayerShape.of(layer).depthwise for layer in source.layers.values()
     ):

@@ -11,7 +11,7 @@ from torch import nn
 from isoflop.copies import copy_with_tensors
 from isoflop.errors import IsoflopError
 from isoflop.flops import Trace
-from isoflop.registry import Registry
+from isoflop.registry import Registry, names_in
 from isoflop.replaced import check_replaced
 from isoflop.surgery import ExampleInputs, replace_modules
 from isoflop.transforms.attention import forbid_fast_path, separate_attention
@@ -69,7 +69,7 @@ class Transform:
     Attributes:
         sparsity: Fraction of zeros in [0, 1), the one hyperparameter of the paper; it sets the
             sizes.
-        exclude: Patterns (`fnmatch`) of module paths to leave dense.
+        exclude: Patterns (`fnmatch`) of module paths to leave dense, or one pattern.
         dense_ends: Keep the first and the last layer dense, as the paper does (appendix A.2).
         init: ``"active_fan"`` draws weights with the variance that fits the connections that are
             left; ``"dense_fan"`` with that which fits a dense layer of the same size, as the paper
@@ -90,11 +90,7 @@ class Transform:
             )
         if self.init not in ("active_fan", "dense_fan"):
             raise IsoflopError(f"init must be 'active_fan' or 'dense_fan', not {self.init!r}.")
-        if isinstance(self.exclude, str):
-            raise IsoflopError(
-                f"exclude must be a sequence of patterns, such as ({self.exclude!r},)."
-            )
-        object.__setattr__(self, "exclude", tuple(self.exclude))
+        object.__setattr__(self, "exclude", names_in(self.exclude, "exclude"))
 
     def prepared(self, model: nn.Module, trace: Trace, keep: Collection[str]) -> nn.Module:
         """Return an equivalent of the dense model, of the same FLOPs, that suits this transform.
