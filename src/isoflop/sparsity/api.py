@@ -96,7 +96,7 @@ def sparsify(
     arguments.check_total_steps(total_steps)
     arguments.check_integer("seed", seed, "what the sparsifier's generator starts from")
     arguments.check_optimizer(optimizer)
-    arguments.check_unmasked(model)
+    arguments.check_unmasked(model, masks)
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     arguments.check_budget(method, plan, sparsity, masks, exclude)
     arguments.check_needs(method, calibration=calibration, loss=loss, example_inputs=example_inputs)

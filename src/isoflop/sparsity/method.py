@@ -56,6 +56,11 @@ class Method:
         """How the number of weights falls during training; None if it stays."""
         return None
 
+    @property
+    def changes_masks(self) -> bool:
+        """Whether the masks are made to change during training."""
+        return self.ramp is not None or type(self).update_due is not Method.update_due
+
     def initial_masks(self, start: "Start") -> Sequence[Tensor]:
         """Return the mask of every weight to begin with; here a random one of the given count."""
         return start.random(start.counts)
