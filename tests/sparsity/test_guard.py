@@ -282,3 +282,27 @@ def test_guards_are_freed():
     del model, optimizer, sparsifier
     gc.collect()
     assert reference() is None
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "numbers"),
+    [
+        (isoflop.RigL(), 50, "follow step 100 .* end before step 37.5"),
+        (isoflop.RigL(), 100, "follow step 100 .* end before step 75"),
+        (isoflop.RigL(end_fraction=0), 1000, "end before step 0"),
+        (isoflop.RigL(alpha=0.001), 1000, "0.000957 of a layer's weights"),
+        (isoflop.Set(), 100, "follow step 100"),
+        (isoflop.SetOriginal(), 390, "follow step 391"),
+        (isoflop.Snfs(), 391, "follow step 391"),
+    ],
+)
+def test_schedules_without_an_update_are_warned_of(method, steps, numbers):
+    with pytest.warns(NoEffectWarning, match=f"{method.name!r} will never change.*{numbers}"):
+        make(method, total_steps=steps)
+
+
+@pytest.mark.parametrize("method", ["rigl", "static", "gmp", "granet", "sr_ste", "set"])
+def test_schedules_with_an_update_are_not(method):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(method, total_steps=5000)

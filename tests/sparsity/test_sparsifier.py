@@ -359,7 +359,7 @@ def test_states_of_another_course_or_plan_are_refused():
     _, sparsifier = make(method=method)
     with pytest.raises(IsoflopError, match=r"another course .* allocation"):
         sparsifier.load_state_dict({**sparsifier.state_dict(), "course": [[1], [1.0], 1, 1]})
-    model, sparsifier = make(dense_ends=False)
+    _, sparsifier = make(dense_ends=False)
     other = make(dense_ends=False, example_inputs=(1, 2, 8))[1]
     with pytest.raises(IsoflopError, match=r"another count of MACs.*example_inputs"):
         sparsifier.load_state_dict(other.state_dict())

@@ -157,6 +157,7 @@ def sparsify(
     else:
         first = [masks[name] for name in layout.names]
     counts = [int(mask.sum()) for mask in first]
+    arguments.check_effect(method, counts, total_steps)
     if storage == "compressed":
         stored = CompressedWeights(model, targets, optimizer, pattern)
     else:

@@ -11,6 +11,7 @@ from isoflop.budget import TOLERANCE, reallocate
 from isoflop.errors import (
     BudgetError,
     IsoflopError,
+    NoEffectWarning,
     OptimizerError,
     PatternGapWarning,
     PlanError,
@@ -121,6 +122,17 @@ def check_storage(value: object) -> None:
     """Raise unless `value` names a storage."""
     if value not in ("masked", "compressed"):
         raise UnknownNameError(f"The storage must be 'masked' or 'compressed', not {value!r}.")
+
+
+def check_effect(method: Method, counts: Sequence[int], total_steps: int) -> None:
+    """Warn if the masks will never change, though the method is made to change them."""
+    if counts and (reason := method.idle(counts, total_steps)):
+        warnings.warn(
+            f"The method {method.name!r} will never change a mask: {reason}; isoflop.Static() says that "
+            "masks are to stay as they are.",
+            NoEffectWarning,
+            stacklevel=3,
+        )
 
 
 def check_needs(method: Method, **given: object) -> None:
