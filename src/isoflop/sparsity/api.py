@@ -97,7 +97,7 @@ def sparsify(
     arguments.check_total_steps(total_steps)
     arguments.check_integer("seed", seed, "what the sparsifier's generator starts from")
     arguments.check_optimizer(optimizer)
-    arguments.check_unmasked(model)
+    arguments.check_unmasked(model, masks)
     exclude = names_in(exclude, "exclude")
     arguments.check_budget(method, plan, sparsity, masks, exclude)
     arguments.check_needs(method, calibration=calibration, loss=loss, example_inputs=example_inputs)
@@ -160,6 +160,7 @@ def sparsify(
     else:
         first = [masks[name] for name in layout.names]
     counts = [int(mask.sum()) for mask in first]
+    arguments.check_effect(method, counts, total_steps)
     if storage == "compressed":
         stored = CompressedWeights(targets, optimizer, pattern)
     else:

@@ -11,6 +11,7 @@ from isoflop.budget import TOLERANCE, reallocate
 from isoflop.errors import (
     BudgetError,
     IsoflopError,
+    NoEffectWarning,
     OptimizerError,
     PatternGapWarning,
     PlanError,
@@ -21,10 +22,12 @@ from isoflop.masks import mask_name, named_masks
 from isoflop.plan import Plan
 from isoflop.registry import Registry
 from isoflop.sparsity.allocation import ALLOCATIONS, Allocation
+from isoflop.sparsity.guard import is_kept
 from isoflop.sparsity.layout import Layout
 from isoflop.sparsity.method import Method
 from isoflop.sparsity.patterns import PATTERNS, Pattern, parse_pattern
 from isoflop.sparsity.sharding import is_sharded
+from isoflop.sparsity.target import some_of
 from isoflop.sparsity.targets import MaskedTarget
 
 T = TypeVar("T")
@@ -121,6 +124,17 @@ def check_storage(value: object) -> None:
         raise UnknownNameError(f"The storage must be 'masked' or 'compressed', not {value!r}.")
 
 
+def check_effect(method: Method, counts: Sequence[int], total_steps: int) -> None:
+    """Warn if the masks will never change, though the method is made to change them."""
+    if counts and (reason := method.idle(counts, total_steps)):
+        warnings.warn(
+            f"The method {method.name!r} will never change a mask: {reason}; isoflop.Static() says that "
+            "masks are to stay as they are.",
+            NoEffectWarning,
+            stacklevel=3,
+        )
+
+
 def check_needs(method: Method, **given: object) -> None:
     """Raise if arguments are missing that the method's first masks are computed from."""
     examples = {
@@ -172,7 +186,9 @@ def default_allocation(allocation: Allocation | str | None, plan: Plan | None) -
 def check_optimizer(optimizer: object) -> None:
     """Raise unless `optimizer` is one that can be hooked and takes dense gradients."""
     # Wrappers such as Accelerate's call themselves optimizers but cannot be hooked.
-    if not isinstance(optimizer, Optimizer) or not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+    hooked = isinstance(optimizer, Optimizer) and hasattr(optimizer, "_optimizer_step_pre_hooks")
+    # Only optimizers that call `Optimizer.__init__` have a step that calls hooks.
+    if not hooked or not hasattr(type(optimizer).step, "hooked"):
         raise OptimizerError(
             f"{type(optimizer).__name__} is no torch.optim.Optimizer that takes hooks. Pass the "
             "optimizer itself, before any wrapper."
@@ -184,13 +200,22 @@ def check_optimizer(optimizer: object) -> None:
         )
 
 
-def check_unmasked(model: nn.Module) -> None:
-    """Raise if some weight of `model` has a mask, or is compressed."""
-    masked = [name for name, *_ in named_masks(model)]
+def check_unmasked(model: nn.Module, masks: Mapping[str, Tensor] | None) -> None:
+    """Raise if some weight of `model` is compressed, or has a mask in whose place none is given.
+
+    A sparsifier that keeps the weights at present must be removed first.
+    """
+    given = () if masks is None else masks
+    masked = [
+        name
+        for name, module, parameter, _ in named_masks(model)
+        if name not in given or is_kept(module, parameter)
+    ]
     if masked:
         raise IsoflopError(
             f"This model is masked already, at {some_of(masked)}. To sparsify it anew, call "
-            "`sparsifier.remove()` and `isoflop.masks.remove_mask(module)` on each masked module."
+            "`sparsifier.remove()` and `isoflop.masks.remove_mask(module)` on each masked module; to "
+            "keep the masks, call `sparsifier.remove()` and pass masks=sparsifier.masks."
         )
     compressed = [path for path, m in model.named_modules() if isinstance(m, SparseLayer)]
     if compressed:
@@ -274,9 +299,3 @@ def check_trained(targets: Sequence[MaskedTarget], optimizer: Optimizer) -> None
             "optimizer from `model.parameters()` of this very model, unfreeze these weights, or "
             "leave them out by `exclude`."
         )
-
-
-def some_of(names: Sequence[str]) -> str:
-    """Return the first few names, and how many there are besides."""
-    rest = len(names) - 5
-    return ", ".join(map(repr, names[:5])) + (f" and {rest} more" if rest > 0 else "")

@@ -66,6 +66,28 @@ class CompressedTarget(Target):
         mask[positions.long()] = True
         return mask.view(self.shape)
 
+    @property
+    def place(self) -> tuple[nn.Module, str]:
+        """The layer, and the name of its values."""
+        return self.layer, "values"
+
+    @property
+    def trained(self) -> nn.Parameter:
+        """The values."""
+        return self.layer.values
+
+    def mask_mark(self) -> object:
+        """Return the number of values, which is all that is known of the mask without making it."""
+        return len(self.layer.values)
+
+    def count(self) -> Tensor:
+        """Return how many values there are."""
+        return torch.tensor(len(self.layer.values))
+
+    def stray(self) -> int:
+        """Return 0: there are no weights off the mask."""
+        return 0
+
     def dense(self) -> tuple[Tensor, Tensor]:
         """Return weight and mask, made of values and index."""
         return self.layer.dense_weight(), self.mask

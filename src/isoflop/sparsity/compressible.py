@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from isoflop.errors import IsoflopError, OptimizerError
 from isoflop.kernels.convert import has_sparse_form
 from isoflop.kernels.layers import symmetric_padding
-from isoflop.sparsity.arguments import some_of
 from isoflop.sparsity.method import METHODS, Method
 from isoflop.sparsity.optimizers import tensors_in
 from isoflop.sparsity.patterns import PATTERNS, Pattern
 from isoflop.sparsity.sharding import is_sharded
+from isoflop.sparsity.target import some_of
 from isoflop.sparsity.targets import MaskedTarget
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)

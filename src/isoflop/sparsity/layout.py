@@ -13,7 +13,7 @@ from isoflop.budget import nearest_counts
 from isoflop.errors import BudgetError, LayerCollapseWarning
 from isoflop.sparsity.patterns import Pattern
 from isoflop.sparsity.patterns.select import counts_within, highest_of_rows
-from isoflop.sparsity.target import Target
+from isoflop.sparsity.target import Target, some_of
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ class Layout:
         empty = [name for name, n in zip(self.names, free, strict=True) if n == 0]
         if empty and min_per_output == 0:
             raise BudgetError(
-                f"The scores leave no weight in {_some(empty)}: the layer collapses. Use a lower "
+                f"The scores leave no weight in {some_of(empty)}: the layer collapses. Use a lower "
                 "sparsity, or min_per_output=1, which keeps the best weight of every output."
             )
         if empty:
             warnings.warn(
-                f"The scores alone would leave no weight in {_some(empty)}. There, "
+                f"The scores alone would leave no weight in {some_of(empty)}. There, "
                 f"{min_per_output} of each output stay nevertheless (min_per_output).",
                 LayerCollapseWarning,
                 stacklevel=2,
@@ -155,8 +155,3 @@ def _protect(target: Target, scores: Tensor, positions: Tensor | None, count: in
     # What is excluded for good cannot be kept.
     kept = kept.masked_fill(flat.isneginf(), -torch.inf)
     return (kept if positions is None else kept[positions]).view(scores.shape)
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - 5
-    return ", ".join(map(repr, names[:5])) + (f" and {rest} more" if rest > 0 else "")

@@ -1,9 +1,10 @@
 """One sparse weight, as methods and budgets see it, however it is stored."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,28 @@ class Target(ABC):
     def mask(self) -> Tensor:
         """The mask as it is now."""
 
+    @property
+    @abstractmethod
+    def place(self) -> tuple[nn.Module, str]:
+        """The module that owns the parameter which is trained, and its name there."""
+
+    @property
+    @abstractmethod
+    def trained(self) -> Tensor:
+        """The parameter that the optimizer trains."""
+
+    @abstractmethod
+    def mask_mark(self) -> object:
+        """Return what differs once the mask has been changed or replaced."""
+
+    @abstractmethod
+    def count(self) -> Tensor:
+        """Return how many weights are active, as the mask has it now."""
+
+    @abstractmethod
+    def stray(self) -> int:
+        """Return how many weights off the mask are not zero, on this device."""
+
     @abstractmethod
     def dense(self) -> tuple[Tensor, Tensor]:
         """Return weight and mask, zeros included, and all of them if several workers share them."""
@@ -54,3 +77,9 @@ class Target(ABC):
         weight, mask = self.dense()
         positions = mask.flatten().nonzero().flatten()
         return positions, weight.flatten()[positions]
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first few names, and how many there are besides."""
+    rest = len(names) - 5
+    return ", ".join(map(repr, names[:5])) + (f" and {rest} more" if rest > 0 else "")

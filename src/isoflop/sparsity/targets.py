@@ -12,7 +12,7 @@ from isoflop.flops import network_ends, trace_for_budget
 from isoflop.masks import get_mask
 from isoflop.plan import UNTRANSFORMED, LayerPlan, Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
-from isoflop.sparsity.sharding import is_sharded, put, whole
+from isoflop.sparsity.sharding import is_sharded, local, put, stamp, whole
 from isoflop.sparsity.target import Target
 from isoflop.surgery import ExampleInputs, is_flipped, match_paths
 
@@ -47,7 +47,37 @@ class MaskedTarget(Target):
     @property
     def weight(self) -> nn.Parameter:
         """The weight as it is now."""
-        return self.module.get_parameter(self.parameter)
+        weight = self.module._parameters.get(self.parameter)
+        if weight is None:
+            raise IsoflopError(
+                f"{self.name!r} is no parameter any more: it is computed from others since weight norm, "
+                "spectral norm, pruning or another parametrisation was added after `sparsify`. Take that "
+                "away, or add it before `sparsify` and exclude the layer."
+            )
+        return weight
+
+    @property
+    def place(self) -> tuple[nn.Module, str]:
+        """The module that owns the weight, and its name there."""
+        return self.module, self.parameter
+
+    @property
+    def trained(self) -> nn.Parameter:
+        """The weight."""
+        return self.weight
+
+    def mask_mark(self) -> object:
+        """Return what differs once the mask has been changed or replaced."""
+        return stamp(self.mask)
+
+    def count(self) -> Tensor:
+        """Return how many weights are active, as the mask has it now."""
+        return whole(self.mask.sum())
+
+    def stray(self) -> int:
+        """Return how many weights off the mask are not zero, on this device."""
+        off = (local(self.weight.detach()) != 0).logical_and_(~local(self.mask))
+        return int(off.sum())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,13 +87,14 @@ class MaskedTarget(Target):
     @property
     def mask(self) -> Tensor:
         """The mask as it is now."""
+        weight = self.weight
         mask = get_mask(self.module, self.parameter)
         if mask is None:
             raise IsoflopError(
                 f"The mask of {self.name!r} is gone while a sparsifier still uses it. Call "
                 "`sparsifier.remove()` before taking masks away."
             )
-        if is_sharded(self.weight) != is_sharded(mask):
+        if is_sharded(weight) != is_sharded(mask):
             raise IsoflopError(
                 f"The weight {self.name!r} was sharded after its mask was made. Call `fully_shard` "
                 "first, then make the optimizer, then call `sparsify`."
