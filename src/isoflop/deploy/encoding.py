@@ -1,13 +1,13 @@
 """Entries of a state dict as tensors of a safetensors file and plain data: no code, ever."""
 
 import base64
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from isoflop.errors import IsoflopError
 from isoflop.sparsity.sharding import whole
 
 _DTYPES = {
@@ -28,6 +28,10 @@ _SPARSE = {
 """The parts of sparse tensors, by layout."""
 
 
+class ForeignValueError(Exception):
+    """What a file cannot hold; the message says what it is."""
+
+
 def encode(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
     """Return `value` as data that JSON knows; the tensors in it go to `tensors`.
 
@@ -37,7 +41,7 @@ def encode(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
         tensors: Tensors of the file by name, to which those of `value` are added.
 
     Raises:
-        IsoflopError: It is, or holds, something else; the message says what.
+        ForeignValueError: It is, or holds, something else; the message says what.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -52,7 +56,7 @@ def encode(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
         return {
             "dict": [[key, encode(f"{name}.{key}", item, tensors)] for key, item in value.items()]
         }
-    raise IsoflopError(f"a {type(value).__name__}")
+    raise ForeignValueError(f"a {type(value).__name__}")
 
 
 def decode(data: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -92,15 +96,15 @@ def plain(value: Tensor) -> Tensor:
     """Return all of a tensor, in memory of its own on the CPU.
 
     Raises:
-        IsoflopError: It has no values, or is of a kind of its own; the message says what.
+        ForeignValueError: It has no values, or is of a kind of its own; the message says what.
     """
     if value.is_meta:
-        raise IsoflopError("on the meta device")
+        raise ForeignValueError("on the meta device")
     if value.is_quantized:
-        raise IsoflopError("a quantised tensor")
+        raise ForeignValueError("a quantised tensor")
     value = whole(value.detach())
     if type(value) not in (Tensor, torch.nn.Parameter):
-        raise IsoflopError(f"a {type(value).__name__}")
+        raise ForeignValueError(f"a {type(value).__name__}")
     return value.resolve_conj().resolve_neg().cpu().contiguous().clone()
 
 
@@ -108,16 +112,16 @@ def _encode_tensor(name: str, value: Tensor, tensors: dict[str, Tensor]) -> dict
     data: dict[str, Any] = {"tensor": name}
     if value.layout in _SPARSE:
         if value.is_meta:
-            raise IsoflopError("on the meta device")
+            raise ForeignValueError("on the meta device")
         value = value.detach().coalesce() if value.layout is torch.sparse_coo else value.detach()
         for part in _SPARSE[value.layout]:
             encoded = _encode_tensor(f"{name}.{part}", getattr(value, part)(), tensors)
             data[part] = encoded
         return {**data, "layout": str(value.layout), "shape": list(value.shape)}
     if value.layout is not torch.strided:
-        raise IsoflopError(f"a tensor of layout {value.layout}")
+        raise ForeignValueError(f"a tensor of layout {value.layout}")
     if name in tensors:
-        raise IsoflopError(f"one of two entries called {name!r}")
+        raise ForeignValueError(f"one of two entries called {name!r}")
     value = plain(value)
     if value.dtype not in _DTYPES:
         data |= {"dtype": str(value.dtype), "shape": list(value.shape)}
@@ -143,5 +147,8 @@ def _decode_tensor(data: dict[str, Any], tensors: Mapping[str, Tensor]) -> Tenso
         dtype = getattr(torch, data["dtype"].removeprefix("torch."))
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"{data['dtype']} is no type")
-        tensor = tensor.view(dtype).view(data["shape"])
+        # In memory of its own: bytes in a file need not lie where numbers of 16 bytes may.
+        made = torch.empty(math.prod(data["shape"]), dtype=dtype)
+        made.view(torch.uint8).copy_(tensor)
+        return made.view(data["shape"])
     return tensor

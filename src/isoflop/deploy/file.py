@@ -1,5 +1,6 @@
 """`isoflop.save` and `isoflop.load`: a trained model in one safetensors file."""
 
+import contextlib
 import copy
 import json
 import os
@@ -13,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from isoflop.deploy.encoding import decode, encode, is_plain, plain, tensors_in
+from isoflop.deploy.encoding import ForeignValueError, decode, encode, is_plain, plain, tensors_in
 from isoflop.deploy.packing import BITS, POSITIONS, VALUES, PackedWeight, pack, unpack
 from isoflop.deploy.source import LIBRARIES, ModelSource
 from isoflop.deploy.state import MASK, Entry, entries_of, unwrapped
@@ -188,7 +189,7 @@ def _contents(entries: Mapping[str, Entry]) -> _Contents:
         seen[entry.place] = name
         try:
             _add(contents, entry)
-        except IsoflopError as error:
+        except ForeignValueError as error:
             where = "" if entry.module is None else f" of a {type(entry.module).__name__}"
             raise IsoflopError(
                 f"{name!r}{where} in the state of the model is, or holds, {error}. Files hold tensors "
@@ -210,8 +211,8 @@ def _add(contents: _Contents, entry: Entry) -> None:
     weight, mask = plain(entry.value if layer is None else layer.dense_weight()), plain(mask)
     if weight.masked_fill(mask, 0).any():
         raise IsoflopError(
-            "a weight that is not zero off its mask, as an average has (call "
-            "`isoflop.apply_masks(averaged, model)` first)"
+            f"The weight {name!r} is not zero off its mask, as that of an average over changing masks. "
+            "Call `isoflop.apply_masks(averaged, model)` first: a file has what is on the mask."
         )
     storage = "masked" if layer is None else "compressed"
     contents.packed[name] = PackedWeight(tuple(weight.shape), storage)
@@ -376,7 +377,8 @@ def _fill(path: Path, model: nn.Module, values: Mapping[str, Any]) -> None:
                 remove_mask(module, parameter)
             for module, parameter, mask in masks:
                 set_mask(module, parameter, mask)
-            model.load_state_dict(before)
+            with contextlib.suppress(Exception):  # the same module refuses once more
+                model.load_state_dict(before, strict=False)
         raise ModelFileError(
             f"{type(model).__name__} refuses the state in {path}: {error}. Pass a model that is built as "
             "the saved one was, transform included."

@@ -31,12 +31,15 @@ _PLAIN = (
 class SparseLayer(nn.Module):
     """A layer whose weight is a parameter `values`, of length nnz, and an index.
 
-    The index is a set of buffers, which travel in the state dict. Loading a state dict with another
-    number of non-zeros, or with other positions, is allowed. The buffer `offsets` holds bytes, as
-    the gloo backend, by which DDP sends buffers, does not know 16-bit integers.
+    The index travels in the state dict, but its tensors are no buffers: what averages or copies the
+    buffers of two models one by one would destroy it. Loading a state dict with another number of
+    non-zeros, or with other positions, is allowed. So that values and index stay together, a buffer
+    `signature` goes where the values go: if they are averaged with those of another index, it is no
+    longer that of the layer's own, and whatever uses the layer raises a `KernelError`.
 
     Attributes:
         values: (nnz,). The non-zeros, in the order of `index`.
+        signature: (64,). That of the index: ones and minus ones.
         bias: (out,), or None.
         flipped: Whether the dense weight is stored (in, out), as in Hugging Face's Conv1D.
         activation: What is applied to the output, a name in `isoflop.kernels.ACTIVATIONS`.
@@ -54,7 +57,7 @@ class SparseLayer(nn.Module):
     starts: Tensor
     t_entries: Tensor
     t_starts: Tensor
-    tiling: Tensor
+    signature: Tensor
 
     def __init__(self, weight: Tensor, mask: Tensor, *, groups: int = 1, rows: int = 1) -> None:
         # Past the classes of the dense layers, which would draw a weight.
@@ -97,7 +100,12 @@ class SparseLayer(nn.Module):
 
     @property
     def index(self) -> SparseIndex:
-        """The positions of the values."""
+        """The positions of the values.
+
+        Raises:
+            KernelError: They are not those of the values any more.
+        """
+        self._check_signature()
         rows, block_in, block_out = self._tiling
         return SparseIndex(
             shape=self._shape,
@@ -105,7 +113,7 @@ class SparseLayer(nn.Module):
             rows=rows,
             block_in=block_in,
             block_out=block_out,
-            offsets=self.offsets.view(torch.int16),
+            offsets=self.offsets,
             starts=self.starts,
             t_entries=self.t_entries,
             t_starts=self.t_starts,
@@ -271,36 +279,128 @@ class SparseLayer(nn.Module):
 
     def _set_index(self, index: SparseIndex) -> None:
         for name in _INDEX:
-            new, own = getattr(index, name), self._buffers.get(name)
-            new = new.view(torch.uint8) if name == "offsets" else new
-            # In place where possible: DDP, among others, holds on to the buffers.
-            if own is not None and own.shape == new.shape:
-                own.copy_(new)
-            else:
-                self.register_buffer(name, new)
-        tiling = (index.rows, index.block_in, index.block_out)
-        if tiling != self._tiling:
-            self._tiling = tiling
-            self.register_buffer("tiling", torch.tensor(tiling, dtype=torch.int32))
+            setattr(self, name, getattr(index, name))
+        self._tiling = (index.rows, index.block_in, index.block_out)
+        self._signature = index.signature()
+        own = self._buffers.get("signature")
+        if own is None:
+            self.register_buffer("signature", self._signature.clone())
+        else:  # in place: DDP, among others, holds on to buffers
+            own.copy_(self._signature)
+
+    def _check_signature(self) -> None:
+        """Raise if the values were averaged with, or replaced by, those of another index."""
+        own = self.signature
+        functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+        if (
+            torch.compiler.is_compiling()
+            or type(own) is not Tensor
+            or not own.is_cpu
+            or functorch.is_functorch_wrapped_tensor(own)
+        ):
+            return
+        if not _agree(own, self._signature):
+            raise KernelError(
+                f"The values of this {type(self).__name__} do not belong to its positions: they were "
+                "averaged with those of other positions, or copied from them. Call "
+                "`isoflop.align_masks(averaged, model)` right before each update of an average, and "
+                "copy models by `load_state_dict`."
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseLayer":
+        super()._apply(fn, recurse)
+        for name in _INDEX:
+            own = getattr(self, name)
+            moved = fn(own)
+            # `Module.type` would cast integers too.
+            setattr(self, name, moved if moved.dtype is own.dtype else own.to(moved.device))
+        return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # Copies, so that nobody changes the index through the state dict.
+        for name in _INDEX:
+            destination[prefix + name] = getattr(self, name).clone()
+        # As bytes, since not all that sends or stores tensors knows 16-bit integers.
+        destination[prefix + "offsets"] = destination[prefix + "offsets"].view(torch.uint8)
+        destination[prefix + "tiling"] = torch.tensor(self._tiling, dtype=torch.int32)
 
     def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
-        # The numbers of entries may differ from those of the layer as it is.
-        for name in ("values", *_INDEX):
-            saved, own = state_dict.get(prefix + name), getattr(self, name)
-            if isinstance(saved, Tensor) and saved.shape != own.shape and saved.ndim == 1:
-                _assign(own, own.data.new_empty(saved.shape))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if all(prefix + name in state_dict for name in (*_INDEX, "tiling")):
-            rows, block_in, block_out = self.tiling.tolist()
-            self._tiling = (rows, block_in, block_out)
-            self.index.check()
-            if self.index.nnz != len(self.values):
-                raise KernelError(
-                    f"The checkpoint has {len(self.values)} values and {self.index.nnz} positions "
-                    f"for {prefix.rstrip('.')!r}."
+        needed = ("values", *_INDEX, "tiling")
+        missing = [prefix + name for name in needed if prefix + name not in state_dict]
+        rest = {k: v for k, v in state_dict.items() if k.removeprefix(prefix) not in needed[1:]}
+        if not missing:
+            # Everything is checked before anything is changed.
+            index = self._saved_index(state_dict, prefix)
+            bias, saved = self.bias, state_dict.get(prefix + "bias")
+            if bias is not None and saved is not None and saved.shape != bias.shape:
+                error_msgs.append(
+                    f"size mismatch for {prefix}bias: copying a param with shape {saved.shape} from "
+                    f"checkpoint, the shape in current model is {bias.shape}."
                 )
+                return
+            if len(self.values) != index.nnz:
+                _assign(self.values, self.values.data.new_empty(index.nnz))
+            self._set_index(index)
+        elif len(missing) < len(needed):
+            raise KernelError(
+                f"The state of {prefix.rstrip('.')!r} lacks {', '.join(missing)}: values mean nothing "
+                "without their positions. Load all of it, or nothing."
+            )
+        elif strict:
+            missing_keys += missing[1:]  # PyTorch adds the values
+        rest[prefix + "signature"] = self._signature
+        super()._load_from_state_dict(
+            rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _saved_index(self, state_dict: Mapping[str, Any], prefix: str) -> SparseIndex:
+        """Return the index in a state dict.
+
+        Raises:
+            KernelError: It is damaged, or not that of the values.
+        """
+        values = state_dict[prefix + "values"]
+        index = None
+        try:
+            saved = {name: state_dict[prefix + name].detach().cpu() for name in _INDEX}
+            offsets = saved.pop("offsets").clone()
+            rows, block_in, block_out = state_dict[prefix + "tiling"].tolist()
+            index = SparseIndex(
+                shape=self._shape,
+                groups=self._groups,
+                rows=rows,
+                block_in=block_in,
+                block_out=block_out,
+                offsets=offsets.view(torch.int16) if offsets.dtype is torch.uint8 else offsets,
+                **{name: tensor.clone() for name, tensor in saved.items()},
+            )
+            index.check_once()
+        except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            raise KernelError(
+                f"The positions in the state of {prefix.rstrip('.')!r} are damaged, or those of a weight "
+                f"of another shape than {self._shape}: {error}"
+            ) from error
+        signature = state_dict.get(prefix + "signature", index.signature())
+        if values.shape != (index.nnz,) or not _agree(signature, index.signature()):
+            raise KernelError(
+                f"The state of {prefix.rstrip('.')!r} has {values.numel()} values and {index.nnz} "
+                "positions that do not belong together, as where states of different masks were "
+                "averaged. Average models with `isoflop.align_masks(averaged, model)`."
+            )
+        device = self.offsets.device
+        return index.to(state_dict[prefix + "values"].device if device.type == "meta" else device)
 
 
 class SparseMatrix(SparseLayer):
@@ -570,6 +670,16 @@ def _values_of(layer: SparseLayer) -> Tensor:
 
 def _live_weight_of(layer: SparseLayer) -> Tensor:
     return layer._live_weight()
+
+
+def _agree(signature: Tensor, other: Tensor) -> bool:
+    """Tell whether two signatures are one; averages of equal numbers may be off by rounding."""
+    if signature.shape != other.shape:
+        return False
+    if signature.dtype is other.dtype and torch.equal(signature, other):
+        return True
+    rounding = 1e-5 if signature.dtype in (torch.float32, torch.float64) else 1e-2
+    return bool((signature.float().cpu() - other).abs().max() < rounding)
 
 
 def _assign(tensor: Tensor, value: Tensor) -> None:

@@ -21,6 +21,7 @@ from torch.library import custom_op
 
 from isoflop.errors import KernelError
 from isoflop.kernels import library
+from isoflop.kernels.index import SparseIndex
 from isoflop.kernels.layout import to_batch_innermost
 
 Ints = Sequence[int]
@@ -56,7 +57,7 @@ def conv2d(
         "forward",
         _readable(x),
         values,
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, groups, tiling),
         (tiling, groups, shape[2:], stride, padding, dilation),
         y,
         bias,
@@ -90,7 +91,7 @@ def conv2d_input_gradient(
         "input_gradient",
         _readable(dy),
         values,
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, groups, tiling),
         (tiling, groups, shape[2:], stride, padding, dilation),
         dx,
         bfloat16=bfloat16,
@@ -120,7 +121,7 @@ def conv2d_weight_gradient(
         "weight_gradient",
         _readable(x),
         _readable(dy),
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, groups, tiling),
         (tiling, groups, shape[2:], stride, padding, dilation),
         dvalues,
         bfloat16=bfloat16,
@@ -152,7 +153,7 @@ def linear(
         "forward",
         _rows(x),
         values,
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, 1, tiling),
         (tiling, 1, _ONE, _ONE, _ZERO, _ONE),
         y.view(-1, shape[0]),
         bias,
@@ -182,7 +183,7 @@ def linear_input_gradient(
         "input_gradient",
         _rows(dy),
         values,
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, 1, tiling),
         (tiling, 1, _ONE, _ONE, _ZERO, _ONE),
         dx,
         bfloat16=bfloat16,
@@ -208,7 +209,7 @@ def linear_weight_gradient(
         "weight_gradient",
         _rows(x),
         _rows(dy),
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, 1, tiling),
         (tiling, 1, _ONE, _ONE, _ZERO, _ONE),
         dvalues,
         bfloat16=bfloat16,
@@ -421,6 +422,17 @@ def _readable(x: Tensor) -> Tensor:
             x.permute(1, 2, 3, 0).clone(memory_format=torch.contiguous_format).permute(3, 0, 1, 2)
         )
     return x.clone(memory_format=torch.contiguous_format)
+
+
+def _checked(
+    tensors: tuple[Tensor, ...], shape: Ints, groups: int, tiling: Ints
+) -> tuple[Tensor, ...]:
+    """Return the tensors of an index, which no kernel sees before it is known to be whole."""
+    out, per_group, kh, kw = shape
+    rows, block_in, block_out = tiling
+    geometry = ((out, per_group, kh, kw), groups, rows, block_in, block_out)
+    SparseIndex(*geometry, *tensors).check_once()
+    return tensors
 
 
 def _call(
