@@ -15,7 +15,7 @@ WHOLE = "whole model"
 @habit(
     (4, 12),
     lambda w: 4 * w("weight"),
-    refused={"compressed": WHOLE, "low_rank": "."},
+    refused={"compressed": WHOLE},
     warns={"wide": "changes no size"},
 )
 def OneLinear() -> nn.Module:  # noqa: N802
@@ -25,7 +25,7 @@ def OneLinear() -> nn.Module:  # noqa: N802
 @habit(
     IMAGE,
     lambda w: 32 * w("weight"),
-    refused={"compressed": WHOLE, "low_rank": "."},
+    refused={"compressed": WHOLE},
     warns={"wide": "changes no size"},
 )
 def OneConvolution() -> nn.Module:  # noqa: N802
@@ -86,7 +86,7 @@ def NoWeights() -> nn.Module:  # noqa: N802
     return nn.Sequential(nn.ReLU(), nn.Flatten())
 
 
-@habit(SHAPE, lambda w: 4 * w("a", "c") + 8 * w("b"))
+@habit(SHAPE, lambda w: 4 * w("a", "c") + 8 * w("b"), refused={"low_rank": "parts that stay dense"})
 class Ensemble(Mlp):
     """Members whose weights are stacked and mapped over."""
 
