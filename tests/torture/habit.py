@@ -1,6 +1,7 @@
 """A habit: one small model of the kind that people write, and what every public function owes it."""
 
 import importlib
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +85,7 @@ def tensors_of(value: Any) -> list[Tensor]:
         return [value]
     if isinstance(value, Mapping):
         return [t for item in value.values() for t in tensors_of(item)]
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, types.GeneratorType)):
         return [t for item in value for t in tensors_of(item)]
     slots = [getattr(value, name) for name in getattr(type(value), "__slots__", ())]
     return [

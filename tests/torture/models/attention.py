@@ -176,6 +176,7 @@ class EncoderLayer(WithModule):
 @habit(
     TEXT,
     lambda w: 12 * w("stem", "head") + layer_macs(w, "encoder.layers.0"),
+    refused={"export": "exported"},
 )
 class EncoderWithMask(WithModule):
     def __init__(self) -> None:
@@ -196,6 +197,7 @@ class EncoderWithMask(WithModule):
         + layer_macs(w, "body_.decoder.layers.0")
         + multihead_macs(w, "body_.decoder.layers.0.multihead_attn")
     ),
+    refused={"export": "exported"},
 )
 class WholeTransformer(WithModule):
     def __init__(self) -> None:
@@ -207,7 +209,11 @@ class WholeTransformer(WithModule):
         return self.body_(x, x.flip(1), tgt_mask=mask)
 
 
-@habit(TEXT, lambda w: 12 * w("stem", "head") + 12 * recurrent(w, "lstm", "l0", "l0_reverse"))
+@habit(
+    TEXT,
+    lambda w: 12 * w("stem", "head") + 12 * recurrent(w, "lstm", "l0", "l0_reverse"),
+    refused={"low_rank": "parts that stay dense"},
+)
 class Lstm(WithModule):
     def __init__(self) -> None:
         super().__init__()
@@ -227,6 +233,7 @@ def recurrent(w, name: str, *layers: str) -> int:
     lambda: {"x": torch.randn(TEXT), "lengths": torch.tensor([6, 4])},
     lambda w: 12 * w("stem") + 10 * recurrent(w, "gru", "l0") + 2 * w("head"),
     scales=False,
+    refused={"export": "exported"},
 )
 class PackedInside(WithModule):
     """Sequences of six and four steps; the padding costs nothing."""
@@ -245,7 +252,11 @@ def packed() -> Any:
     return (rnn.pack_sequence([torch.randn(6, 12), torch.randn(4, 12)]),)
 
 
-@habit(packed, lambda w: 10 * w("stem", "head") + 10 * recurrent(w, "lstm", "l0"))
+@habit(
+    packed,
+    lambda w: 10 * w("stem", "head") + 10 * recurrent(w, "lstm", "l0"),
+    refused={"export": "exported"},
+)
 class PackedAsInput(nn.Module):
     def __init__(self) -> None:
         super().__init__()

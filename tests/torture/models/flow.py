@@ -28,7 +28,14 @@ class ByValue(Mlp):
         return y.tanh() if x.sum() > 8 else y.sin()
 
 
-@habit(SHAPE, mlp_macs, refused={"profile": VALUES, "transform": VALUES, "export": "exported"})
+@habit(
+    SHAPE,
+    mlp_macs,
+    refused={
+        "profile": VALUES,
+        "transform": VALUES,
+    },
+)
 class ReadsItem(Mlp):
     """A limit that is read as a Python number."""
 
@@ -55,6 +62,7 @@ class ThroughNumpy(Mlp):
 @habit(
     lambda: (torch.randn(SHAPE), torch.tensor(2)),
     lambda w: 4 * w("a", "c") + 8 * w("b"),
+    refused={"export": "exported"},
 )
 class LoopByInput(Mlp):
     """An input says how often a block runs."""
@@ -264,7 +272,12 @@ class NoGradientPart(Mlp):
         return self.c(F.relu(self.b(x)))
 
 
-@habit(SHAPE, lambda w: 4 * w("a", "b", "c") + 4 * w("a", "b", "c"), scales=False)
+@habit(
+    SHAPE,
+    lambda w: 4 * w("a", "b", "c") + 4 * w("a", "b", "c"),
+    scales=False,
+    refused={"export": "exported"},
+)
 class Forces(Mlp):
     """The output is a gradient: of an energy by the places of atoms, and training differentiates it.
 
@@ -353,7 +366,7 @@ class AsksForTracing(Mlp):
         return self.b(x)
 
 
-@habit(SHAPE, mlp_macs)
+@habit(SHAPE, mlp_macs, refused={"export": "exported"})
 class CatchesErrors(Mlp):
     """A fallback where something fails: no error may be taken for one of the model's."""
 

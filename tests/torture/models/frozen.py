@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    angles = torch.arange(length)[:, None] / 100 ** (torch.arange(width // 2) * 2 / width)
+    angles = torch.arange(length)[:, None] / 10000 ** (torch.arange(width // 2) * 2 / width)
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
@@ -83,7 +83,12 @@ class FrozenBackbone(Mlp):
         self.a.requires_grad_(False)
 
 
-@habit(SHAPE, lambda w: 4 * w("a", "b", "c", "low.1") + 4 * w.all("low.0"), exclude="a b c")
+@habit(
+    SHAPE,
+    lambda w: 4 * w("a", "b", "c", "low.1") + 4 * w.all("low.0"),
+    exclude="a b c",
+    refused={"widening": "."},
+)
 class Adapter(Mlp):
     """LoRA: what is large is frozen, what trains is small."""
 
@@ -123,7 +128,9 @@ class BlurBuffer(Cnn):
         return self.b(F.conv2d(x, kernel, padding=1, groups=channels))
 
 
-@habit(SHAPE, lambda w: 4 * 12 * 16 + 4 * w("b", "c"))
+@habit(
+    SHAPE, lambda w: 4 * 12 * 16 + 4 * w("b", "c"), refused={"widening": "did not grow|not known"}
+)
 class FourierFeatures(nn.Module):
     """Random frequencies map the input to the first width."""
 

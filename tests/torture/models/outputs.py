@@ -20,7 +20,7 @@ class PlainOutput:
         self.logits, self.name = logits, name
 
 
-@habit(SHAPE, mlp_macs, ends=ENDS)
+@habit(SHAPE, mlp_macs, ends=ENDS, refused={"export": "exported"})
 class OwnClassOut(Mlp):
     def forward(self, x: Tensor) -> Any:
         return PlainOutput(logits=super().forward(x))
@@ -44,7 +44,7 @@ class TupleOutput(NamedTuple):
     note: str | None = None
 
 
-@habit(SHAPE, mlp_macs, ends=ENDS)
+@habit(SHAPE, mlp_macs, ends=ENDS, refused={"export": "exported"})
 class NamedTupleOut(Mlp):
     def forward(self, x: Tensor) -> Any:
         return TupleOutput(super().forward(x), 3)
@@ -57,7 +57,7 @@ class AttrsOutput:
     logits: Tensor
 
 
-@habit(SHAPE, mlp_macs, ends=ENDS)
+@habit(SHAPE, mlp_macs, ends=ENDS, refused={"export": "exported"})
 class AttrsOut(Mlp):
     def forward(self, x: Tensor) -> Any:
         return AttrsOutput(super().forward(x))
@@ -69,13 +69,13 @@ class Bunch(dict):
     __getattr__ = dict.__getitem__
 
 
-@habit(SHAPE, mlp_macs, ends=ENDS)
+@habit(SHAPE, mlp_macs, ends=ENDS, refused={"export": "exported"})
 class DictSubclassOut(Mlp):
     def forward(self, x: Tensor) -> Any:
         return Bunch(logits=super().forward(x), name="out")
 
 
-@habit(SHAPE, mlp_macs, ends=ENDS)
+@habit(SHAPE, mlp_macs, ends=ENDS, refused={"export": "exported"})
 class NestedOut(Mlp):
     def forward(self, x: Tensor) -> Any:
         return OrderedDict(levels=[{"p3": super().forward(x)}, None], size=(4, "rows"), scale=0.5)
@@ -140,7 +140,18 @@ class ReturnsNothing(Mlp):
         ReturnsNothing.latest = F.cross_entropy(super().forward(x), labels)
 
 
-@habit(SHAPE, mlp_macs, ends=ENDS, loss=lambda outputs: list(outputs)[-1].square().mean())
+@habit(
+    SHAPE,
+    mlp_macs,
+    ends=ENDS,
+    loss=lambda outputs: list(outputs)[-1].square().mean(),
+    refused={
+        "inference": "generator",
+        "transform": "generator",
+        "profile": "generator",
+        "export": "exported",
+    },
+)
 class Generator(Mlp):
     """Yields what each stage makes: nothing runs before the first is asked for."""
 
@@ -157,7 +168,7 @@ class Batch:
         self.x, self.size = x, size
 
 
-@habit(lambda: (Batch(torch.randn(SHAPE), 4),), mlp_macs, ends=ENDS)
+@habit(lambda: (Batch(torch.randn(SHAPE), 4),), mlp_macs, ends=ENDS, refused={"export": "exported"})
 class OwnClassIn(Mlp):
     def forward(self, batch: Batch) -> Tensor:
         assert len(batch.x) == batch.size
@@ -170,7 +181,9 @@ class DataBatch:
     scale: float = 1.0
 
 
-@habit(lambda: (DataBatch(torch.randn(SHAPE)),), mlp_macs, ends=ENDS)
+@habit(
+    lambda: (DataBatch(torch.randn(SHAPE)),), mlp_macs, ends=ENDS, refused={"export": "exported"}
+)
 class DataclassIn(Mlp):
     def forward(self, batch: DataBatch) -> Tensor:
         return super().forward(batch.x * batch.scale)

@@ -213,7 +213,11 @@ class ModuleDictOfLayers(nn.Module):
         return self.layers["head"](x)
 
 
-@habit(SHAPE, lambda w: 4 * w("layers.in", "layers.class", "layers.weight"))
+@habit(
+    SHAPE,
+    lambda w: 4 * w("layers.in", "layers.class", "layers.weight"),
+    refused={"export": "exported"},
+)
 class NamesOfAllKinds(nn.Module):
     """Names that mean something in Python, or to PyTorch."""
 

@@ -45,7 +45,7 @@ class ChannelsLast(Cnn):
         return super().forward(x.contiguous(memory_format=torch.channels_last))
 
 
-@habit(IMAGE, cnn_macs)
+@habit(IMAGE, cnn_macs, refused={"low_rank": "parts that stay dense"})
 class UnfoldAndMultiply(Cnn):
     """A convolution as a product of matrices."""
 
@@ -140,7 +140,7 @@ class Distances(Mlp):
     (2, 12, 8),
     lambda w: 16 * w("a", "c") + 2 * 5 * w("spectrum"),
     scales=False,
-    refused={"compressed": "Conv1d"},
+    refused={"transform": "complex", "compressed": "Conv1d"},
 )
 class Fourier(nn.Module):
     """An operator on the five frequencies of eight points, by complex weights per frequency."""
@@ -156,7 +156,14 @@ class Fourier(nn.Module):
         return self.c(F.relu(x + torch.fft.irfft(modes, n=8)))
 
 
-@habit(SHAPE, mlp_macs, refused={"export": "exported"})
+@habit(
+    SHAPE,
+    mlp_macs,
+    refused={
+        "transform": "values",
+        "profile": "values",
+    },
+)
 class BooleanIndex(Mlp):
     """How many rows go through the layer depends on their values."""
 

@@ -41,7 +41,7 @@ class TiedLayers(Mlp):
         return self.twin(F.relu(self.b(x)))
 
 
-@habit(SHAPE, lambda w: 4 * w("a", "c") + 8 * w("b"))
+@habit(SHAPE, lambda w: 4 * w("a", "c") + 8 * w("b"), refused={"low_rank": "parts that stay dense"})
 class TiedTransposed(Mlp):
     """An autoencoder that decodes by the encoder's weight."""
 
@@ -94,7 +94,11 @@ class KernelCentre(Cnn):
         return F.conv2d(x, self.b.weight[:, :, 1:2, 1:2], self.b.bias)
 
 
-@habit(SHAPE, lambda w: 4 * w("a", "h.0", "h.1", "h.2", "c"))
+@habit(
+    SHAPE,
+    lambda w: 4 * w("a", "h.0", "h.1", "h.2", "c"),
+    refused={"widening": "parts that stay dense"},
+)
 class StackedLayers(Mlp):
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +110,7 @@ class StackedLayers(Mlp):
         return torch.bmm(x.expand(3, -1, -1), weights.transpose(1, 2)).sum(0)
 
 
-@habit(SHAPE, lambda w: 4 * w("a", "experts", "c"))
+@habit(SHAPE, lambda w: 4 * w("a", "experts", "c"), refused={"low_rank": "parts that stay dense"})
 class EinsumExperts(Mlp):
     """Every row meets every expert; the gate decides what is left."""
 
@@ -185,7 +189,11 @@ class WeightTimesVector(Mlp):
         return F.linear(x, self.gains * self.b.weight, self.b.bias)
 
 
-@habit(SHAPE, lambda w: 4 * w("a", "c") + 16 * w.all("up.weight") + 4 * 16 * 24)
+@habit(
+    SHAPE,
+    lambda w: 4 * w("a", "c") + 16 * w.all("up.weight") + 4 * 16 * 24,
+    refused={"widening": "parts that stay dense"},
+)
 class ProductOfWeights(Mlp):
     """A low-rank weight that is multiplied out, (16, 8) times (8, 24), before it multiplies."""
 
@@ -209,7 +217,7 @@ class Standardised(nn.Conv2d):
 @habit(
     IMAGE,
     lambda w: 32 * w("a") + 32 * w.all("b.0") + 2 * w("c"),
-    refused={"compressed": SUBCLASS},
+    refused={"widening": "parts that stay dense", "compressed": SUBCLASS},
 )
 class WeightStandardisation(Cnn):
     def __init__(self) -> None:
@@ -315,7 +323,12 @@ class LearnedQueries(Mlp):
         return x.mean(1, keepdim=True) + self.q(self.queries.expand(len(x), -1))
 
 
-@habit(SHAPE, lambda w: 4 * w("a", "make", "c") + 4 * 16 * 8, scales=False)
+@habit(
+    SHAPE,
+    lambda w: 4 * w("a", "make", "c") + 4 * 16 * 8,
+    scales=False,
+    refused={"widening": "did not grow|not known"},
+)
 class HyperNetwork(Mlp):
     """A layer whose weight another one makes, for every sample anew."""
 
@@ -332,6 +345,7 @@ class HyperNetwork(Mlp):
 @habit(
     IMAGE,
     lambda w: 32 * w("a", "b") + 2 * w("c") + 2 * w("style"),
+    refused={"widening": "parts that stay dense"},
 )
 class Modulated(Cnn):
     """StyleGAN2's: the weight of a convolution is scaled by each sample's style."""
@@ -397,7 +411,7 @@ class ComplexLinear(nn.Module):
         return torch.view_as_real(x.to(torch.complex64) @ self.weight).flatten(1)
 
 
-@habit(SHAPE, lambda w: 4 * w("a", "b", "c"), scales=False)
+@habit(SHAPE, lambda w: 4 * w("a", "b", "c"), scales=False, refused={"transform": "complex"})
 class ComplexWeight(Mlp):
     def __init__(self) -> None:
         super().__init__()
@@ -450,7 +464,11 @@ class DropConnect(Mlp):
         return F.linear(x, F.dropout(self.b.weight, 0.2, training=self.training), self.b.bias)
 
 
-@habit(IMAGE, lambda w: 32 * w("a") + 64 * w("b") + 2 * w("c"))
+@habit(
+    IMAGE,
+    lambda w: 32 * w("a") + 64 * w("b") + 2 * w("c"),
+    refused={"low_rank": "parts that stay dense"},
+)
 class SameKernelTwoDilations(Cnn):
     def middle(self, x: Tensor) -> Tensor:
         near = F.conv2d(x, self.b.weight, padding=1)

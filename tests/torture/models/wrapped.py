@@ -84,7 +84,7 @@ def NoWeights() -> nn.Module:  # noqa: N802
     return nn.Sequential(nn.ReLU(), nn.Flatten())
 
 
-@habit(SHAPE, lambda w: 4 * w("a", "c") + 8 * w("b"))
+@habit(SHAPE, lambda w: 4 * w("a", "c") + 8 * w("b"), refused={"low_rank": "parts that stay dense"})
 class Ensemble(Mlp):
     """Members whose weights are stacked and mapped over."""
 
