@@ -16,7 +16,7 @@ from isoflop.kernels.functional import ACTIVATIONS
 from isoflop.kernels.inputs import Inputs, running
 from isoflop.kernels.layers import Backend, SparseConv2d, SparseLayer
 from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
-from isoflop.kernels.library import isa
+from isoflop.kernels.library import fingerprint, isa
 from isoflop.kernels.semi_structured import (
     Packing,
     SemiStructuredLinear,
@@ -25,8 +25,9 @@ from isoflop.kernels.semi_structured import (
     enable,
     why_not,
 )
-from isoflop.kernels.timing import TimingCache, cpu_name, synchronize
+from isoflop.kernels.timing import TimingCache, synchronize
 from isoflop.masks import get_mask, named_masks, remove_mask
+from isoflop.processor import processor_name
 from isoflop.surgery import recast
 
 Mode = Literal["inference", "training"]
@@ -399,9 +400,16 @@ def _conversion(times: Mapping[Backend, float], last: Backend, following: Backen
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
+    precision = {"precision": torch.get_float32_matmul_precision()}
     if device.type == "cuda":
-        return {"gpu": torch.cuda.get_device_name(device)}
-    return {"threads": torch.get_num_threads(), "isa": isa(), "cpu": cpu_name()}
+        return {"gpu": torch.cuda.get_device_name(device), **precision}
+    return {
+        "cpu": processor_name(),
+        "threads": torch.get_num_threads(),
+        "isa": isa(),
+        "kernels": fingerprint(),
+        **precision,
+    }
 
 
 def _size(modules: Mapping[Backend, nn.Module]) -> tuple[tuple[int, ...], int]:

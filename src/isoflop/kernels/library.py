@@ -5,6 +5,8 @@ are read once, on import.
 """
 
 import ctypes
+import functools
+import hashlib
 import importlib
 import os
 from pathlib import Path
@@ -78,6 +80,14 @@ def set_isa(name: str) -> None:
         native().set_isa(name)
     except ValueError as error:
         raise KernelError(f"{error}.") from error
+
+
+@functools.cache
+def fingerprint() -> str | None:
+    """Return what tells these compiled kernels from others, or None without compiled kernels."""
+    if _native is None or _native.__file__ is None:
+        return None
+    return hashlib.sha256(Path(_native.__file__).read_bytes()).hexdigest()
 
 
 def has_bfloat16() -> bool:
