@@ -4,14 +4,8 @@ import time
 import pytest
 
 from isoflop.errors import CacheWarning
-from isoflop.kernels import contest, timing
-from isoflop.kernels.timing import (
-    TimingCache,
-    cpu_name,
-    default_cache_path,
-    measure,
-    usable_cores,
-)
+from isoflop.kernels import timing
+from isoflop.kernels.timing import TimingCache, default_cache_path, measure
 
 
 @pytest.fixture
@@ -102,18 +96,3 @@ def test_where_times_are_kept(monkeypatch, tmp_path):
     assert default_cache_path() == tmp_path / "xdg" / "isoflop" / "timings.json"
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "mine"))
     assert default_cache_path() == tmp_path / "mine" / "timings.json"
-    assert cpu_name()
-
-
-def test_another_build_of_the_kernels_is_measured_anew(monkeypatch):
-    before = contest.circumstances([], "training")
-    monkeypatch.setattr(contest, "build", lambda: "another")
-    after = contest.circumstances([], "training")
-    assert before | {"kernels": "another"} == after
-    assert before != after
-
-
-def test_cores_where_the_system_does_not_tell_which_are_usable(monkeypatch):
-    monkeypatch.delattr("os.sched_getaffinity", raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
-    assert usable_cores() == 6

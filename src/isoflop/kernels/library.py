@@ -92,14 +92,6 @@ def isa() -> str | None:
     return None if _native is None else _native.isa()
 
 
-@functools.cache
-def build() -> str | None:
-    """Return a hash of the compiled module, by which one build is told from another; None without."""
-    if _native is None or _native.__file__ is None:
-        return None
-    return hashlib.sha256(Path(_native.__file__).read_bytes()).hexdigest()
-
-
 def set_isa(name: str) -> None:
     """Use the kernels of another instruction set, in the whole process.
 
@@ -113,6 +105,14 @@ def set_isa(name: str) -> None:
         native().set_isa(name)
     except ValueError as error:
         raise KernelError(f"{error}.") from error
+
+
+@functools.cache
+def fingerprint() -> str | None:
+    """Return what tells these compiled kernels from others, or None without compiled kernels."""
+    if _native is None or _native.__file__ is None:
+        return None
+    return hashlib.sha256(Path(_native.__file__).read_bytes()).hexdigest()
 
 
 def has_bfloat16() -> bool:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -97,23 +96,6 @@ def default_cache_path() -> Path:
         return Path(folder) / "timings.json"
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "isoflop" / "timings.json"
-
-
-def cpu_name() -> str:
-    """Return the name of the processor, since caches may be shared by different machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use; on systems that do not tell, how many there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _read(path: Path | None) -> dict[str, dict[Any, float]]:

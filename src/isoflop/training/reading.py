@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from isoflop.kernels.timing import usable_cores
+from isoflop.processor import usable_cores
 from isoflop.training.skipped import LIMIT, Skipped
 
 MOST_WORKERS = 16
