@@ -268,7 +268,7 @@ class SparseLayer(nn.Module):
             return _Probe.apply(values, self)  # pyright: ignore[reportReturnType]
 
     def _observed(self, x: Tensor, y: Tensor) -> Tensor:
-        return y if self.observer is None else self._observe(x, y)
+        return y if self.observer is None else self._observe(x, y)  # pyright: ignore[reportCallIssue]
 
     @torch.compiler.disable
     def _observe(self, x: Tensor, y: Tensor) -> Tensor:
