@@ -260,7 +260,7 @@ class SparseLayer(nn.Module):
             return _Probe.apply(values, self)  # pyright: ignore[reportReturnType]
 
     def _observed(self, x: Tensor, y: Tensor) -> Tensor:
-        return y if self.observer is None else _observe(self, x, y)
+        return y if self.observer is None else _observe(self, x, y)  # pyright: ignore[reportCallIssue]
 
     def _set_index(self, index: SparseIndex) -> None:
         for name in _INDEX:
