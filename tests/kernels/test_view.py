@@ -1,5 +1,9 @@
 """The weight of a sparse layer, for code that reads or changes `layer.weight`."""
 
+# Models here are told apart by what they do, not by their types.
+# pyright: reportOptionalSubscript=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false
+
 import copy
 import pickle
 
