@@ -495,7 +495,7 @@ def tied():
 
 def hooked():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    model[1].weight.register_hook(lambda grad: grad)
+    model[1].get_parameter("weight").register_hook(lambda grad: grad)
     return model
 
 
