@@ -1,5 +1,9 @@
 """The weight of a sparse layer, for code that reads or changes `layer.weight`."""
 
+# Models here are told apart by what they do, not by their types.
+# pyright: reportOptionalSubscript=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false
+
 import copy
 import pickle
 
@@ -97,7 +101,7 @@ CHANGES = {
     "chunks": lambda w: w.chunk(2)[1].zero_(),
     "operator": lambda w: w.__imul__(3).__iadd__(1),
     "out": lambda w: torch.add(w, 1, out=w),
-    "list": lambda w: torch._foreach_mul_([w], 2.0),
+    "list": lambda w: torch._foreach_mul_([w], 2.0),  # pyright: ignore[reportPrivateImportUsage]
     "copy_": lambda w: w.copy_(w.abs()),
     "xavier_uniform_": nn.init.xavier_uniform_,
     "kaiming_normal_": nn.init.kaiming_normal_,

@@ -495,7 +495,7 @@ def tied():
 
 def hooked():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    model[1].weight.register_hook(lambda grad: grad)
+    model[1].get_parameter("weight").register_hook(lambda grad: grad)
     return model
 
 
@@ -513,8 +513,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "'1.weight' .* ConvTranspose2d, and only nn.Linear, nn.Conv2d",
     ),
     "subclass": (
-        lambda: nn.MultiheadAttention(4, 2),
-        "NonDynamicallyQuantizableLinear, and only nn.Linear",
+        lambda: nn.Sequential(nn.Linear(4, 4), type("Own", (nn.Linear,), {})(4, 4)),
+        "'1.weight' .* belongs to a Own, and only nn.Linear",
     ),
     "tied": (tied, "tied: '1.weight', '2.weight' are one parameter"),
     "type": (lambda: nn.Sequential(nn.Linear(4, 4)).half(), "torch.float16 is not float32"),

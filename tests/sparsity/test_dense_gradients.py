@@ -1,5 +1,9 @@
 """Whatever a loop does with gradients, both storages have the same ones, and the same masks."""
 
+# Models here are told apart by what they do, not by their types.
+# pyright: reportOptionalSubscript=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false
+
 import copy
 from typing import Any
 

@@ -68,6 +68,7 @@ def train(name, rank, world_size):
             with synced:
                 (wrapped(part).square().mean() / len(parts)).backward()
         for parameter in model.parameters() if by_hand else ():
+            assert parameter.grad is not None
             dist.all_reduce(parameter.grad)
             parameter.grad /= world_size
         # By the norm of what is there: gradients of masked weights are kept elsewhere.

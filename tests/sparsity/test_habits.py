@@ -1,5 +1,9 @@
 """Habits of real model code that must train in compressed storage as they do in masked storage."""
 
+# Models here are told apart by what they do, not by their types.
+# pyright: reportOptionalSubscript=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false
+
 import copy
 import functools
 import pickle

@@ -268,14 +268,7 @@ class SparseLayer(nn.Module):
             return _Probe.apply(values, self)  # pyright: ignore[reportReturnType]
 
     def _observed(self, x: Tensor, y: Tensor) -> Tensor:
-        return y if self.observer is None else self._observe(x, y)  # pyright: ignore[reportCallIssue]
-
-    @torch.compiler.disable
-    def _observe(self, x: Tensor, y: Tensor) -> Tensor:
-        probe = self._probe()
-        if probe is None:
-            return y
-        return _Observed.apply(y, x, probe, self)  # pyright: ignore[reportReturnType]
+        return y if self.observer is None else _observe(self, x, y)  # pyright: ignore[reportCallIssue]
 
     def _set_index(self, index: SparseIndex) -> None:
         for name in _INDEX:
@@ -403,14 +396,14 @@ class SparseLayer(nn.Module):
         return index.to(state_dict[prefix + "values"].device if device.type == "meta" else device)
 
 
-class SparseMatrix(SparseLayer):
-    """A layer that multiplies by a matrix; `SparseLinear` or `SparseConv1D`."""
+class SparseLinear(SparseLayer, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """A linear layer that stores and computes its non-zeros only."""
 
     in_features: int
     out_features: int
 
     @staticmethod
-    def from_dense(layer: nn.Module, mask: Tensor, *, rows: int = 1) -> "SparseMatrix":
+    def from_dense(layer: nn.Module, mask: Tensor, *, rows: int = 1) -> "SparseLinear":
         """Return the sparse form of `layer`; weights off `mask` are left out.
 
         Args:
@@ -427,6 +420,10 @@ class SparseMatrix(SparseLayer):
         sparse.out_features, sparse.in_features = weight.shape
         sparse.register_parameter("bias", layer._parameters.get("bias"))
         return sparse.train(layer.training)
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
+        return self._multiply(input, residual)
 
     def _multiply(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
@@ -476,15 +473,7 @@ class SparseMatrix(SparseLayer):
         return self._shape[:2]
 
 
-class SparseLinear(SparseMatrix, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """A linear layer that stores and computes its non-zeros only."""
-
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
-        return self._multiply(input, residual)
-
-
-class SparseConv1D(SparseMatrix):
+class SparseConv1D(SparseLinear):
     """Hugging Face's Conv1D, a linear layer with a weight (in, out), by its non-zeros only."""
 
     @property
@@ -497,7 +486,9 @@ class SparseConv1D(SparseMatrix):
         """Size of each output, as Hugging Face calls it."""
         return self.out_features
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, residual: Tensor | None = None
+    ) -> Tensor:
         """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
         return self._multiply(x, residual)
 
@@ -662,6 +653,12 @@ class _Observed(torch.autograd.Function):
         if torch.is_grad_enabled() and ctx.needs_input_grad[1]:
             dx = ctx.layer.input_gradient(x, dy, probe)
         return dy, dx, ctx.layer.weight_gradient(x, dy), None
+
+
+@torch.compiler.disable
+def _observe(layer: SparseLayer, x: Tensor, y: Tensor) -> Any:
+    probe = layer._probe()
+    return y if probe is None else _Observed.apply(y, x, probe, layer)
 
 
 def _values_of(layer: SparseLayer) -> Tensor:
