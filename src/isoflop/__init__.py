@@ -21,6 +21,7 @@ from isoflop.errors import (
     PatternGapWarning,
     PlanError,
     RunDirectoryError,
+    TrainedModelWarning,
     UnknownNameError,
     WideningError,
 )
@@ -113,6 +114,7 @@ __all__ = [
     "SrSte",
     "Static",
     "SynFlow",
+    "TrainedModelWarning",
     "UnknownNameError",
     "WideningError",
     "accelerate",

@@ -64,6 +64,10 @@ class NoEffectWarning(UserWarning):
     """Something was asked for that leaves the model as it was."""
 
 
+class TrainedModelWarning(UserWarning):
+    """A trained model was given to a transform, which draws all weights anew."""
+
+
 class CacheWarning(UserWarning):
     """A file of measured times that cannot be read or written; nothing else depends on it."""
 
