@@ -279,6 +279,7 @@ def _plan(
                 macs_per_weight=price,
                 source_macs=dense_macs[original],
                 nominal_density=target.density,
+                nonlinearity=target.nonlinearity,
             )
         )
     plan = Plan(
