@@ -75,6 +75,10 @@ class UncountedOperationWarning(UserWarning):
     """A model that runs operations whose cost is not known; they are left out of its MACs."""
 
 
+class TrainedModelWarning(UserWarning):
+    """A trained model was given to a transform, which draws all weights anew."""
+
+
 class CacheWarning(UserWarning):
     """A file of measured times that cannot be read or written; nothing else depends on it."""
 

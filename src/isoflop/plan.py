@@ -39,6 +39,8 @@ class LayerPlan:
             fraction for the experts of a mixture, of which each sees a part of the tokens.
         source_macs: MACs that the source layer costs in the dense model.
         nominal_density: Density of this weight before the budget repairs it.
+        nonlinearity: The non-linearity in what replaced the source layer, where it is another than the
+            transform puts into the other layers.
     """
 
     parameter: str
@@ -50,6 +52,7 @@ class LayerPlan:
     macs_per_weight: int | Fraction
     source_macs: int
     nominal_density: float = 1.0
+    nonlinearity: str | None = None
 
     @property
     def numel(self) -> int:
@@ -263,8 +266,21 @@ class Plan:
                 f"dense MACs {self.dense_macs:,}; MACs {self.macs:,}; unmasked {self.unmasked_macs:,}",
                 f"gap of the model {self.relative_gap:+.2e}; largest gap of a layer "
                 f"{self.layer_gap:+.2e}; nnz {self.nnz:,} of {self.numel:,}",
+                *self._nonlinearities(),
             ]
         )
+
+    def _nonlinearities(self) -> list[str]:
+        """Return a line for each non-linearity that single layers have in place of the others'."""
+        sources: dict[str, list[str]] = {}
+        for layer in self.layers:
+            if layer.nonlinearity is not None:
+                sources.setdefault(layer.nonlinearity, []).append(layer.source)
+        return [
+            f"{name} without BatchNorm, where the output has one position per sample: "
+            f"{', '.join(dict.fromkeys(paths))}"
+            for name, paths in sources.items()
+        ]
 
 
 def _price(value: int | str) -> int | Fraction:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from tests.zoo import ZOO, cifar_resnet, mlp
 from torch import nn
+from torch.nn.utils import prune
 
 import isoflop
 
@@ -207,3 +208,29 @@ def test_a_string_is_one_pattern(exclude):
             example_inputs=(2, 8),
             exclude=3,  # pyright: ignore
         )
+
+
+def pruned(layer: nn.Module) -> None:
+    prune.l1_unstructured(layer, "weight", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pruned, r"2 is pruned.*prune\.remove\(module, 'weight'\)"),
+        (lambda layer: prune.random_unstructured(layer, "bias", 0.5), "remove.*'bias'"),
+        (torch.nn.utils.weight_norm, "remove_weight_norm"),
+        (torch.nn.utils.spectral_norm, "remove_spectral_norm"),
+        (torch.nn.utils.parametrizations.weight_norm, "remove_parametrizations"),
+        (torch.nn.utils.parametrizations.orthogonal, "remove_parametrizations"),
+    ],
+)
+@pytest.mark.parametrize("kind", [isoflop.SparseWide, isoflop.SparseParallel])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_layers_whose_weight_is_computed_are_refused_with_the_remedy(change, message, kind):
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(5)))
+    change(model[2])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(isoflop.WideningError, match=message):
+        isoflop.transform(model, kind(0.5), example_inputs=(2, 8))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -6,7 +6,9 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from isoflop.budget import meet_layer_budgets, meet_model_budget
 from isoflop.errors import (
@@ -14,6 +16,7 @@ from isoflop.errors import (
     IsoflopError,
     NoEffectWarning,
     NoTransformableLayersError,
+    TrainedModelWarning,
     WideningError,
 )
 from isoflop.flops import Trace, trace, trace_for_budget
@@ -31,6 +34,7 @@ from isoflop.transforms.base import (
 )
 from isoflop.transforms.initialize import fill_frozen, initialize
 from isoflop.transforms.layers import LayerShape
+from isoflop.transforms.trained import sign_of_training
 
 
 def transform(
@@ -46,7 +50,8 @@ def transform(
 
     The weights of the result are drawn anew and are not masked yet: `isoflop.sparsify` does that,
     guided by the plan. Frozen parameters (`requires_grad=False`) stay as they are, and their layers
-    dense.
+    dense. So transform a model before it is trained; a `TrainedModelWarning` tells where it shows that
+    it was.
 
     Args:
         model: Any dense module; it is not changed, and may be on the meta device.
@@ -88,6 +93,15 @@ def transform(
         active_fan=config.init == "active_fan",
         seed=seed,
     )
+    sign = sign_of_training(model)
+    if sign is not None:
+        warnings.warn(
+            f"{type(model).__name__} was trained: {sign}. A transform draws all weights anew, so that "
+            "what the model has learned is lost; only frozen parameters stay. Transform the model "
+            "before it is trained.",
+            TrainedModelWarning,
+            stacklevel=2,
+        )
     if plan.macs == plan.unmasked_macs and config.sparsity > 0:
         warnings.warn(
             f"{TRANSFORMS.name_of(config)} at sparsity {config.sparsity} changes no size of this "
@@ -128,6 +142,22 @@ def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
                 f"{path or 'the model'} is parametrised; remove that first with "
                 "`torch.nn.utils.parametrize.remove_parametrizations`."
             )
+        for hook in module._forward_pre_hooks.values():
+            for kind, (state, remedy) in _RECOMPUTING.items():
+                if isinstance(hook, kind):
+                    name = getattr(hook, "_tensor_name", getattr(hook, "name", "weight"))
+                    raise WideningError(
+                        f"{path or 'the model'} is {state}: its {name!r} is computed from other tensors "
+                        f"before each forward pass. Remove that first with `{remedy}(module, {name!r})`."
+                    )
+
+
+_RECOMPUTING: dict[type, tuple[str, str]] = {
+    prune.BasePruningMethod: ("pruned", "torch.nn.utils.prune.remove"),
+    WeightNorm: ("weight-normalised", "torch.nn.utils.remove_weight_norm"),
+    SpectralNorm: ("spectrally normalised", "torch.nn.utils.remove_spectral_norm"),
+}
+"""Hooks that compute a weight before each forward pass: what the layer is, and what removes them."""
 
 
 def _is_quantised(module: nn.Module) -> bool:
@@ -249,6 +279,7 @@ def _plan(
                 macs_per_weight=price,
                 source_macs=dense_macs[original],
                 nominal_density=target.density,
+                nonlinearity=target.nonlinearity,
             )
         )
     plan = Plan(

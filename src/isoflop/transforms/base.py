@@ -17,6 +17,7 @@ from isoflop.surgery import ExampleInputs, replace_modules
 from isoflop.transforms.attention import forbid_fast_path, separate_attention
 from isoflop.transforms.layers import LayerShape, is_replaceable, unflipped
 from isoflop.transforms.nonlinearity import NONLINEARITIES
+from isoflop.transforms.positions import positions_per_sample
 from isoflop.transforms.replacement import ReplacedLayer
 from isoflop.transforms.usage import owner_counts, weight_users
 from isoflop.widths import check_widened, solve_widths, widen
@@ -33,12 +34,14 @@ class Target:
         kind: ``"sparse"`` or ``"dense"``.
         density: Nominal density of a sparse weight.
         gain: Gain of its initialisation.
+        nonlinearity: Name of σ, where it is another than elsewhere in the model.
     """
 
     source: str
     kind: Literal["sparse", "dense"]
     density: float = 1.0
     gain: float = math.sqrt(2.0)
+    nonlinearity: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,9 @@ class LayerTransform(Transform):
     are layers whose weight is tied to another module's, or used outside its own layer.
 
     Attributes:
-        nonlinearity: Name of σ in `isoflop.transforms.NONLINEARITIES`.
+        nonlinearity: Name of σ in `isoflop.transforms.NONLINEARITIES`. ``"auto"`` is ReLU alone where
+            a convolution has one position per sample, as in squeeze-and-excitation: BatchNorm would
+            fail on a single sample there, and divide by the noise of a few. The plan names these.
     """
 
     nonlinearity: str = field(default="auto", kw_only=True)
@@ -158,16 +163,21 @@ class LayerTransform(Transform):
         new: dict[nn.Module, nn.Module] = {}
         replaced: dict[str, tuple[nn.Module, nn.Module]] = {}
         targets: dict[str, Target] = {}
+        positions = {}
+        if self.nonlinearity == "auto":
+            positions = positions_per_sample(source.model, source.example_inputs, source.layers)
         for path, dense in source.layers.items():
             shape = LayerShape.of(dense)
             if shape.depthwise:
                 continue
             layer = modules[path]
-            new[layer] = replacement = self.replacement(unflipped(layer), shape)
+            other = "relu" if positions.get(path) == 1 else None
+            config = self if other is None else dataclasses.replace(self, nonlinearity=other)
+            new[layer] = replacement = config.replacement(unflipped(layer), shape)
             replacement.keep_attributes(layer)
             replaced[path] = (layer, replacement)
             targets |= {
-                f"{path}.{name}" if path else name: target
+                f"{path}.{name}" if path else name: dataclasses.replace(target, nonlinearity=other)
                 for name, target in self.targets(path, dense, shape).items()
             }
         model = replace_modules(model, new)
