@@ -212,7 +212,7 @@ def check_optimizer(optimizer: object) -> None:
     # Wrappers such as Accelerate's call themselves optimizers but cannot be hooked.
     hooked = isinstance(optimizer, Optimizer) and hasattr(optimizer, "_optimizer_step_pre_hooks")
     # Only optimizers that call `Optimizer.__init__` have a step that calls hooks.
-    if not hooked or not hasattr(type(optimizer).step, "hooked"):
+    if not hooked or not hasattr(getattr(type(optimizer), "step", None), "hooked"):
         raise OptimizerError(
             f"{type(optimizer).__name__} is no torch.optim.Optimizer that takes hooks. Pass the "
             "optimizer itself, before any wrapper."

@@ -208,7 +208,8 @@ def _weakly(guard: Guard, i: int) -> Callable[[Tensor], None]:
 
 def _hook_all_optimizers() -> None:
     if not _HOOKED:
-        _HOOKED.append(register_optimizer_step_pre_hook(_before_any_step))
+        hook: Any = _before_any_step
+        _HOOKED.append(register_optimizer_step_pre_hook(hook))
 
 
 _HOOKED: list[Any] = []
