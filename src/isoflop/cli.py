@@ -135,8 +135,8 @@ class Train:
     """Spread the model over the processes that torchrun started (FSDP2); see docs/distributed.md."""
     backbone: Path | None = None
     """Run directory of a trained classifier, whose layers and masks the recipe's model begins with."""
-    backbone_gap: float = 1e-6
-    """Largest relative gap between the FLOPs of these layers and of the dense model's."""
+    backbone_gap: float | None = None
+    """Largest relative gap between the FLOPs of these layers and of the dense model's (1e-6)."""
     resume: bool = False
     """Continue the run in the run directory, if there is one."""
     model: str | None = None
@@ -172,7 +172,7 @@ class Train:
         """Train and print the summary."""
         from isoflop.kernels import keep_memory
         from isoflop.training import build_transform, get_recipe, train
-        from isoflop.training.configs import build_method, method_options, parse_options
+        from isoflop.training.configs import build_method, parse_options
         from isoflop.training.distributed import is_main_process
         from isoflop.training.tasks import TASKS
 
@@ -209,16 +209,11 @@ class Train:
             raise IsoflopError("--width needs a --transform that has a width, such as low_rank.")
         sparse = self.transform is not None or self.sparsity is not None
         name = self.method or ("rigl" if sparse else "dense")
-        # A value that is given counts even if it equals the recipe's default.
-        given = {key: getattr(self, key) for key in ("alpha", "update_every", "end_fraction")}
-        taken = method_options(name)
-        options = {k: v for k, v in given.items() if v is not None and k in taken}
-        options |= parse_options(self.option)
         summary = train(
             recipe,
             self.out,
             transform=config,
-            method=build_method(name, recipe, **options),
+            method=build_method(name, recipe, **parse_options(self.option)),
             sparsity=sparsity,
             allocation=self.allocation,
             pattern=self.pattern,

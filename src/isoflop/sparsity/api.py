@@ -100,6 +100,7 @@ def sparsify(
     arguments.check_unmasked(model, masks)
     exclude = names_in(exclude, "exclude")
     arguments.check_budget(method, plan, sparsity, masks, exclude)
+    arguments.check_used(method, plan, masks, allocation, dense_ends=dense_ends)
     arguments.check_needs(method, calibration=calibration, loss=loss, example_inputs=example_inputs)
     arguments.check_whole(model, method, traced=plan is None and example_inputs is not None)
 

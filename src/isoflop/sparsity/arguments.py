@@ -135,6 +135,30 @@ def check_effect(method: Method, counts: Sequence[int], total_steps: int) -> Non
         )
 
 
+def check_used(
+    method: Method,
+    plan: Plan | None,
+    masks: Mapping[str, Tensor] | None,
+    allocation: Allocation | str | None,
+    *,
+    dense_ends: bool,
+) -> None:
+    """Raise if an argument is given that has no effect beside the others."""
+    source = "a plan" if plan is not None else "masks" if masks is not None else ""
+    if source and not dense_ends:
+        raise IsoflopError(
+            f"dense_ends=False has no effect with {source}, which says itself what is sparse. Leave it "
+            "out; with a plan, it is an option of the transform."
+        )
+    if allocation is None:
+        return
+    if masks is not None or not method.masks_weights:
+        raise IsoflopError(
+            f"An allocation has no effect with {'masks' if masks is not None else 'dense training'}. "
+            "Leave it out."
+        )
+
+
 def check_needs(method: Method, **given: object) -> None:
     """Raise if arguments are missing that the method's first masks are computed from."""
     examples = {
