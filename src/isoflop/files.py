@@ -23,12 +23,22 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except WriteError:
         raise
-    except OSError as error:
-        # The system's own words, such as "No space left on device".
-        why = error.strerror or str(error)
+    except (OSError, RuntimeError) as error:
+        # `torch.save` raises a RuntimeError of its own on top of what the system says.
+        system = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
+        if system is None:
+            raise
+        why = system.strerror or str(system)
         raise WriteError(
             f"{path} cannot be written: {why}. Free some space, or choose a place that can be written."
         ) from error
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Iterate over an error and what it was raised from, or while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextlib.contextmanager

@@ -359,7 +359,10 @@ def _fill(path: Path, model: nn.Module, values: Mapping[str, Any]) -> None:
     masks = [(module, parameter, mask) for _, module, parameter, mask in named_masks(model)]
     before = None
     if any(map(_loads_itself, model.modules())):
-        before = copy.deepcopy(model.state_dict())
+        before = {
+            key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+            for key, value in model.state_dict().items()
+        }
     try:
         for entry in entries.values():
             value = values[entry.name]

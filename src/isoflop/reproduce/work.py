@@ -10,13 +10,12 @@ import subprocess
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from isoflop.errors import IsoflopError, RunDirectoryError
-from isoflop.files import make_folder, read_json, write_text
+from isoflop.files import causes, make_folder, read_json, write_text
 from isoflop.report.figures.speed import read_bench
 from isoflop.training import Recipe, RunDirectory, train
 from isoflop.training.evaluate import evaluate
@@ -232,7 +231,7 @@ def execute(work: Work, folder: Path) -> str | None:
     try:
         work.run(folder)
     except Exception as error:
-        if any(isinstance(e, OSError) and e.errno in _FULL for e in _causes(error)):
+        if any(isinstance(e, OSError) and e.errno in _FULL for e in causes(error)):
             return (
                 "The disk is full. Free some space and give the same command again: the work goes "
                 "on from where it was saved last."
@@ -260,12 +259,6 @@ def _agree(old: Any, new: Any) -> bool:
     if isinstance(old, dict) and isinstance(new, dict):
         return all(_agree(old[key], new[key]) for key in old.keys() & new.keys())
     return old == new
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _digest(data: Any) -> str:

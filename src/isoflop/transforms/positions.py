@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from isoflop.copies import copy_with_tensors
 from isoflop.fakes import (
     RunningModules,
     fake_inputs,
@@ -17,7 +18,7 @@ from isoflop.fakes import (
     run_on_fakes,
     unfused,
 )
-from isoflop.surgery import ExampleInputs, copy_with_tensors, normalize_inputs
+from isoflop.surgery import ExampleInputs, normalize_inputs
 
 
 def positions_per_sample(
