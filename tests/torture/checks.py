@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 import isoflop
+from isoflop.kernels import available, why_unavailable
 
 T = TypeVar("T")
 
@@ -20,9 +21,7 @@ load_all()
 
 every_habit = pytest.mark.parametrize("habit", HABITS.values(), ids=str)
 
-needs_kernels = pytest.mark.skipif(
-    not isoflop.kernels.available(), reason=str(isoflop.kernels.why_unavailable())
-)
+needs_kernels = pytest.mark.skipif(not available(), reason=str(why_unavailable()))
 
 _HOOKS = (
     "_forward_hooks",

@@ -1,5 +1,6 @@
 """A habit: one small model of the kind that people write, and what every public function owes it."""
 
+import functools
 import importlib
 import types
 from collections.abc import Callable, Mapping
@@ -214,7 +215,7 @@ def habit(
         HABITS[name] = Habit(
             name=name,
             make=make,
-            inputs=inputs if callable(inputs) else lambda: torch.randn(inputs),
+            inputs=inputs if callable(inputs) else functools.partial(torch.randn, inputs),
             macs=macs,
             refused=refused or {},
             warns=warns or {},

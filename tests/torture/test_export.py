@@ -5,6 +5,7 @@ import torch
 from tests.torture.checks import HABITS, assert_close, attempt, evaluated, every_habit
 from tests.torture.habit import Habit
 from tests.torture.training import trained
+from torch.utils._pytree import tree_leaves
 
 from isoflop.deploy import export
 
@@ -24,7 +25,7 @@ def test_pt2(habit: Habit, tmp_path):
     # The example inputs alone: a program follows the course that the model took on them.
     outputs = habit.run(program, seed=0)
     assert_close(
-        [t.detach() for t in torch.utils._pytree.tree_leaves(outputs) if torch.is_tensor(t)],
+        [t.detach() for t in tree_leaves(outputs) if torch.is_tensor(t)],
         evaluated(habit, model, seed=0),
         habit.rounding,
     )

@@ -1,5 +1,10 @@
 """Control flow, randomness, autograd, and code that PyTorch does not see into."""
 
+# People write such code; type checkers do not like it.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalCall=false
+# pyright: reportOptionalSubscript=false, reportPrivateImportUsage=false
+
 import contextlib
 import warnings
 from typing import Any

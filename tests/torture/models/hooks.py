@@ -1,5 +1,10 @@
 """Hooks that users have put on modules and tensors."""
 
+# People write such code; type checkers do not like it.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalCall=false
+# pyright: reportOptionalSubscript=false, reportPrivateImportUsage=false
+
 import torch
 from tests.torture.base import SHAPE, Mlp, mlp_macs
 from tests.torture.habit import habit

@@ -1,5 +1,10 @@
 """Outputs and inputs in containers of people's own."""
 
+# People write such code; type checkers do not like it.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalCall=false
+# pyright: reportOptionalSubscript=false, reportPrivateImportUsage=false
+
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple

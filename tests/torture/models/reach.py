@@ -1,5 +1,10 @@
 """Layers that `forward` reaches by other ways than the attribute that registers them."""
 
+# People write such code; type checkers do not like it.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalCall=false
+# pyright: reportOptionalSubscript=false, reportPrivateImportUsage=false
+
 import functools
 from collections import OrderedDict
 

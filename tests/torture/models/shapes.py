@@ -1,5 +1,10 @@
 """Operations on shapes, places and layouts."""
 
+# People write such code; type checkers do not like it.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalCall=false
+# pyright: reportOptionalSubscript=false, reportPrivateImportUsage=false
+
 import torch
 import torch.nn.functional as F
 from tests.torture.base import IMAGE, SHAPE, Cnn, Mlp, cnn_macs, mlp_macs

@@ -1,5 +1,10 @@
 """Weights that are tied, joined, cut, scaled, or made of others before they multiply."""
 
+# People write such code; type checkers do not like it.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalCall=false
+# pyright: reportOptionalSubscript=false, reportPrivateImportUsage=false
+
 import warnings
 
 import numpy as np
