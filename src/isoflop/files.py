@@ -1,9 +1,10 @@
 """Files that are either complete or absent, whatever kills the process."""
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,25 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write `data` to `path` as JSON, replacing it in one step."""
-    write_text(path, json.dumps(data, indent=1) + "\n")
+    write_text(path, to_json(data, indent=1) + "\n")
 
 
 def write_lines(path: Path, objects: Iterable[Any]) -> None:
     """Write objects to `path` as lines of JSON, replacing it in one step."""
-    write_text(path, "".join(json.dumps(line) + "\n" for line in objects))
+    write_text(path, "".join(to_json(line) + "\n" for line in objects))
+
+
+def to_json(data: Any, indent: int | None = None) -> str:
+    """Return plain data as JSON, which has no infinite numbers: they, and NaN, become null."""
+    return json.dumps(_finite(data), indent=indent, allow_nan=False)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, (list, tuple)) else data
 
 
 def read_json(path: Path) -> dict[str, Any]:
