@@ -5,7 +5,6 @@ Everything heavy is imported by the command that needs it, so that `isoflop --he
 
 import dataclasses
 import inspect
-import json as json_module
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from isoflop.errors import IsoflopError
+from isoflop.files import to_json
 
 try:
     import tyro
@@ -174,6 +174,7 @@ class Train:
         from isoflop.training import build_transform, get_recipe, train
         from isoflop.training.configs import build_method, parse_options
         from isoflop.training.distributed import is_main_process
+        from isoflop.training.metrics import number
         from isoflop.training.tasks import TASKS
 
         if self.storage == "compressed":
@@ -237,7 +238,7 @@ class Train:
             return
         metric = TASKS.get(recipe.task).metric
         print(
-            f"{metric.text(summary[metric.name])} (best {summary[f'best_{metric.name}']:.2f})\n"
+            f"{metric.text(summary[metric.name])} (best {number(summary[f'best_{metric.name}'])})\n"
             f"MACs {summary['macs']:,}, dense {summary['dense_macs']:,} "
             f"(gap {summary['relative_gap']:+.2e})\n"
             f"weights {summary['nnz']:,} of {summary['numel']:,}\n"
@@ -321,12 +322,12 @@ class Report:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories."""
-    out: Path
+    out: Path = Path("report.html")
     """The page to write."""
     bench: tuple[Path, ...] = ()
     """Results of `isoflop bench … --out FILE`, for the figures of speed."""
     figures: Path | None = None
-    """Folder for the figures as files too, for print: light and dark."""
+    """Folder for the figures as files too, for print: light and dark. It is made if need be."""
     title: str = "Sparse training report"
     """Title of the page."""
     json: bool = False
@@ -484,18 +485,23 @@ Command = (
 )
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; a mistake of the user, or a full disk, is one line and exit code 2."""
-    # As with `python -m`, `package.module:function` may lie in the working directory.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    command: Any = tyro.cli(
+def parse(args: Sequence[str] | None = None) -> Any:
+    """Return the command that a command line stands for; `run()` runs it."""
+    return tyro.cli(
         Command,  # pyright: ignore[reportArgumentType]
         prog="isoflop",
         description="Sparse Iso-FLOP training: larger, sparser models for exactly the same FLOPs.",
         args=args,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; a mistake of the user, or a full disk, is one line and exit code 2."""
+    # As with `python -m`, `package.module:function` may lie in the working directory.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    command = parse(args)
     try:
         command.run()
         sys.stdout.flush()
@@ -560,7 +566,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _print_json(data: Any) -> None:
-    print(json_module.dumps(data, indent=1))
+    print(to_json(data, indent=1))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +92,31 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write `data` to `path` as JSON, replacing it in one step."""
-    write_text(path, json.dumps(data, indent=1) + "\n")
+    write_text(path, to_json(data, indent=1) + "\n")
 
 
 def write_lines(path: Path, objects: Iterable[Any]) -> None:
     """Write objects to `path` as lines of JSON, replacing it in one step."""
-    write_text(path, "".join(json.dumps(line) + "\n" for line in objects))
+    write_text(path, "".join(to_json(line) + "\n" for line in objects))
+
+
+def to_json(data: Any, indent: int | None = None) -> str:
+    """Return plain data as JSON, which has no infinite numbers: they, and NaN, become null."""
+    return json.dumps(_finite(data), indent=indent, allow_nan=False)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, (list, tuple)) else data
 
 
 def append_json(path: Path, data: Any) -> None:
     """Append `data` to `path` as a line of JSON, safe from a kill once this returns."""
     with writing(path), open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(data) + "\n")
+        file.write(to_json(data) + "\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -83,21 +83,22 @@ def test_mistakes_write_nothing(make_run, tmp_path):
     run = make_run("a", 0, 90.0)
     with pytest.raises(IsoflopError, match="no folder"):
         write_report([run], tmp_path / "absent" / "page.html")
+    (tmp_path / "file").touch()
+    with pytest.raises(IsoflopError, match="cannot be made"):
+        write_report([run], out, figures=tmp_path / "file" / "figures")
     assert not out.exists()
 
 
 def test_the_folder_of_figures_is_made(make_run, tmp_path):
-    folder = tmp_path / "deep" / "figures"
-    write_report([make_run("a", 0, 90.0)], tmp_path / "page.html", figures=folder)
-    assert list(folder.glob("*-light.png"))
+    figures = tmp_path / "new" / "figures"
+    write_report([make_run("a", 0, 90.0)], tmp_path / "page.html", figures=figures)
+    assert (figures / "accuracy-flops-light.png").exists()
 
 
-def test_runs_that_diverged(make_run, tmp_path):
-    good, bad = make_run("a", 0, 90.0), make_run("b", 1, float("inf"))
-    written = write_report([good, bad], tmp_path / "page.html", figures=tmp_path / "figures")
-    assert [row["runs"] for row in written["rows"]] == [1]
-    assert "tables leave it out" in written["problems"][str(bad)][1]
-    write_report([bad], tmp_path / "page.html")
+def test_command_without_a_page(make_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["report", str(make_run("a", 0, 90.0))])
+    assert (tmp_path / "report.html").exists()
 
 
 def test_command(make_run, tmp_path, capsys):

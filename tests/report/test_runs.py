@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -87,34 +85,18 @@ def test_groups_of_one_name_are_told_apart(make_run):
     assert len(groups[0].runs) == 2
 
 
-def test_one_seed_twice_is_one_run(make_run):
-    runs = [make_run("a", 0, 90.0), make_run("b", 0, 91.0), make_run("c", 1, 91.0)]
-    (group,) = group_runs(map(load_run, runs))
-    assert [run.path for run in group.runs] == [runs[0], runs[2]]
-    assert group.runs[0].problems == (
-        f"The same options and seed as {runs[1]}, which is left out.",
-    )
+def test_one_seed_twice(make_run):
+    runs = [make_run("a", 0, 90.0), make_run("b", 0, 91.0)]
+    with pytest.raises(RunDirectoryError, match="same seed") as error:
+        group_runs(map(load_run, runs))
+    assert all(str(run) in str(error.value) for run in runs)
 
 
-def test_of_two_records_of_a_run_the_fuller_one_counts(make_run):
-    options = {"transform": "wide", "sparsity": 0.5, "method": "rigl"}
-    plain, full = make_run("a", 0, 90.0, **options), make_run("b", 0, 90.0, **options)
-    (plain / "spectra.jsonl").unlink()
-    (group,) = group_runs(map(load_run, (plain, full)))
-    assert [run.path for run in group.runs] == [full]
-
-
-@pytest.mark.parametrize("bad", [float("inf"), float("nan"), None])
-def test_values_that_are_not_finite_are_left_out_and_named(make_run, bad):
-    path = make_run("a", 0, 90.0)
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    lines[1]["train_loss"] = bad
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    summary = json.loads((path / "summary.json").read_text())
-    (path / "summary.json").write_text(json.dumps({**summary, "accuracy": bad}))
-    run = load_run(path)
-    assert [line["epoch"] for line in run.metrics] == [1]
-    assert run.summary is None
-    assert len(run.problems) == 2
-    assert "epoch 2" in run.problems[0]
-    assert "accuracy" in run.problems[1]
+@pytest.mark.parametrize("option", ["spectra", "backbone_run"])
+def test_one_seed_twice_with_another_option_is_of_two_groups(make_run, option):
+    """As of table 7 and figure 4, which measures spectra on the way."""
+    runs = [make_run(f"{i}{j}", j, 90.0, **{option: x}) for i, x in enumerate("xy") for j in (0, 1)]
+    runs.append(make_run("z", 2, 90.0, **{option: None}))
+    groups = group_runs(map(load_run, runs))
+    assert [[run.path for run in group.runs] for group in groups] == [runs[:2], runs[2:4], runs[4:]]
+    assert [g.label for g in groups] == [f"Dense ({option}=x)", f"Dense ({option}=y)", "Dense"]

@@ -55,9 +55,8 @@ def test_directories_without_a_complete_run(make_run, tmp_path):
 
 
 def test_one_seed_twice_is_no_sample_of_two(make_run):
-    (row,) = summary_table([make_run("a", 0, 90.0), make_run("b", 0, 90.0)])
-    assert row["runs"] == 1
-    assert row["std"] is None
+    with pytest.raises(RunDirectoryError, match="same seed"):
+        summary_table([make_run("a", 0, 90.0), make_run("b", 0, 90.0)])
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
 """The report: one HTML page about runs that opens anywhere, offline."""
 
 import functools
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from isoflop.errors import FigureError, IsoflopError, RunDirectoryError
-from isoflop.files import write_text
+from isoflop.files import to_json, write_text
 from isoflop.models.extras import require
 from isoflop.report.figure import Figure
 from isoflop.report.figures import FIGURES
@@ -15,7 +14,7 @@ from isoflop.report.figures.speed import read_bench, relative_times, speed_ups
 from isoflop.report.interactive import interactive
 from isoflop.report.runs import Group, Run, flat, group_runs, load_run
 from isoflop.report.static import save_figure
-from isoflop.report.table import rows_of
+from isoflop.report.table import result_text, rows_of
 
 _ENVIRONMENT = ("device", "processes", "mixed_precision", "versions")
 
@@ -46,8 +45,9 @@ def write_report(
         name; and `problems`, what is wrong with runs, by path.
 
     Raises:
-        RunDirectoryError: There is no run, or a directory holds none.
-        IsoflopError: The folder of the page does not exist, or a file of results holds none.
+        RunDirectoryError: There is no run, a directory holds none, or two runs share a seed.
+        IsoflopError: There is no folder for the page, or it cannot be made for the figures, or a file
+            of results holds none.
     """
     groups = group_runs([load_run(path) for path in runs])
     if not groups:
@@ -55,9 +55,10 @@ def write_report(
     out = Path(out)
     if not out.parent.is_dir():
         raise IsoflopError(f"There is no folder {out.parent}. Make it first.")
+    if figures is not None:
+        _make_folder(Path(figures))
     drawn, missing = draw_all(groups, [read_bench(path) for path in bench])
     if figures is not None:
-        Path(figures).mkdir(parents=True, exist_ok=True)
         for figure in drawn:
             for theme in ("light", "dark"):
                 save_figure(figure, Path(figures) / f"{figure.name}-{theme}.png", theme=theme)
@@ -65,6 +66,13 @@ def write_report(
     write_text(out, _render(title, groups, rows, drawn, missing))
     problems = {str(run.path): list(run.problems) for g in groups for run in g.runs if run.problems}
     return {"rows": rows, "missing": missing, "problems": problems}
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IsoflopError(f"The folder {path} cannot be made: {error}.") from error
 
 
 def draw_all(
@@ -105,6 +113,7 @@ def _render(
     )
     return environment.get_template("page.html").render(
         title=title,
+        result_text=result_text,
         rows=rows,
         tasks=list(dict.fromkeys(group.task for group in groups)),
         figures=drawn,
@@ -123,7 +132,7 @@ def _script(text: str) -> Any:
 
 def _json(data: Any) -> str:
     # With no "<" there is no end tag and no comment in it, whatever the runs are called.
-    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    return to_json(data).replace("<", "\\u003c")
 
 
 def _details(group: Group, run: Run) -> dict[str, Any]:
