@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.nn.modules import transformer
+from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 
 from isoflop.errors import InputError, IsoflopError
@@ -54,10 +55,29 @@ def fake_mode(*, cache: bool = True) -> Iterator[FakeTensorMode]:
     log.disabled = True
     fake_tensor.CONSTANT_NUMEL_LIMIT = _KNOWN_VALUES
     try:
-        with mode:
+        with mode, _Copies():
             yield mode
     finally:
         fake_tensor.CONSTANT_NUMEL_LIMIT, log.disabled = limit, silent
+
+
+class _Copies(TorchFunctionMode):
+    """Lets `copy.deepcopy` copy tensors without values.
+
+    By itself it asks for the address of their memory, which they lack; where the sizes are symbolic
+    too, that destroys the heap.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            new = tensor.detach().clone()
+            if isinstance(tensor, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=False)
+            memo[id(tensor)] = new.requires_grad_(tensor.requires_grad)
+        return memo[id(tensor)]
 
 
 def fake_inputs(mode: FakeTensorMode, value: Any) -> Any:

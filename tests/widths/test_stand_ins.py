@@ -8,6 +8,18 @@ from torch import nn
 from isoflop.widths.stand_ins import STAND_INS, recurrent
 
 X = torch.randn(2, 8, 6, 6)
+
+
+def gates(count):
+    """Return the parameters of a recurrent cell from 5 to 4 channels."""
+    return (
+        torch.ones(4 * count, 5),
+        torch.ones(4 * count, 4),
+        torch.ones(4 * count),
+        torch.ones(4 * count),
+    )
+
+
 CALLS = {
     "linear": (F.linear, (torch.randn(2, 3, 4), torch.randn(5, 4), torch.randn(5)), {}),
     "layer_norm": (F.layer_norm, (X, (6, 6), torch.ones(6, 6)), {}),
@@ -30,6 +42,15 @@ CALLS = {
         {"beta": 0.5},
     ),
     "addcmul": (torch.addcmul, (X[:1], X, X[:, :1]), {"value": 2}),
+    "local_response_norm": (F.local_response_norm, (X, 3), {}),
+    "bilinear": (
+        F.bilinear,
+        (torch.ones(2, 3, 4), torch.ones(2, 3, 5), torch.ones(6, 4, 5), torch.ones(6)),
+        {},
+    ),
+    "gru_cell": (torch.gru_cell, (torch.ones(2, 5), torch.ones(2, 4), *gates(3)), {}),
+    "rnn_tanh_cell": (torch.rnn_tanh_cell, (torch.ones(2, 5), torch.ones(2, 4), *gates(1)), {}),
+    "rnn_relu_cell": (torch.rnn_relu_cell, (torch.ones(2, 5), torch.ones(2, 4), *gates(1)), {}),
     "fold": (F.fold, (torch.ones(2, 12, 20), (6, 5), (2, 2)), {"dilation": 1}),
     "fold square": (F.fold, (torch.ones(2, 12, 16), 5, 2), {}),
     "grouped_mm": (
@@ -55,8 +76,19 @@ def test_shape_is_that_of_the_function(name):
     assert STAND_INS[function](*args, **kwargs).shape == function(*args, **kwargs).shape
 
 
+def test_an_lstm_cell_returns_both_states():
+    args = (torch.ones(2, 5), (torch.ones(2, 4), torch.ones(2, 4)), *gates(4))
+    states = STAND_INS[torch.lstm_cell](*args)
+    assert [s.shape for s in states] == [s.shape for s in torch.lstm_cell(*args)]
+
+
 def test_every_function_is_covered():
-    others = {torch.Tensor.roll, torch.Tensor.__setitem__}
+    others = {
+        torch.Tensor.roll,
+        torch.Tensor.__setitem__,
+        torch.Tensor.data_ptr,
+        torch.lstm_cell,
+    }
     assert {function for function, *_ in CALLS.values()} | others == set(STAND_INS)
 
 

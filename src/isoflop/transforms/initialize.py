@@ -223,6 +223,8 @@ def _initialize_module(
     planned = {name: layers[prefix + name] for name in trained if prefix + name in layers}
     own = {name: p for name, p in trained.items() if name in planned or p not in drawn}
     drawn.update(own.values())
+    # A single number is that of the dense model, or has followed a width.
+    numbers = {name: p.item() for name, p in own.items() if p.numel() == 1 and not p.is_meta}
     # One that shares a part of its parameters would draw that again.
     reset = getattr(module, "reset_parameters", None) if len(own) == len(trained) else None
     unset: set[str] = set()
@@ -242,7 +244,7 @@ def _initialize_module(
             nn.init.normal_(parameter, std=std)
             continue
         before = old.get(prefix + name)
-        value = constant(before)
+        value = numbers.get(name, constant(before))
         if value is not None:
             parameter.fill_(value)
         elif isinstance(module, _NORMS):

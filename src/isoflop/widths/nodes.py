@@ -6,9 +6,13 @@ widths: arithmetic is a light polynomial rather than a sympy expression, only eq
 (which branch of the code a comparison takes is not a property of the widths), and turning a size
 into a plain number pins nothing by itself: if the number goes back into a shape, the equation that
 this makes pins it.
+
+A copy of a node is the node itself, whoever copies what holds it. A node refers to equations and to
+names of modules, never to the model: code that walks what a size refers to meets no tensor.
 """
 
-from collections.abc import Callable
+import uuid
+import weakref
 from typing import Any
 
 import sympy
@@ -25,12 +29,21 @@ class Space:
 
     Attributes:
         equations: What was found to be equal.
-        location: Describes the module and operation being run.
+        root: What to call the model itself.
+        running: Paths of the modules that run, the innermost last.
+        operation: Name of the operation that runs, if one does.
     """
 
-    def __init__(self, location: Callable[[], str]) -> None:
+    def __init__(self, root: str = "the model") -> None:
         self.equations = Equations()
-        self.location = location
+        self.root = root
+        self.running: list[str] = [""]
+        self.operation = ""
+
+    def location(self) -> str:
+        """Describe the module and operation being run."""
+        path = self.running[-1] or self.root
+        return f"{path} ({self.operation})" if self.operation else path
 
     def symbol(self, value: int, name: str) -> Any:
         """Return a fresh symbolic size."""
@@ -58,6 +71,17 @@ class _Node:
     pytype: type
     space: Space
     hint: Any
+
+    def __copy__(self) -> "_Node":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "_Node":
+        return self
+
+    def __reduce__(self) -> Any:
+        key = self.__dict__.setdefault("key", uuid.uuid4().hex)
+        _PICKLED[key] = self
+        return _unpickled, (key, self.hint)
 
     def is_int(self) -> bool:
         return self.pytype is int
@@ -430,6 +454,20 @@ class FloatNode(_Node):
 
     def sym_float(self) -> "FloatNode":
         return self
+
+
+_PICKLED: "weakref.WeakValueDictionary[str, _Node]" = weakref.WeakValueDictionary()
+"""The nodes that were pickled in this process, as long as their trace lasts."""
+
+
+def _unpickled(key: str, value: Any) -> _Node:
+    """Return the node that was pickled; where its trace is over, one of its value alone."""
+    node = _PICKLED.get(key)
+    if node is not None:
+        return node
+    constant = IntegerNode(Space(), Expression.constant(0))
+    wrap = {bool: constant.wrap_bool, int: constant.wrap_int, float: constant.wrap_float}
+    return wrap[type(value)](value)
 
 
 def _hints(sizes: Any) -> list[int]:

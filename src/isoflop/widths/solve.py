@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from isoflop.copies import copy_with_tensors
 from isoflop.errors import WideningError
+from isoflop.rules import rule_of
 from isoflop.surgery import ExampleInputs, configs
 from isoflop.widths.expressions import Atom, Expression
 from isoflop.widths.nodes import expression_of
+from isoflop.widths.scales import Scale, Source
 from isoflop.widths.trace import SymbolicTrace
 
 ADVICE = (
@@ -30,7 +32,8 @@ class Widths:
     Attributes:
         factor: By how much each free width was multiplied, before rounding.
         shapes: New shape of every parameter and buffer by `(module path, attribute)`.
-        attributes: New value of every integer attribute that changes, likewise.
+        attributes: New value of every attribute that changes, likewise: integers and powers of them.
+        numbers: New value of every tensor with one element that is a power of a width, likewise.
         pinned: Why a size of a parameter must stay, by `(module path, attribute, dimension)`: the
             equation that says so, and where it was found.
     """
@@ -38,6 +41,7 @@ class Widths:
     factor: float
     shapes: dict[Key, tuple[int, ...]] = field(default_factory=dict)
     attributes: dict[Key, Any] = field(default_factory=dict)
+    numbers: dict[Key, float] = field(default_factory=dict)
     pinned: dict[tuple[str, str, int], str] = field(default_factory=dict)
 
 
@@ -72,12 +76,29 @@ def solve_widths(
     units = _units([equations.resolve(size) for size in weights], multiple_of)
     values = {atom: scaled(atom.value, factor, unit) for atom, unit in units.items()}
 
+    def evaluate(size: Expression) -> int:
+        return equations.resolve(size).evaluate(values)
+
     def new(size: Any) -> Any:
         if isinstance(size, (tuple, list)):
             return type(size)(new(item) for item in size)
-        if isinstance(size, torch.SymInt):
-            return equations.resolve(expression_of(size)).evaluate(values)
-        return size
+        return evaluate(expression_of(size)) if isinstance(size, torch.SymInt) else size
+
+    def number(source: Source, path: str, name: str) -> float:
+        def grown() -> list[Expression]:
+            return [size for size in trace.sizes(path) if evaluate(size) != size.value]
+
+        told = name in rule_of(holders[path]).widths
+        return source.resized(evaluate, grown, told)
+
+    def attribute(value: Any, path: str, name: str) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(attribute(item, path, name) for item in value)
+        if isinstance(value, dict):
+            return {key: attribute(item, path, name) for key, item in value.items()}
+        if isinstance(value, Scale):
+            return number(value.sources[0], path, name)
+        return new(value)
 
     for equation in equations.recorded.values():
         left, right = equations.resolve(equation.left), equations.resolve(equation.right)
@@ -100,8 +121,18 @@ def solve_widths(
         if size > 1 and equations.resolve(expression_of(size)).is_constant
         if (equation := equations.cause(expression_of(size))) is not None
     }
-    attributes = {key: new(value) for key, value in trace.attributes.items()}
-    return Widths(factor, shapes, attributes, pinned)
+    holders = {**dict(model.named_modules()), **configs(model)}
+    attributes = {
+        (path, name): changed
+        for (path, name), value in trace.attributes.items()
+        if (changed := attribute(value, path, name)) != vars(holders[path])[name]
+    }
+    numbers = {
+        key: changed
+        for key, source in trace.numbers.items()
+        if (changed := number(source, *key)) != source.value
+    }
+    return Widths(factor, shapes, attributes, numbers, pinned)
 
 
 def _units(weights: list[Expression], multiple_of: int) -> dict[Atom, int]:
@@ -130,6 +161,8 @@ def widen(model: nn.Module, widths: Widths) -> nn.Module:
     """
 
     def make(_module: nn.Module, path: str, name: str, tensor: Tensor) -> Tensor:
+        if (path, name) in widths.numbers:
+            return torch.full_like(tensor, widths.numbers[path, name])
         shape = widths.shapes.get((path, name), tuple(tensor.shape))
         if shape == tuple(tensor.shape):
             return tensor.detach().clone()

@@ -45,6 +45,41 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
+@stands_for(F.bilinear)
+def _bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    for one, two in ((x.shape[-1], weight.shape[1]), (y.shape[-1], weight.shape[2])):
+        _require(one == two, f"bilinear of {weight.shape} got {x.shape} and {y.shape}")
+    if bias is not None:
+        _require(bias.shape[0] == weight.shape[0], "bias and weight differ")
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@stands_for(torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
+def _cell(
+    x: Tensor,
+    state: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+) -> Tensor:
+    gates = weight_hh.shape[0]
+    count = int(gates) // int(state.shape[-1])
+    _require(x.shape[-1] == weight_ih.shape[1], f"cell of {weight_ih.shape} got {x.shape}")
+    _require(state.shape[-1] == weight_hh.shape[1], f"cell of {weight_hh.shape} got {state.shape}")
+    _require(gates == count * weight_hh.shape[1], "the weights of the gates do not fit")
+    for other in (weight_ih, bias_ih, bias_hh):
+        _require(other is None or other.shape[0] == gates, "the gates do not fit")
+    return torch.empty_like(state)
+
+
+@stands_for(torch.lstm_cell)
+def _lstm_cell(x: Tensor, state: Sequence[Tensor], *weights: Any) -> tuple[Tensor, Tensor]:
+    hidden, cell = state
+    _require(hidden.shape[-1] == cell.shape[-1], "the two states differ")
+    return _cell(x, hidden, *weights), torch.empty_like(cell)
+
+
 @stands_for(F.layer_norm, F.rms_norm)
 def _layer_norm(
     x: Tensor,
@@ -134,6 +169,11 @@ def _setitem(x: Tensor, index: Any, value: Any) -> None:
         x[index] = value
 
 
+@stands_for(Tensor.data_ptr)
+def _data_ptr(x: Tensor) -> int:
+    return 0  # as for every tensor without values; of a symbolic size PyTorch may not be asked
+
+
 @stands_for(torch.polar)
 def _polar(radius: Tensor, angle: Tensor) -> Tensor:
     both = radius + angle  # which compares the shapes
@@ -148,8 +188,8 @@ def _pad(x: Tensor, pad: Sequence[int], *args: Any, **kwargs: Any) -> Tensor:
     return x.new_empty(shape)
 
 
-@stands_for(torch.roll, Tensor.roll)
-def _roll(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+@stands_for(torch.roll, Tensor.roll, F.local_response_norm)
+def _same_shape(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return torch.empty_like(x)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -29,6 +30,7 @@ from isoflop.rules import WideningRule, rule_of
 from isoflop.surgery import ExampleInputs, configs, normalize_inputs
 from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import Space, expression_of
+from isoflop.widths.scales import Scale, Source, follow, hold, number_in
 from isoflop.widths.stand_ins import STAND_INS, recurrent
 
 # Names of integers that are widths.
@@ -39,11 +41,17 @@ _WIDTH_NAME = re.compile(
 # Names of integers that say how many parts a width has, or how large a picture or a text is.
 _COUNT_NAME = re.compile(
     r"(heads?|groups?|layers?|blocks?|depth|experts?|stages?|chunks?|branches|scales?|"
-    r"window\w*|patch\w*|partition\w*|kernel\w*|stride\w*|padding|pad|dilation\w*|grid\w*|img\w*|image\w*|area|"
+    r"window\w*|patch\w*|partition\w*|kernel\w*|stride\w*|pad|dilation\w*|grid\w*|img\w*|image\w*|area|"
     r"resolution|vocab\w*|class\w*|labels?|top_?k|length|len|seq\w*|positions?|\w*tokens?|quer(y|ies)|"
     r"buckets?|distance|ratio|idx|index|id|reduction|radix|order|ndim|cardinality|axis)_?\d*$"
     r"|^(num|n|nb|max|min|block|chunk)_"
 )
+
+# Names by which layers of PyTorch say along which dimension they work.
+_AXIS_NAME = re.compile(r"^(start_|end_)?dim$")
+
+_LARGEST_CONTAINER = 64
+"""Containers with more items are not looked into for numbers."""
 
 _SMALLEST_WIDTH = 8
 """Smaller integers that equal a size of a parameter are taken for widths only by name."""
@@ -57,30 +65,26 @@ class SymbolicTrace:
         shapes: Symbolic shape of every parameter and buffer by `(module path, attribute)`.
         attributes: Symbolic value of every attribute that restates a width, likewise.
         parameters: The keys of `shapes` that are parameters.
+        numbers: What is known of the use of every tensor with one element, likewise.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._running: list[str] = [""]
-        self.operation = ""
-        self.space = Space(self._location)
+        self.space = Space(type(model).__name__)
         self.shapes: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.attributes: dict[tuple[str, str], Any] = {}
         self.parameters: set[tuple[str, str]] = set()
-
-    def _location(self) -> str:
-        path = self._running[-1] or type(self.model).__name__
-        return f"{path} ({self.operation})" if self.operation else path
+        self.numbers: dict[tuple[str, str], Source] = {}
 
     def run(self, example_inputs: ExampleInputs) -> None:
         """Run the forward pass and pin what the model returns to its sizes."""
         args, kwargs = normalize_inputs(self.model, example_inputs)
         with contextlib.ExitStack() as stack:
-            for context in (unfused(), _square_roots_by_numpy()):
+            for context in (unfused(), _more_like_integers()):
                 stack.enter_context(context)
             # Symbolic shapes hardly ever repeat, so looking them up costs more than it saves.
             mode = stack.enter_context(fake_mode(cache=False))
-            stack.enter_context(_Functions(self))
+            stack.enter_context(_Functions(self.space))
             fake = copy_with_tensors(self.model, self._make, share_others=True)
             fake.train().eval()  # see `isoflop.flops.trace`
             follow_rules(fake)
@@ -90,13 +94,13 @@ class SymbolicTrace:
                 self._set_attributes(path, module)
                 if isinstance(module, nn.RNNBase):
                     module.forward = functools.partial(recurrent, module)
-            self._running = RunningModules(fake)
+            running = self.space.running = RunningModules(fake)
             args, kwargs = fake_inputs(mode, (args, kwargs))
-            self._pin(run_on_fakes(fake, args, kwargs, self._running))
+            self._pin(run_on_fakes(fake, args, kwargs, running))
             if self._idle():
                 # Some parts run in training only, such as auxiliary heads.
                 with contextlib.suppress(InputError):
-                    self._pin(run_on_fakes(fake.train(), args, kwargs, self._running))
+                    self._pin(run_on_fakes(fake.train(), args, kwargs, running))
                 for size in self._idle():
                     pinned = Expression.constant(size.value)
                     self.space.equations.equate(size, pinned, "a parameter that no pass uses")
@@ -128,6 +132,12 @@ class SymbolicTrace:
         shape = self._symbolic_shape(module, name, tensor)
         if shape is None:
             return fake_like(tensor)
+        number = number_in(tensor)
+        if number is not None and _may_be_a_scale(number):
+            fake = fake_like(tensor)
+            self.numbers[path, name] = Source(name, number, _full(path, name))
+            hold(fake, self.numbers[path, name])
+            return fake
         self.shapes[path, name] = shape
         if isinstance(module._parameters.get(name), nn.Parameter):
             self.parameters.add((path, name))
@@ -171,12 +181,25 @@ class SymbolicTrace:
 
     def _set_attributes(self, path: str, module: nn.Module) -> None:
         """Make the attributes that restate a width symbolic too, so that they follow it."""
-        new: dict[str, Any] = {}
+        rule = rule_of(module)
+        own = not type(module).__module__.startswith("torch.nn.")
+        sizes = _sizes(self.model.get_submodule(path)) if own else set()
+        new = {
+            name: self._numbers(self._attribute(name, value, sizes, rule), name, path)
+            for name, value in vars(module).items()
+            if _is_plain(value) and (own or not _AXIS_NAME.search(name))
+        }
+        new |= self._layer_attributes(module)
+        for name, value in new.items():
+            if name not in rule.constants and value is not vars(module).get(name):
+                self.attributes[path, name] = module.__dict__[name] = value
+
+    def _layer_attributes(self, module: nn.Module) -> dict[str, Any]:
+        """Return the attributes of a layer of PyTorch, in terms of the shapes of its parameters."""
         weight = module._parameters.get("weight")
-        if isinstance(module, nn.Linear) and weight is not None:
-            new = {"out_features": weight.shape[0], "in_features": weight.shape[1]}
-        elif isinstance(module, _ConvNd) and weight is not None:
+        if isinstance(module, _ConvNd) and weight is not None:
             groups: Any = module.groups
+            new = {}
             if groups > 1 and groups == module.in_channels and not module.transposed:
                 multiplier = module.out_channels // module.groups
                 groups = weight.shape[0] // multiplier if multiplier > 1 else weight.shape[0]
@@ -184,57 +207,41 @@ class SymbolicTrace:
             ends = (weight.shape[1] * groups, weight.shape[0])
             if module.transposed:
                 ends = (weight.shape[0], weight.shape[1] * groups)
-            new |= {"in_channels": ends[0], "out_channels": ends[1]}
-        elif isinstance(module, _NormBase):
+            return new | {"in_channels": ends[0], "out_channels": ends[1]}
+        if isinstance(module, nn.Linear) and weight is not None:
+            return {"out_features": weight.shape[0], "in_features": weight.shape[1]}
+        if isinstance(module, nn.Bilinear):
+            names = ("out_features", "in1_features", "in2_features")
+            return dict(zip(names, module.weight.shape, strict=True))
+        if isinstance(module, _NormBase):
             statistic = weight if weight is not None else module._buffers.get("running_mean")
-            if statistic is not None:
-                new = {"num_features": statistic.shape[0]}
-        elif isinstance(module, nn.GroupNorm) and weight is not None:
-            new = {"num_channels": weight.shape[0]}
-        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-            shape = (
-                tuple(weight.shape)
-                if weight is not None
-                else tuple(self._symbol(s, "norm") for s in module.normalized_shape)
-            )
-            new = {"normalized_shape": shape}
-        elif isinstance(module, nn.Embedding) and weight is not None:
-            new = {"embedding_dim": weight.shape[1]}
-        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-            new = _recurrent_sizes(module)
-        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            width: Any = module.in_proj_weight.shape[1]
-            new = dict.fromkeys(("embed_dim", "kdim", "vdim"), width)
-            new["head_dim"] = width // module.num_heads
-        elif not type(module).__module__.startswith("torch.nn."):
-            dense = self.model.get_submodule(path)
-            sizes = {
-                size for p in dense.parameters() for size in p.shape if size >= _SMALLEST_WIDTH
+            return {} if statistic is None else {"num_features": statistic.shape[0]}
+        if isinstance(module, nn.GroupNorm) and weight is not None:
+            return {"num_channels": weight.shape[0]}
+        if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+            if weight is not None:
+                return {"normalized_shape": tuple(weight.shape)}
+            return {
+                "normalized_shape": tuple(self._symbol(s, "norm") for s in module.normalized_shape)
             }
-            rule = rule_of(module)
-            new = {
-                name: self._attribute(name, value, sizes, rule)
-                for name, value in vars(module).items()
-                if name not in rule.constants
-            }
-            new = {name: value for name, value in new.items() if value is not vars(module)[name]}
-        for name, value in new.items():
-            self.attributes[path, name] = value
-            module.__dict__[name] = value
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and weight is not None:
+            return {"embedding_dim": weight.shape[1]}
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            return _recurrent_sizes(module)
+        if isinstance(module, nn.MultiheadAttention):
+            return _attention_sizes(module)
+        return {}
 
     def _set_config(self, path: str, config: Any) -> None:
         """Make widths symbolic in a configuration, which a forward pass may read."""
-        sizes = {
-            size
-            for parameter in self.model.parameters()
-            for size in parameter.shape
-            if size >= _SMALLEST_WIDTH
-        }
+        sizes = _sizes(self.model)
         for name, value in list(vars(config).items()):
             if type(value) is int:
                 new = self._attribute(name, value, sizes, WideningRule())
-                if new is not value:
-                    self.attributes[path, name] = config.__dict__[name] = new
+            else:
+                new = self._numbers(value, name, path) if _is_plain(value) else value
+            if new is not value:
+                self.attributes[path, name] = config.__dict__[name] = new
 
     def _attribute(self, name: str, value: Any, sizes: set[int], rule: WideningRule) -> Any:
         """Return a symbol in place of an integer that may be a width, also within a tuple.
@@ -261,10 +268,79 @@ class SymbolicTrace:
                 return items if type(value) is list else tuple(items)
         return value
 
+    def _numbers(self, value: Any, name: str, path: str) -> Any:
+        """Return what follows the use of a float in its place, also within a container."""
+        if isinstance(value, (float, np.floating)):
+            number = float(value)
+            if _may_be_a_scale(number):
+                return Scale(number, Source(name, number, _full(path, name)))
+        elif type(value) in (tuple, list, dict) and len(value) <= _LARGEST_CONTAINER:
+            items = list(value.values() if isinstance(value, dict) else value)
+            new = [self._numbers(item, name, path) for item in items]
+            if any(one is not other for one, other in zip(new, items, strict=True)):
+                return (
+                    dict(zip(value, new, strict=True)) if type(value) is dict else type(value)(new)
+                )
+        return value
+
+    def sizes(self, path: str) -> list[Expression]:
+        """Return the sizes of a module and of what it consists of, or those of what it is part of."""
+        while True:
+            prefix = f"{path}." if path else ""
+            found = {
+                expression_of(size): None
+                for held in (self.shapes, self.attributes)
+                for (owner, _), value in held.items()
+                if owner == path or owner.startswith(prefix)
+                for size in (value if isinstance(value, tuple) else (value,))
+                if isinstance(size, torch.SymInt)
+            }
+            if found or not path:
+                return list(found)
+            path = path.rpartition(".")[0]
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value consists of numbers and strings, so that a copy of it may be changed."""
+    if isinstance(value, dict):
+        return type(value) is dict and all(map(_is_plain, value.values()))
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (int, float, str, np.floating))
+
+
+def _may_be_a_scale(number: float) -> bool:
+    return 0.0 < number < math.inf and number != 1.0
+
+
+def _full(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
 
 def _counts(module: nn.Module) -> set[int]:
     """Return the numbers of parts that a module restates."""
     return {v for name, v in vars(module).items() if type(v) is int and _COUNT_NAME.search(name)}
+
+
+def _sizes(module: nn.Module) -> set[int]:
+    """Return the sizes of all parameters of a module that may be widths."""
+    sizes = (size for parameter in module.parameters() for size in parameter.shape)
+    return {size for size in sizes if size >= _SMALLEST_WIDTH}
+
+
+def _attention_sizes(module: nn.MultiheadAttention) -> dict[str, Any]:
+    """Return the sizes that multi-head attention restates."""
+    parameters: Any = module._parameters
+    joint = parameters["in_proj_weight"]
+    names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+    query, key, value = (joint,) * 3 if joint is not None else (parameters[name] for name in names)
+    width = query.shape[1]
+    return {
+        "embed_dim": width,
+        "kdim": key.shape[1],
+        "vdim": value.shape[1],
+        "head_dim": width // module.num_heads,
+    }
 
 
 def _recurrent_sizes(module: nn.Module) -> dict[str, Any]:
@@ -280,26 +356,35 @@ def _recurrent_sizes(module: nn.Module) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _square_roots_by_numpy() -> Iterator[None]:
-    """Let `numpy.sqrt`, which asks an object for a method of that name, take a symbolic size."""
+def _more_like_integers() -> Iterator[None]:
+    """Let symbolic sizes do more of what integers do.
+
+    `numpy.sqrt` asks an object for a method of that name, and tables that a forward pass keeps by
+    shape need a hash.
+    """
+    hashing = torch.SymInt.__hash__
     torch.SymInt.sqrt = lambda size: math.sqrt(int(size))  # type: ignore[attr-defined]
+    torch.SymInt.__hash__ = lambda size: hash(int(size))  # type: ignore[method-assign]
     try:
         yield
     finally:
+        torch.SymInt.__hash__ = hashing  # type: ignore[method-assign]
         del torch.SymInt.sqrt  # type: ignore[attr-defined]
 
 
 class _Functions(TorchFunctionMode):
     """Puts the stand-ins in the place of their functions and notes which function runs."""
 
-    def __init__(self, trace: SymbolicTrace) -> None:
+    def __init__(self, space: Space) -> None:
         super().__init__()
-        self.trace = trace
+        self.space = space
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        outer, self.trace.operation = self.trace.operation, getattr(func, "__name__", str(func))
+        outer, self.space.operation = self.space.operation, getattr(func, "__name__", str(func))
         try:
             run: Any = STAND_INS.get(func, func)
-            return run(*args, **(kwargs or {}))
+            result = run(*args, **(kwargs or {}))
+            follow(func, args, kwargs or {}, result)
+            return result
         finally:
-            self.trace.operation = outer
+            self.space.operation = outer

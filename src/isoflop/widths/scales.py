@@ -1,0 +1,280 @@
+"""Floats that are a power of a width, such as the scale of attention, `head_dim ** -0.5`.
+
+Nothing in a number says that it was computed from a width, and a dropout of 0.25 is no
+`1 / sqrt(16)`. So the trace follows what is multiplied by each number that a module holds: where the
+result is, or goes into, a product of activations that sums over 16 channels, 0.25 is the scale of
+that product. Where a number multiplies something else, such as an embedding by the root of its width,
+its name must say that it is a scale as well.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
+
+from isoflop.errors import WideningError
+from isoflop.widths.expressions import Expression
+from isoflop.widths.nodes import expression_of
+
+_ROOTS = (-0.5, 0.5)
+_POWERS = (*_ROOTS, -1.0, 1.0, -0.25, 0.25)
+"""The powers of a width that are looked for, the most common first."""
+
+_SCALE_NAME = re.compile(r"scal|factor|multiplier|temp|tau$|norm|sqrt|rsqrt|gain|coef")
+_OTHER_NAME = re.compile(
+    r"^p$|prob|drop|eps|momentum|slope|theta|base|rate|std|init|decay|layer_?scale|^res|resid|thresh|ratio"
+)
+
+_PRODUCTS = frozenset({"matmul", "bmm", "mm", "dot", "vecdot", "linalg_vecdot", "mv"})
+_MULTIPLICATIONS = frozenset({"mul", "multiply", "div", "divide", "true_divide", "rdiv"})
+_END = re.compile(
+    r"linear$|conv|softmax$|sigmoid|(layer|rms|batch|group|instance)_norm$|normalize|embedding"
+)
+"""Names of functions behind which it does not matter any more by what their input was multiplied."""
+
+
+class Source:
+    """A number that a module holds, and what is known of its use.
+
+    Args:
+        name: Name of the attribute.
+        value: Its value in the model as it is.
+        place: Where it is, for messages.
+
+    Attributes:
+        products: Over what the products sum that it multiplies.
+        factors: Sizes of what else it multiplies.
+    """
+
+    def __init__(self, name: str, value: float, place: str) -> None:
+        self.name = name
+        self.value = value
+        self.place = place
+        self.products: dict[Expression, None] = {}
+        self.factors: dict[Expression, None] = {}
+
+    def resized(
+        self,
+        new: Callable[[Expression], int],
+        sizes: Callable[[], Collection[Expression]],
+        told: bool,
+    ) -> float:
+        """Return the value in the widened model.
+
+        Args:
+            new: Returns the value of an expression in the widened model.
+            sizes: Returns the sizes of the module, and of what it consists of, that grow.
+            told: Whether a rule says that it follows a width.
+
+        Raises:
+            WideningError: It is a power of several sizes, which grow differently.
+        """
+        if told:
+            groups = [(part, _POWERS) for part in (self.products, self.factors, sizes())]
+        elif _OTHER_NAME.search(self.name):
+            return self.value
+        elif self.products:
+            groups = [(self.products, _POWERS), (sizes(), _ROOTS)]
+        elif _SCALE_NAME.search(self.name):
+            groups = [(self.factors, (*_ROOTS, -1.0))]
+        else:
+            return self.value
+        for group, powers in groups:
+            for power in powers:
+                values = {
+                    new(size) ** power: size for size in group if _equal(self.value, size, power)
+                }
+                if len(values) > 1:
+                    raise WideningError(
+                        f"{self.place} = {self.value:.6g} is a power of several sizes that grow "
+                        f"differently: {', '.join(map(repr, values.values()))}. Compute it in the "
+                        "forward pass from the size that is meant, or name it among the `constants` of "
+                        "`isoflop.register_widening_rule` and set it in `rebuild`."
+                    )
+                if values:
+                    return next(iter(values))
+        return self.value
+
+
+def _equal(value: float, size: Expression, power: float) -> bool:
+    # Half precision rounds to one part in 256.
+    exact = size.value**power
+    return size.value > 1 and abs(value - exact) <= 1e-5 * exact
+
+
+class Scale(float):
+    """A float that remembers from which numbers of the model it was computed."""
+
+    sources: tuple[Source, ...]
+
+    def __new__(cls, value: float, *sources: Source) -> "Scale":
+        """Return `value`, computed from `sources`."""
+        scale = super().__new__(cls, value)
+        scale.sources = sources
+        return scale
+
+    def __copy__(self) -> "Scale":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Scale":
+        return self
+
+    def __reduce__(self) -> Any:
+        return float, (float(self),)
+
+    def _with(self, value: Any, other: Any = None) -> Any:
+        more = other.sources if isinstance(other, Scale) else ()
+        return Scale(value, *self.sources, *more) if isinstance(value, float) else value
+
+    def __mul__(self, other: Any) -> Any:
+        return self._with(super().__mul__(other), other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self._with(super().__rmul__(other))
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._with(super().__truediv__(other), other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._with(super().__rtruediv__(other))
+
+    def __pow__(self, other: Any, mod: None = None) -> Any:
+        return self._with(super().__pow__(other))
+
+    def __neg__(self) -> "Scale":
+        return self._with(super().__neg__())
+
+
+class _Past:
+    """By which numbers a tensor was multiplied, and of which products it is the result."""
+
+    def __init__(self, sources: Iterable[Source] = (), products: Iterable[Expression] = ()) -> None:
+        self.sources = dict.fromkeys(sources)
+        self.products = dict.fromkeys(products)
+
+
+_NOTHING = _Past()
+
+
+def hold(tensor: Tensor, source: Source) -> None:
+    """Say that the one element of a tensor without values is a number of the model."""
+    tensor._isoflop_past = _Past([source])  # type: ignore[attr-defined]
+
+
+def follow(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """Note by what the arguments of a function of PyTorch were multiplied, for what it returns."""
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    results = [item for item in results if isinstance(item, Tensor)]
+    if not results:
+        return
+    name = getattr(function, "__name__", "")
+    if _END.search(name):
+        past = _NOTHING
+    else:
+        given = list(_leaves((*args, *kwargs.values())))
+        tensors = [item for item in given if isinstance(item, Tensor)]
+        numbers = {s: None for item in given if isinstance(item, Scale) for s in item.sources}
+        past = _past(name, args, kwargs, tensors, numbers)
+    for tensor in results:
+        tensor._isoflop_past = past  # type: ignore[attr-defined]
+
+
+def _leaves(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _past(
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tensors: list[Tensor],
+    numbers: dict[Source, None],
+) -> _Past:
+    multiplies = name.strip("_") in _MULTIPLICATIONS
+    pasts = {id(tensor): getattr(tensor, "_isoflop_past", _NOTHING) for tensor in tensors}
+    if multiplies:
+        for tensor in tensors:
+            if _is_scalar(tensor):
+                numbers |= pasts[id(tensor)].sources
+        for tensor in tensors:
+            for source in numbers if not _is_scalar(tensor) else ():
+                source.products |= pasts[id(tensor)].products
+                source.factors |= dict.fromkeys(_sizes(tensor))
+    summed = _summed(name, args, kwargs)
+    if summed is not None:
+        for source in (*numbers, *(s for past in pasts.values() for s in past.sources)):
+            source.products[summed] = None
+        return _Past(products=[summed])
+    sources = dict(numbers) if multiplies or not tensors else {}
+    for tensor in tensors:
+        if not _is_scalar(tensor) or len(tensors) == 1 or multiplies:
+            sources |= pasts[id(tensor)].sources
+    products = [product for past in pasts.values() for product in past.products]
+    return _Past(sources, products) if sources or products else _NOTHING
+
+
+def _summed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Expression | None:
+    """Return over how many channels a function sums products, or None if it does not."""
+    if name in _PRODUCTS:
+        return expression_of(args[0].shape[-1])
+    if name in ("baddbmm", "addbmm", "addmm"):
+        return expression_of(args[1].shape[-1])
+    if name == "scaled_dot_product_attention":
+        query = args[0] if args else kwargs["query"]
+        return expression_of(query.shape[-1])
+    if name == "sum" and isinstance(args[0], Tensor):
+        dim = args[1] if len(args) > 1 else kwargs.get("dim")
+        if isinstance(dim, int) and args[0].ndim:
+            return expression_of(args[0].shape[dim])
+    if name == "einsum" and isinstance(args[0], str):
+        operands = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
+        return _einsum(args[0].replace(" ", ""), operands)
+    return None
+
+
+def _einsum(equation: str, operands: Collection[Tensor]) -> Expression | None:
+    inputs, arrow, output = equation.partition("->")
+    total = Expression.constant(1)
+    found = False
+    letters: dict[str, Any] = {}
+    for term, operand in zip(inputs.split(","), operands, strict=False):
+        before, _, after = term.partition("...")
+        sizes = operand.shape
+        letters |= dict(zip(before, sizes, strict=False))
+        letters |= dict(zip(reversed(after), reversed(sizes), strict=False))
+    if not arrow:
+        return None
+    for letter, size in letters.items():
+        if letter not in output:
+            total, found = total * expression_of(size), True
+    return total if found and len(operands) > 1 else None
+
+
+def _is_scalar(tensor: Tensor) -> bool:
+    return all(isinstance(size, int) and size == 1 for size in tensor.shape)
+
+
+def _sizes(tensor: Tensor) -> Iterator[Expression]:
+    """Return the sizes of a tensor, and those of what is left of it behind each dimension."""
+    rest = Expression.constant(1)
+    for size in reversed(tensor.shape):
+        size = expression_of(size)
+        rest = rest * size
+        if not size.is_constant:
+            yield size
+        if not rest.is_constant:
+            yield rest
+
+
+def number_in(tensor: Tensor) -> float | None:
+    """Return the one element of a floating-point tensor that has values, else None."""
+    if tensor.numel() != 1 or tensor.is_meta or not tensor.dtype.is_floating_point:
+        return None
+    with no_dispatch():
+        return tensor.item()
