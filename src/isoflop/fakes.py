@@ -6,6 +6,7 @@ import functools
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,9 @@ def run_on_fakes(
         InputError: The forward pass fails: the inputs do not fit, or it reads tensor values.
     """
     try:
-        with torch.set_grad_enabled(gradients):
+        with torch.set_grad_enabled(gradients), warnings.catch_warnings():
+            # Of re-entrant checkpointing, which a trace does without.
+            warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
             return model(*args, **kwargs)
     except Exception as error:
         failure = _failure(model, args, kwargs, running, error)

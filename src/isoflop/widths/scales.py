@@ -219,7 +219,7 @@ def _past(
     return _Past(sources, products) if sources or products else _NOTHING
 
 
-def _summed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Expression | None:
+def _summed(name: str, args: Any, kwargs: Any) -> Expression | None:
     """Return over how many channels a function sums products, or None if it does not."""
     if name in _PRODUCTS:
         return expression_of(args[0].shape[-1])
