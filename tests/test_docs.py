@@ -70,4 +70,7 @@ def test_a_page_about_all_runs_of_a_reproduction():
 
 def test_all_are_found():
     assert len(PRINTED) > 40
-    assert ("reproduce.md", "isoflop report reproduction/runs/*/seed* --out report.html") in MENTIONED
+    assert (
+        "reproduce.md",
+        "isoflop report reproduction/runs/*/seed* --out report.html",
+    ) in MENTIONED

@@ -231,8 +231,19 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Plan":
-        """Read a plan that `save` wrote."""
-        return cls.from_json(Path(path).read_text())
+        """Read a plan that `save` wrote.
+
+        Raises:
+            PlanError: The file is missing, or holds no plan.
+        """
+        try:
+            text = Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(
+                f"The plan {path} cannot be read: {error}. Give the file that "
+                "`plan.save(path)` wrote."
+            ) from error
+        return cls.from_json(text)
 
     def __str__(self) -> str:
         header = ("weight", "kind", "dense shape", "shape", "sparsity", "nnz", "MACs")

@@ -153,7 +153,11 @@ def test_ordered_dicts_come_back_as_dicts(tmp_path):
     assert loaded.value == {"a": 1}
 
 
-@pytest.mark.parametrize("state", [object(), {1, 2}, torch.float32, {(1, 2): 3}, [len]], ids=repr)
+@pytest.mark.parametrize(
+    "state",
+    [object(), {1, 2}, torch.float32, {(1, 2): 3}, [len]],
+    ids=["object", "set", "type", "key", "function"],
+)
 def test_what_would_need_code_is_refused_by_name(state, tmp_path):
     model = nn.Sequential(nn.Linear(4, 4), Extra(4, 4))
     model[1].value = state

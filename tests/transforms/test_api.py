@@ -234,3 +234,18 @@ def test_layers_whose_weight_is_computed_are_refused_with_the_remedy(change, mes
     with pytest.raises(isoflop.WideningError, match=message):
         isoflop.transform(model, kind(0.5), example_inputs=(2, 8))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_options_of_a_wrong_type_are_refused():
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+    for seed in ("0", 1.5, None, True):
+        with pytest.raises(isoflop.IsoflopError, match="seed must be an integer"):
+            isoflop.transform(
+                model,
+                isoflop.SparseWide(0.5),
+                example_inputs=(2, 8),
+                seed=seed,  # pyright: ignore
+            )
+    for width in ("2", True, float("nan")):
+        with pytest.raises(isoflop.IsoflopError, match="width must be"):
+            isoflop.LowRank(width=width)  # pyright: ignore

@@ -24,7 +24,7 @@ Backend = Literal["dense", "sparse", "sparse_bfloat16"]
 _INDEX = ("offsets", "starts", "t_entries", "t_starts")
 _PLAIN = (
     *("_shape", "_groups", "_tiling", "flipped", "activation", "backend", "observer"),
-    "batch_innermost",
+    *("batch_innermost", "_signature", *_INDEX),
 )
 
 

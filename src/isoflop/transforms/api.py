@@ -75,7 +75,7 @@ def transform(
         NoTransformableLayersError: Nothing is left to transform.
         BudgetError: No sparsity meets the budget.
     """
-    _check_arguments(model, config, scope)
+    _check_arguments(model, config, scope, seed)
     source = _source(model, config, example_inputs, names_in(exclude, "exclude"))
     if isinstance(config, LayerTransform) and all(
         LayerShape.of(layer).depthwise for layer in source.layers.values()
@@ -112,7 +112,7 @@ def transform(
     return new, plan
 
 
-def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
+def _check_arguments(model: nn.Module, config: Transform, scope: str, seed: int) -> None:
     if not isinstance(model, nn.Module):
         raise IsoflopError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
     if not isinstance(config, Transform):
@@ -122,6 +122,8 @@ def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
         )
     if scope not in ("model", "layers"):
         raise IsoflopError(f"scope must be 'model' or 'layers', not {scope!r}.")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise IsoflopError(f"seed must be an integer, not {seed!r}.")
     for name, *_ in named_masks(model):
         raise WideningError(
             f"{name} is masked already: transform the dense model, before `isoflop.sparsify`."
@@ -282,6 +284,8 @@ def _plan(
                 nonlinearity=target.nonlinearity,
             )
         )
+    if not any(layer.kind == "sparse" for layer in layers):
+        raise _nothing_to_transform(source.model, config, after)
     plan = Plan(
         transform=TRANSFORMS.name_of(config),
         config=config.to_dict(),
