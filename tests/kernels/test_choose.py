@@ -1,6 +1,7 @@
 """Which layers run on the sparse kernels. Times are made up, so that the choices are known."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -342,6 +343,127 @@ def test_layers_that_are_called_by_keyword_or_not_at_all_stay(clock):
     fast, report = accelerate(model, example_inputs=(3, 8))
     assert [layer.path for layer in report.layers] == ["first"]
     same(fast, model, (3, 8))
+
+
+def one_more(module, args, output: Any):
+    return output + 1
+
+
+class Bidirectional(nn.Module):
+    """Masked weights of many kinds, of which one layer has kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(8, 4)
+        self.recurrent = nn.LSTM(4, 4)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.pair = nn.Bilinear(4, 4, 4)
+        self.row, self.up = nn.Conv1d(4, 4, 1), nn.ConvTranspose1d(4, 4, 1)
+        self.image, self.volume = nn.Conv2d(4, 4, 1, padding_mode="circular"), nn.Conv3d(4, 4, 1)
+        self.hooked, self.tied, self.other = (nn.Linear(4, 4) for _ in range(3))
+        self.read, self.idle, self.fine = (nn.Linear(4, 4) for _ in range(3))
+        self.hooked.register_forward_hook(one_more)
+        self.other.weight = self.tied.weight
+
+    def forward(self, tokens):
+        x, _ = self.recurrent(self.embedding(tokens))
+        x, _ = self.attention(x, x, x, need_weights=False)
+        y = self.up(self.row(self.pair(x, x).transpose(1, 2)))
+        y = self.volume(self.image(y[..., None])[..., None]).flatten(2).transpose(1, 2)
+        y = self.hooked(self.tied(self.other(self.read(y))) + self.read.weight.sum())
+        return self.fine(y)
+
+
+def all_masked(model):
+    torch.manual_seed(0)
+    for module in model.modules():
+        for name, weight in list(module._parameters.items()):
+            if weight is not None and weight.ndim > 1:
+                set_mask(module, name, torch.rand(weight.shape) < 0.4)
+    return model
+
+
+REASONS = {
+    "embedding": "is of class Embedding",
+    "recurrent.weight_ih_l0": "is of class LSTM",
+    "recurrent.weight_hh_l0": "is of class LSTM",
+    "attention.in_proj_weight": "is of class MultiheadAttention",
+    "attention.out_proj": "'attention' uses too",
+    "pair": "is of class Bilinear",
+    "row": "an nn.Conv2d with a kernel of height 1 computes the same",
+    "up": "is of class ConvTranspose1d",
+    "image": "'circular'",
+    "volume": "is of class Conv3d",
+    "hooked": "has hooks",
+    "tied": "shares its weight",
+    "other": "shares its weight",
+    "read": "'Bidirectional' uses too",
+    "idle": "is not called",
+}
+
+
+def test_the_report_says_why_layers_stay_dense(clock):
+    model = all_masked(Bidirectional()).eval()
+    tokens = torch.randint(0, 8, (3, 2))
+    fast, report = accelerate(model, example_inputs=tokens)
+    assert [layer.path for layer in report.layers] == ["fine"]
+    assert report.skipped.keys() == REASONS.keys()
+    for path, reason in REASONS.items():
+        assert reason in report.skipped[path]
+        assert f"{path} {report.skipped[path]}" in str(report)
+    torch.testing.assert_close(fast(tokens), model(tokens))
+    frozen = freeze(model, example_inputs=tokens)
+    fast, report = accelerate(frozen, example_inputs=tokens)
+    assert report.skipped.keys() >= REASONS.keys() - {"idle"}
+    torch.testing.assert_close(fast(tokens), model(tokens))
+
+
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_nothing_that_has_kernels(clock, kind, frozen):
+    model = all_masked(nn.Sequential(kind(4, 4, 3), nn.ReLU()))
+    shape = (2, 4, *[5] * (model[0].get_parameter("weight").ndim - 2))
+    model = freeze(model, example_inputs=shape) if frozen else model
+    with pytest.warns(NoEffectWarning, match=f"0 is of class {kind.__name__}, for which"):
+        fast, report = accelerate(model, example_inputs=shape)
+    assert fast is model
+    assert "nan" not in str(report)
+    assert "nothing was measured; left as it was" in str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_other_types_of_numbers(clock, dtype, frozen):
+    model = masked(nn.Sequential(nn.Linear(8, 8), nn.ReLU())).to(dtype)
+    x = torch.randn(3, 8, dtype=dtype)
+    if frozen:
+        _, report = accelerate(freeze(model, example_inputs=x), example_inputs=x)
+    else:
+        with pytest.warns(NoEffectWarning, match="use `model.float"):
+            _, report = accelerate(model, example_inputs=x)
+    assert str(dtype) in report.skipped["0"]
+
+
+def test_masked_layers_do_not_train_on_kernels(clock):
+    model = masked(nn.Sequential(nn.Linear(8, 8)))
+    with pytest.warns(NoEffectWarning, match="storage='compressed'"):
+        accelerate(model, example_inputs=(3, 8), mode="training")
+
+
+def test_models_whose_course_depends_on_values(clock):
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.second(x) if x.sum() > 0 else self.second(self.first(x))
+
+    model = masked(Branching())
+    fast, report = accelerate(model, example_inputs=-torch.ones(3, 8))
+    assert [layer.path for layer in report.layers] == ["first", "second"]
+    for x in (torch.ones(2, 8), -torch.ones(2, 8)):
+        torch.testing.assert_close(fast(x), model(x))
 
 
 def test_without_kernels(monkeypatch):

@@ -35,11 +35,13 @@ def disturb(model):
     """Give every normalisation statistics and weights that folding cannot get right by chance."""
     torch.manual_seed(0)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.normal_(module.get_buffer("running_mean"), 0, 0.2)
-            nn.init.uniform_(module.get_buffer("running_var"), 0.5, 2)
-            nn.init.normal_(module.weight, 1, 0.2)
-            nn.init.normal_(module.bias, 0, 0.2)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.running_mean is not None:
+                nn.init.normal_(module.get_buffer("running_mean"), 0, 0.2)
+                nn.init.uniform_(module.get_buffer("running_var"), 0.5, 2)
+            if module.affine:
+                nn.init.normal_(module.weight, 1, 0.2)
+                nn.init.normal_(module.bias, 0, 0.2)
         if isinstance(module, nn.Linear):  # some heads start at zero
             nn.init.normal_(module.weight, 0, 0.1)
     return model

@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import json
+import math
 
 import pytest
 from tests.reproduce.works import Note
@@ -180,3 +181,9 @@ def test_measures(measure):
             training.read(summary)
     else:
         assert training.read(summary) == {None: 3, "accuracy": 5}[measure]
+
+
+@pytest.mark.parametrize("value", [None, math.inf, math.nan, "high"])
+def test_results_that_are_not_finite_are_none(value):
+    with pytest.raises(IsoflopError, match="not finite"):
+        TRAINING.read({"metric": "accuracy", "accuracy": value})

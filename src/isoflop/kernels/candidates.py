@@ -73,11 +73,11 @@ def why_dense(layer: nn.Module, parameter: str = "weight") -> str | None:
     if not supported or parameter != "weight":
         advice = _ADVICE.get(kind)
         return (
-            f"is a {kind}, for which there are no sparse kernels, only for nn.Linear, nn.Conv2d and "
-            f"Hugging Face's Conv1D: it computes at dense speed{f'; {advice}' if advice else ''}"
+            f"is of class {kind}, for which there are no sparse kernels, only for nn.Linear, nn.Conv2d "
+            f"and Hugging Face's Conv1D: it computes at dense speed{f'; {advice}' if advice else ''}"
         )
     if not (is_flipped(layer) or _computes_as_its_base(layer)):
-        return f"is a {kind}, a subclass with a forward pass of its own: it computes at dense speed"
+        return f"is of class {kind}, a subclass that computes in its own way, at dense speed"
     if not is_untouched(layer):
         return "has hooks, parametrizations or a forward pass of its own, which would be lost"
     if isinstance(layer, nn.Conv2d) and not symmetric_padding(layer):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from isoflop.errors import IsoflopError
 from isoflop.models import MODELS
+from isoflop.report.figure import is_finite
 from isoflop.reproduce.data import DataFolders
 from isoflop.reproduce.work import EvaluationWork, RunWork, TimingWork
 from isoflop.sparsity import parse_pattern
@@ -85,7 +86,10 @@ class Training:
         measure = self.measure or summary.get("metric", "accuracy")
         if measure not in summary:
             raise IsoflopError(f"The summary of the run has no {measure!r}.")
-        return float(summary[measure])
+        value = summary[measure]
+        if not is_finite(value):  # null in the file
+            raise IsoflopError(f"The {measure} of the run is not finite.")
+        return float(value)
 
     def _recipe(self) -> Recipe:
         recipe, changes = get_recipe(self.recipe), dict(self.changes)
