@@ -80,3 +80,19 @@ def test_a_new_layer_that_is_never_called_is_refused():
         check_replaced(net, (2, 8), {"b": (old, new)})
     replace_modules(net, {new: old})
     assert net.b is old
+
+
+def test_attention_held_elsewhere_is_refused_by_name():
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+            self.held = Holder(self.attention)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.last(self.held.layer(x, x, x)[0])
+
+    with pytest.raises(WideningError, match=r"attention.*still runs the old layer"):
+        isoflop.transform(Attending(), isoflop.SparseParallel(0.5), example_inputs=(2, 5, 8))

@@ -214,6 +214,7 @@ def test_constants_of_the_dense_model_stay_constants():
 def test_statistics_start_anew():
     dense = cifar_resnet()
     dense.train()(torch.randn(8, 3, 16, 16) * 5 + 3)
-    model, _ = transform(dense, isoflop.SparseWide(0.5), example_inputs=(1, 3, 16, 16))
+    with pytest.warns(isoflop.TrainedModelWarning, match="has seen 1 batches"):
+        model, _ = transform(dense, isoflop.SparseWide(0.5), example_inputs=(1, 3, 16, 16))
     for name, buffer in model.named_buffers():
         assert (buffer == (1 if name.endswith("running_var") else 0)).all()

@@ -23,7 +23,9 @@ from isoflop.flops import Trace, trace, trace_for_budget
 from isoflop.masks import named_masks
 from isoflop.plan import LayerPlan, Plan
 from isoflop.registry import names_in
+from isoflop.replaced import check_replaced
 from isoflop.surgery import ExampleInputs, match_paths
+from isoflop.transforms.attention import SeparateAttention
 from isoflop.transforms.base import (
     TRANSFORMS,
     LayerTransform,
@@ -208,6 +210,13 @@ def _prepared(
     prepared = config.prepared(model, found, excluded)
     if prepared is model:
         return model, found, excluded
+    old = dict(model.named_modules())
+    taken_apart = {
+        path: (old[path], module)
+        for path, module in prepared.named_modules()
+        if isinstance(module, SeparateAttention)
+    }
+    check_replaced(prepared, example_inputs, taken_apart)
     after = trace(prepared, example_inputs)
     same_macs = after.table.macs == found.table.macs
     if not same_macs or after.output_shapes != found.output_shapes:
