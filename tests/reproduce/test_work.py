@@ -185,5 +185,5 @@ def test_measures(measure):
 
 @pytest.mark.parametrize("value", [None, math.inf, math.nan, "high"])
 def test_results_that_are_not_finite_are_none(value):
-    with pytest.raises(IsoflopError, match="not finite"):
+    with pytest.raises(isoflop.IsoflopError, match="not finite"):
         TRAINING.read({"metric": "accuracy", "accuracy": value})
