@@ -168,13 +168,17 @@ def run_on_fakes(
         return model(*args, **kwargs)
     except Exception as error:
         shapes = [tuple(t.shape) for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
-        raise InputError(
+        # What follows is the stack of C++.
+        what = str(error).partition("\nException raised from")[0]
+        reason = f"{_place(model, running)}{_line(error)} raised {type(error).__name__}: {what}"
+        failure = InputError(
             f"{type(model).__name__} cannot be traced with example inputs of shapes {shapes}: "
-            f"{_place(model, running)}{_line(error)} raised {type(error).__name__}: {error}. Pass "
-            "example_inputs that `model(*example_inputs)` accepts. A module whose course depends on "
-            "the values of tensors cannot be traced; `isoflop.register_widening_rule` gives it a "
-            "forward pass that can."
-        ) from error
+            f"{reason}. Pass example_inputs that `model(*example_inputs)` accepts. A module whose "
+            "course depends on the values of tensors cannot be traced; "
+            "`isoflop.register_widening_rule` gives it a forward pass that can."
+        )
+        failure.reason = reason
+        raise failure from error
 
 
 def _place(model: nn.Module, running: RunningModules) -> str:

@@ -87,7 +87,11 @@ class SparseIndex:
         taps = kh * kw
         row_groups = out // self.groups // self.rows
         lengths = self.starts.diff().long()
-        segment = torch.arange(len(lengths)).repeat_interleave(lengths)
+        device = lengths.device
+        # Given the sum of the lengths, no device has to be asked for their values.
+        segment = torch.arange(len(lengths), device=device).repeat_interleave(
+            lengths, output_size=len(self.offsets)
+        )
         row_group, block = segment % row_groups, segment // row_groups
         blocks = _ceil_div(per_group, self.block_in)
         group, block = block // blocks, block % blocks
@@ -95,7 +99,8 @@ class SparseIndex:
         channel = block * self.block_in + offset // taps
         row = (group * row_groups + row_group) * self.rows
         first = (row * per_group + channel) * taps + offset % taps
-        return (first[:, None] + torch.arange(self.rows) * per_group * taps).flatten()
+        rows = torch.arange(self.rows, device=device) * per_group * taps
+        return (first[:, None] + rows).flatten()
 
     def to_dense(self, values: Tensor) -> Tensor:
         """Return the dense weight, of shape `shape`, that has `values`, of shape (nnz,)."""
@@ -227,7 +232,7 @@ def build_index(
     offset_out = row % block_out * taps + tap
     # The first entry of the tile is that of its first row, whatever the order.
     tile = starts[segment - (row - block * block_out) // rows].long()
-    within = torch.arange(len(entry)) - tile
+    within = torch.arange(len(entry), device=entry.device) - tile
     t_order = (column * (block_out * taps) + offset_out).argsort()
     index = SparseIndex(
         shape=shape,
@@ -281,7 +286,8 @@ def _check(
 
 def _starts(owners: Tensor, count: int) -> Tensor:
     """Return where each of `count` owners starts in the ascending `owners`, and the end."""
-    return torch.searchsorted(owners, torch.arange(count + 1)).to(torch.int32)
+    ends = torch.arange(count + 1, device=owners.device)
+    return torch.searchsorted(owners, ends).to(torch.int32)
 
 
 def _ceil_div(a: int, b: int) -> int:
