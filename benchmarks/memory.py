@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import isoflop
+from isoflop.kernels import SparseLayer
+from isoflop.masks import named_masks
 from isoflop.models import build_model
 from isoflop.sparsity.compressed import CompressedWeights
 
@@ -31,11 +33,12 @@ def kept_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
     """Return the bytes of everything that lives from step to step, by kind."""
     parameters = list(model.parameters())
     state = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
-    masks_and_indices = [b for b in model.buffers() if not b.is_floating_point() and b.ndim > 0]
+    masks = [mask.nbytes for *_, mask in named_masks(model)]
+    indices = [m.index.nbytes for m in model.modules() if isinstance(m, SparseLayer)]
     return {
         "trained": sum(p.nbytes + (0 if p.grad is None else p.grad.nbytes) for p in parameters)
         + sum(t.nbytes for t in state),
-        "masks or indices": sum(b.nbytes for b in masks_and_indices),
+        "masks or indices": sum(masks) + sum(indices),
     }
 
 

@@ -4,9 +4,7 @@
 
 namespace isoflop {
 
-const Kernels avx2{"avx2",
-                   [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-                   precision<float>, nullptr, nullptr, normalize,
-                   normalize_gradient};
+const Kernels avx2{"avx2", runs_avx2, precision<float>, nullptr, nullptr,
+                   normalize, normalize_gradient};
 
 }  // namespace isoflop

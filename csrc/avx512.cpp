@@ -5,16 +5,15 @@
 namespace isoflop {
 
 const Kernels avx512{"avx512",
-                     [] {
-                       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
-                     },
+                     runs_avx512,
                      precision<float>,
 #ifdef ISOFLOP_AVX512_BFLOAT16
                      &avx512_bfloat16,
+                     runs_avx512_bfloat16,
 #else
                      nullptr,
+                     nullptr,
 #endif
-                     [] { return bool(__builtin_cpu_supports("avx512bf16")); },
                      normalize,
                      normalize_gradient};
 

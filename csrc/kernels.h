@@ -82,4 +82,9 @@ extern const Kernels avx512;
 extern const Kernels neon;
 extern const Precision avx512_bfloat16;
 
+// Whether this machine runs them.
+bool runs_avx2();
+bool runs_avx512();
+bool runs_avx512_bfloat16();
+
 }  // namespace isoflop

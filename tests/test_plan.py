@@ -86,3 +86,11 @@ def test_belongs_to_its_model(plan):
         plan.check(nn.ModuleDict({"a": nn.Linear(3, 4), "b": nn.Linear(3, 5)}))
     with pytest.raises(PlanError, match=r"'c.weight', which this model lacks"):
         plan.check(nn.ModuleDict({"a": nn.Linear(3, 4), "b": nn.Linear(3, 4)}))
+
+
+def test_a_file_that_cannot_be_read_is_no_plan(tmp_path):
+    with pytest.raises(PlanError, match="cannot be read"):
+        Plan.load(tmp_path / "none.json")
+    (tmp_path / "binary.json").write_bytes(bytes([255, 254, 0]))
+    with pytest.raises(PlanError, match="cannot be read"):
+        Plan.load(tmp_path / "binary.json")

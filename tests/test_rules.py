@@ -143,10 +143,19 @@ def test_a_rule_holds_for_subclasses_and_the_nearest_class_wins():
         ("Linear", {"widths": ("a",)}, "full name"),
         (3, {"widths": ("a",)}, "full name"),
         (nn.Linear(1, 1), {"widths": ("a",)}, "full name"),
-        (nn.Linear, {"widths": "a"}, "sequence"),
+        (nn.Linear, {"widths": 3}, "sequence"),
         (nn.Linear, {}, "says nothing"),
     ],
 )
 def test_rules_that_cannot_be_meant_are_refused(target, options, message):
     with pytest.raises(isoflop.IsoflopError, match=message):
         isoflop.register_widening_rule(target, **options)
+
+
+def test_a_string_is_one_name():
+    class Named(nn.Module):
+        pass
+
+    isoflop.register_widening_rule(Named, widths="size", constants="count")
+    rule = rules.rule_of(Named())
+    assert (rule.widths, rule.constants) == (frozenset({"size"}), frozenset({"count"}))

@@ -142,3 +142,37 @@ def test_the_network_is_the_mean_of_the_layers_that_have_a_measure():
 def test_masks_of_all_ones_have_measures():
     found = analyze_mask(torch.ones(8, 8, dtype=torch.bool))
     assert found.ramanujan_gap == pytest.approx(2 * math.sqrt(7), abs=1e-6)  # σ2 = 0
+
+
+TYPES = [torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.float8_e4m3fn]
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_weights_of_every_type_are_measured_in_float64(dtype):
+    mask = torch.rand(24, 24, generator=torch.Generator().manual_seed(0)) < 0.4
+    weight = (torch.randn(24, 24, generator=torch.Generator().manual_seed(1)) * 9).to(dtype)
+    assert analyze_mask(mask, weight) == analyze_mask(mask, weight.double())
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_complex_weights_count_by_their_magnitude():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(24, 24, generator=generator) < 0.4
+    layer = nn.Linear(24, 24).to(torch.complex64)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(24, 24, generator=generator, dtype=torch.complex64))
+    set_mask(layer, "weight", mask)
+    found = analyze(layer)["weight"]
+    assert found == analyze_mask(mask, layer.weight.detach().to(torch.complex128).abs())
+    assert found != analyze_mask(mask, layer.weight.detach().real)
+    with torch.no_grad():
+        layer.weight.copy_(torch.full((24, 24), complex(1, math.nan)))
+    with pytest.raises(isoflop.IsoflopError, match="not finite"):
+        analyze(layer)
+
+
+def test_tensors_without_values_are_refused():
+    with pytest.raises(isoflop.IsoflopError, match="meta device"):
+        analyze_mask(FANO.to("meta"))
+    with pytest.raises(isoflop.IsoflopError, match="meta device"):
+        analyze_mask(FANO, torch.ones(7, 7, device="meta"))

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from isoflop.copies import copy_with_tensors
 from isoflop.errors import InputError
-from isoflop.surgery import configs, copy_with_tensors, normalize_inputs, replace_modules
+from isoflop.surgery import configs, normalize_inputs, replace_modules
 
 
 def test_a_copy_keeps_ties_and_leaves_the_original():

@@ -21,6 +21,8 @@ from isoflop.errors import (
     PatternGapWarning,
     PlanError,
     RunDirectoryError,
+    TrainedModelWarning,
+    UncountedOperationWarning,
     UnknownNameError,
     WideningError,
 )
@@ -113,6 +115,8 @@ __all__ = [
     "SrSte",
     "Static",
     "SynFlow",
+    "TrainedModelWarning",
+    "UncountedOperationWarning",
     "UnknownNameError",
     "WideningError",
     "accelerate",

@@ -5,7 +5,7 @@ Everything heavy is imported by the command that needs it, so that `isoflop --he
 
 import dataclasses
 import inspect
-import json as json_module
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from isoflop.errors import IsoflopError
+from isoflop.files import to_json
 
 try:
     import tyro
@@ -134,8 +135,8 @@ class Train:
     """Spread the model over the processes that torchrun started (FSDP2); see docs/distributed.md."""
     backbone: Path | None = None
     """Run directory of a trained classifier, whose layers and masks the recipe's model begins with."""
-    backbone_gap: float = 1e-6
-    """Largest relative gap between the FLOPs of these layers and of the dense model's."""
+    backbone_gap: float | None = None
+    """Largest relative gap between the FLOPs of these layers and of the dense model's (1e-6)."""
     resume: bool = False
     """Continue the run in the run directory, if there is one."""
     model: str | None = None
@@ -171,8 +172,9 @@ class Train:
         """Train and print the summary."""
         from isoflop.kernels import keep_memory
         from isoflop.training import build_transform, get_recipe, train
-        from isoflop.training.configs import build_method, method_options, parse_options
+        from isoflop.training.configs import build_method, parse_options
         from isoflop.training.distributed import is_main_process
+        from isoflop.training.metrics import number
         from isoflop.training.tasks import TASKS
 
         if self.storage == "compressed":
@@ -208,16 +210,11 @@ class Train:
             raise IsoflopError("--width needs a --transform that has a width, such as low_rank.")
         sparse = self.transform is not None or self.sparsity is not None
         name = self.method or ("rigl" if sparse else "dense")
-        # A value that is given counts even if it equals the recipe's default.
-        given = {key: getattr(self, key) for key in ("alpha", "update_every", "end_fraction")}
-        taken = method_options(name)
-        options = {k: v for k, v in given.items() if v is not None and k in taken}
-        options |= parse_options(self.option)
         summary = train(
             recipe,
             self.out,
             transform=config,
-            method=build_method(name, recipe, **options),
+            method=build_method(name, recipe, **parse_options(self.option)),
             sparsity=sparsity,
             allocation=self.allocation,
             pattern=self.pattern,
@@ -241,7 +238,7 @@ class Train:
             return
         metric = TASKS.get(recipe.task).metric
         print(
-            f"{metric.text(summary[metric.name])} (best {summary[f'best_{metric.name}']:.2f})\n"
+            f"{metric.text(summary[metric.name])} (best {number(summary[f'best_{metric.name}'])})\n"
             f"MACs {summary['macs']:,}, dense {summary['dense_macs']:,} "
             f"(gap {summary['relative_gap']:+.2e})\n"
             f"weights {summary['nnz']:,} of {summary['numel']:,}\n"
@@ -325,12 +322,12 @@ class Report:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories."""
-    out: Path
+    out: Path = Path("report.html")
     """The page to write."""
     bench: tuple[Path, ...] = ()
     """Results of `isoflop bench … --out FILE`, for the figures of speed."""
     figures: Path | None = None
-    """Folder for the figures as files too, for print: light and dark."""
+    """Folder for the figures as files too, for print: light and dark. It is made if need be."""
     title: str = "Sparse training report"
     """Title of the page."""
     json: bool = False
@@ -488,32 +485,47 @@ Command = (
 )
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; a mistake of the user is one line on stderr and exit code 2."""
-    # As with `python -m`, `package.module:function` may lie in the working directory.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    command: Any = tyro.cli(
+def parse(args: Sequence[str] | None = None) -> Any:
+    """Return the command that a command line stands for; `run()` runs it."""
+    return tyro.cli(
         Command,  # pyright: ignore[reportArgumentType]
         prog="isoflop",
         description="Sparse Iso-FLOP training: larger, sparser models for exactly the same FLOPs.",
         args=args,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; a mistake of the user, or a full disk, is one line and exit code 2."""
+    # As with `python -m`, `package.module:function` may lie in the working directory.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    command = parse(args)
     try:
         command.run()
+        sys.stdout.flush()
     except IsoflopError as error:
-        text = " ".join(str(error).split())
-        if sys.stderr.isatty():
-            text = f"\033[31m{text}\033[0m"
-        print(text, file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except BrokenPipeError:  # as of `isoflop list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A full disk, a folder that may not be written to: no mistake of ours, nor a traceback's worth.
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         print(
             "Interrupted. Continue a training run with --resume, others by the same command.",
             file=sys.stderr,
         )
         sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    text = " ".join(message.split())
+    if sys.stderr.isatty():
+        text = f"\033[31m{text}\033[0m"
+    print(text, file=sys.stderr)
+    sys.exit(2)
 
 
 def _registries() -> dict[str, Any]:
@@ -554,7 +566,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _print_json(data: Any) -> None:
-    print(json_module.dumps(data, indent=1))
+    print(to_json(data, indent=1))
 
 
 if __name__ == "__main__":

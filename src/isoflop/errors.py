@@ -58,16 +58,31 @@ class ModelFileError(IsoflopError):
     """A file of a model that is missing, damaged, foreign, or of another model."""
 
 
+class WriteError(IsoflopError, OSError):
+    """A file or folder that cannot be written: a full disk, a read-only file system, no permission."""
+
+
 class FigureError(IsoflopError):
     """A figure that the given runs hold no data for."""
 
 
-class KernelError(IsoflopError):
-    """Sparse kernels that are missing, or data that they cannot work on."""
+class KernelError(IsoflopError, RuntimeError):
+    """Sparse kernels that are missing, or data that they cannot work on.
+
+    It is a `RuntimeError` too, as PyTorch raises where a dense layer cannot work on its input.
+    """
 
 
 class NoEffectWarning(UserWarning):
     """Something was asked for that leaves the model as it was."""
+
+
+class UncountedOperationWarning(UserWarning):
+    """A model that runs operations whose cost is not known; they are left out of its MACs."""
+
+
+class TrainedModelWarning(UserWarning):
+    """A trained model was given to a transform, which draws all weights anew."""
 
 
 class CacheWarning(UserWarning):

@@ -6,6 +6,7 @@ import functools
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
-from torch.utils._pytree import tree_map_only
 
-from isoflop.errors import InputError
+from isoflop.errors import InputError, IsoflopError
+from isoflop.nests import map_tensors, tensors_in
 from isoflop.rules import rule_of
 
 _KNOWN_VALUES = 65536
@@ -91,20 +93,26 @@ def fake_inputs(mode: FakeTensorMode, value: Any) -> Any:
             known = tensor.detach().to("cpu", copy=True)
         return mode.fake_tensor_converter.from_real_tensor(mode, known, make_constant=True)
 
-    return tree_map_only(Tensor, fake, value)
+    return map_tensors(value, fake)
 
 
 @contextlib.contextmanager
 def unfused() -> Iterator[None]:
-    """Keep PyTorch from running whole layers as one opaque operation, which no trace sees into."""
+    """Keep PyTorch from running whole layers as one opaque operation, which no trace sees into.
+
+    Nor does it read in a mask whether that is causal, which only a fused attention could use.
+    """
+    detect = transformer._detect_is_causal_mask
     fast_path = torch.backends.mha.get_fastpath_enabled()
     onednn = torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     # Not `torch.backends.mkldnn.flags`, which warns about a TF32 mode that it sets as well.
     torch._C._set_mkldnn_enabled(False)
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
     try:
         yield
     finally:
+        transformer._detect_is_causal_mask = detect
         torch._C._set_mkldnn_enabled(onednn)
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
@@ -116,11 +124,13 @@ class RunningModules(list[str]):
 
     Attributes:
         failed: Path of the innermost module whose forward pass raised an error, if one did.
+        finished: Paths of the modules whose forward pass came to its end.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__([""])
         self.failed: str | None = None
+        self.finished: list[str] = []
         self._handled = sys.exc_info()[1]
         for path, module in model.named_modules():
             module.register_forward_pre_hook(lambda *_, path=path: self.append(path))
@@ -129,7 +139,9 @@ class RunningModules(list[str]):
     def _leave(self, *_: Any) -> None:
         path = self.pop()
         # A hook that is always called runs while the error is handled.
-        if self.failed is None and sys.exc_info()[1] is not self._handled:
+        if sys.exc_info()[1] is self._handled:
+            self.finished.append(path)
+        elif self.failed is None:
             self.failed = path
 
 
@@ -156,29 +168,130 @@ def grouped_product(
     return x.new_empty((x.shape[0], weight.shape[2]))
 
 
+def check_model(model: Any) -> None:
+    """Raise unless `model` is a module that traces can copy and look into.
+
+    Raises:
+        IsoflopError: It is none; the message says what to pass.
+    """
+    if isinstance(model, str):
+        raise IsoflopError(
+            f"model must be a torch.nn.Module, not the name {model!r}. Build it first: "
+            f"isoflop.models.build_model({model!r})."
+        )
+    if not isinstance(model, nn.Module):
+        raise IsoflopError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
+    for path, module in model.named_modules():
+        what = f"{path!r} of {type(model).__name__}" if path else "The model"
+        if hasattr(module, "_orig_mod"):
+            raise IsoflopError(
+                f"{what} is compiled by torch.compile: pass the model as it was before "
+                "(`compiled._orig_mod`), and compile what you get."
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise IsoflopError(
+                f"{what} is a TorchScript program, which cannot be looked into: pass the Python "
+                "module that it was made of."
+            )
+
+
+class NeedsGradientsError(InputError):
+    """A forward pass that computes gradients of its own; it is to be traced with them."""
+
+
 def run_on_fakes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], running: RunningModules
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    running: RunningModules,
+    *,
+    gradients: bool = False,
 ) -> Any:
     """Run the forward pass of a model made of fake tensors.
 
+    Args:
+        model: The model.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        running: The modules that run.
+        gradients: Whether operations are recorded for `torch.autograd.grad`.
+
     Raises:
+        NeedsGradientsError: The forward pass takes gradients, and they are not recorded.
         InputError: The forward pass fails: the inputs do not fit, or it reads tensor values.
     """
     try:
-        return model(*args, **kwargs)
+        with torch.set_grad_enabled(gradients), warnings.catch_warnings():
+            # Of re-entrant checkpointing, which a trace does without.
+            warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
+            return model(*args, **kwargs)
     except Exception as error:
-        shapes = [tuple(t.shape) for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
-        # What follows is the stack of C++.
-        what = str(error).partition("\nException raised from")[0]
-        reason = f"{_place(model, running)}{_line(error)} raised {type(error).__name__}: {what}"
-        failure = InputError(
-            f"{type(model).__name__} cannot be traced with example inputs of shapes {shapes}: "
-            f"{reason}. Pass example_inputs that `model(*example_inputs)` accepts. A module whose "
-            "course depends on the values of tensors cannot be traced; "
-            "`isoflop.register_widening_rule` gives it a forward pass that can."
-        )
-        failure.reason = reason
+        failure = _failure(model, args, kwargs, running, error)
+        if not gradients and "does not require grad" in str(error):
+            raise NeedsGradientsError(str(failure)) from error
         raise failure from error
+
+
+def _failure(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    running: RunningModules,
+    error: Exception,
+) -> InputError:
+    shapes = [tuple(t.shape) for t in tensors_in((args, kwargs))]
+    reason = (
+        f"{_place(model, running)}{_line(error)} raised {type(error).__name__}: "
+        f"{str(error).strip().partition(chr(10))[0]}"
+    )
+    what = f"{type(model).__name__} cannot be traced with example inputs of shapes {shapes}: {reason}. "
+    advice = (
+        "Pass example_inputs that `model(*example_inputs)` accepts. A module whose course depends on "
+        "the values of tensors cannot be traced; `isoflop.register_widening_rule` gives it a "
+        "forward pass that can."
+    )
+    if isinstance(error, DynamicOutputShapeException):
+        part = _largest_finished(model, running)
+        advice = (
+            "The size of what this operation returns depends on the values of tensors, which a "
+            "trace does not have. "
+            + (
+                f"Transform a part of the model without it, such as `model.{part}`, "
+                if part
+                else ""
+            )
+            + ("or g" if part else "G")
+            + "ive the module a forward pass without it by `isoflop.register_widening_rule`."
+        )
+    failure = InputError(f"{what}{advice}")
+    failure.reason = reason
+    return failure
+
+
+def _largest_finished(model: nn.Module, running: RunningModules) -> str | None:
+    """Return the part of the model with the most parameters that ran to its end."""
+    sizes = {
+        path: sum(p.numel() for p in model.get_submodule(path).parameters())
+        for path in running.finished
+        if path
+    }
+    return max(sizes, key=lambda path: sizes[path]) if sizes and max(sizes.values()) else None
+
+
+def output_tensors(model: nn.Module, output: Any) -> list[Tensor]:
+    """Return the tensors of what a model has returned.
+
+    Raises:
+        InputError: There are none.
+    """
+    tensors = tensors_in(plain_output(output))
+    if not tensors:
+        raise InputError(
+            f"{type(model).__name__} returned {type(output).__name__}, in which no tensor was found: "
+            "its outputs, whose sizes must stay, have to be known. Let the forward pass return them "
+            "as a tensor, or in a tuple, dict, dataclass or object."
+        )
+    return tensors
 
 
 def _place(model: nn.Module, running: RunningModules) -> str:
@@ -196,7 +309,7 @@ def _line(error: Exception) -> str:
 
 
 def plain_output(output: Any) -> Any:
-    """Turn a dataclass-like model output into something that pytree can walk.
+    """Return a model output without the parts that a wider model returns wider.
 
     Of an output of transformers that has logits, these are the output: hidden states and caches
     beside them are widths of the model, which a wider model returns wider.
@@ -205,4 +318,8 @@ def plain_output(output: Any) -> Any:
         return output["logits"]
     if dataclasses.is_dataclass(output) and not isinstance(output, (dict, type)):
         return [getattr(output, field.name) for field in dataclasses.fields(output)]
-    return dict(output) if isinstance(output, dict) else output
+    if isinstance(output, dict):
+        # Caches of transformers are objects of its own; what is wider in them is not looked into.
+        caches = ("past_key_values", "cache_params", "mems")
+        return {name: value for name, value in output.items() if name not in caches}
+    return output

@@ -1,22 +1,88 @@
 """Files that are either complete or absent, whatever kills the process."""
 
+import contextlib
 import json
+import math
 import os
-import tempfile
-from collections.abc import Iterable
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from isoflop.errors import RunDirectoryError
+from isoflop.errors import RunDirectoryError, WriteError
+
+ASIDE = ".tmp-"
+"""What the names of files and folders begin with that are not complete."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a `WriteError` that names `path` where the block cannot write."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except (OSError, RuntimeError) as error:
+        # `torch.save` raises a RuntimeError of its own on top of what the system says.
+        system = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
+        if system is None:
+            raise
+        why = system.strerror or str(system)
+        raise WriteError(
+            f"{path} cannot be written: {why}. Free some space, or choose a place that can be written."
+        ) from error
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Iterate over an error and what it was raised from, or while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write a file or a folder to, which the block then renames.
+
+    Whatever still has that name at the end of the block is deleted.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    aside = path.parent / f"{ASIDE}{secrets.token_hex(8)}"
+    try:
+        with writing(path):
+            yield aside
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, replacing it in one step."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tmp-", delete=False) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
+    """Write `data` to `path`, replacing it in one step.
+
+    A file that is there keeps its permissions, and a link leads to the new file; what is no file, such
+    as `/dev/stdout`, is written to.
+
+    Raises:
+        WriteError: It cannot be written; what was there is left as it was.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with writing(path), open(path, "wb") as file:
+            file.write(data)
+        return
+    path = Path(os.path.realpath(path))
+    with written_aside(path) as aside:
+        # The permissions that the umask leaves; those of temporary files are for their owner alone.
+        with open(aside, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.is_file():
+            os.chmod(aside, stat.S_IMODE(path.stat().st_mode))
+        os.replace(aside, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -26,12 +92,43 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write `data` to `path` as JSON, replacing it in one step."""
-    write_text(path, json.dumps(data, indent=1) + "\n")
+    write_text(path, to_json(data, indent=1) + "\n")
 
 
 def write_lines(path: Path, objects: Iterable[Any]) -> None:
     """Write objects to `path` as lines of JSON, replacing it in one step."""
-    write_text(path, "".join(json.dumps(line) + "\n" for line in objects))
+    write_text(path, "".join(to_json(line) + "\n" for line in objects))
+
+
+def to_json(data: Any, indent: int | None = None) -> str:
+    """Return plain data as JSON, which has no infinite numbers: they, and NaN, become null."""
+    return json.dumps(_finite(data), indent=indent, allow_nan=False)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, (list, tuple)) else data
+
+
+def append_json(path: Path, data: Any) -> None:
+    """Append `data` to `path` as a line of JSON, safe from a kill once this returns."""
+    with writing(path), open(path, "a", encoding="utf-8") as file:
+        file.write(to_json(data) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Raises:
+        WriteError: It cannot be made.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -20,6 +20,9 @@ from isoflop.files import write_text
 
 FORMAT_VERSION = 1
 
+UNTRANSFORMED = "none"
+"""Transform of the plan of a model that was sparsified as it was."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlan:
@@ -36,6 +39,8 @@ class LayerPlan:
             fraction for the experts of a mixture, of which each sees a part of the tokens.
         source_macs: MACs that the source layer costs in the dense model.
         nominal_density: Density of this weight before the budget repairs it.
+        nonlinearity: The non-linearity in what replaced the source layer, where it is another than the
+            transform puts into the other layers.
     """
 
     parameter: str
@@ -47,6 +52,7 @@ class LayerPlan:
     macs_per_weight: int | Fraction
     source_macs: int
     nominal_density: float = 1.0
+    nonlinearity: str | None = None
 
     @property
     def numel(self) -> int:
@@ -79,7 +85,7 @@ class Plan:
     """What a transform built.
 
     Attributes:
-        transform: Registered name of the transform.
+        transform: Registered name of the transform, or `UNTRANSFORMED`.
         config: The transform's options.
         scope: ``"model"`` (the whole model meets the dense budget) or ``"layers"`` (each layer
             meets its own).
@@ -225,8 +231,19 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Plan":
-        """Read a plan that `save` wrote."""
-        return cls.from_json(Path(path).read_text())
+        """Read a plan that `save` wrote.
+
+        Raises:
+            PlanError: The file is missing, or holds no plan.
+        """
+        try:
+            text = Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(
+                f"The plan {path} cannot be read: {error}. Give the file that "
+                "`plan.save(path)` wrote."
+            ) from error
+        return cls.from_json(text)
 
     def __str__(self) -> str:
         header = ("weight", "kind", "dense shape", "shape", "sparsity", "nnz", "MACs")
@@ -260,8 +277,21 @@ class Plan:
                 f"dense MACs {self.dense_macs:,}; MACs {self.macs:,}; unmasked {self.unmasked_macs:,}",
                 f"gap of the model {self.relative_gap:+.2e}; largest gap of a layer "
                 f"{self.layer_gap:+.2e}; nnz {self.nnz:,} of {self.numel:,}",
+                *self._nonlinearities(),
             ]
         )
+
+    def _nonlinearities(self) -> list[str]:
+        """Return a line for each non-linearity that single layers have in place of the others'."""
+        sources: dict[str, list[str]] = {}
+        for layer in self.layers:
+            if layer.nonlinearity is not None:
+                sources.setdefault(layer.nonlinearity, []).append(layer.source)
+        return [
+            f"{name} without BatchNorm, where the output has one position per sample: "
+            f"{', '.join(dict.fromkeys(paths))}"
+            for name, paths in sources.items()
+        ]
 
 
 def _price(value: int | str) -> int | Fraction:

@@ -1,13 +1,53 @@
 """One registry class for everything that has a name on the command line."""
 
 import difflib
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
-from isoflop.errors import UnknownNameError
+from isoflop.errors import IsoflopError, UnknownNameError
 
 T = TypeVar("T")
 U = TypeVar("U", bound=Callable)
+
+
+def names_in(value: object, argument: str) -> tuple[str, ...]:
+    """Return names or patterns as a tuple; a string is one of them.
+
+    Raises:
+        IsoflopError: The value of that argument is neither a string nor a collection of strings.
+    """
+    if isinstance(value, str):
+        return (value,)
+    names = tuple(value) if isinstance(value, Iterable) else (value,)
+    for name in names:
+        if not isinstance(name, str):
+            raise IsoflopError(
+                f"{argument} must be a string or a sequence of strings, not {value!r}."
+            )
+    return names  # pyright: ignore[reportReturnType]
+
+
+def find_name(name: str, known: Collection[str]) -> str | None:
+    """Return which of the known names `name` is, or None.
+
+    Upper and lower case, hyphens, underscores and spaces make no difference, unless several names
+    differ in nothing else.
+    """
+    if name in known:
+        return name
+    same = [other for other in known if _plain(other) == _plain(name)]
+    return same[0] if len(same) == 1 else None
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return the question whether the most similar of the known names is meant, or nothing."""
+    plain = {_plain(other): other for other in known}
+    close = difflib.get_close_matches(_plain(name), plain, n=1)
+    return f" Did you mean {plain[close[0]]!r}?" if close else ""
+
+
+def _plain(name: object) -> str:
+    return "".join(c for c in str(name).casefold() if c not in "-_ ")
 
 
 class Registry(Generic[T]):
@@ -31,27 +71,37 @@ class Registry(Generic[T]):
         return add
 
     def add(self, name: str, entry: T) -> None:
-        """Register an entry that is no class or function."""
-        assert name not in self._entries, f"{self.noun} {name!r} is registered twice"
+        """Register an entry that is no class or function.
+
+        Raises:
+            IsoflopError: The name is taken by another entry. One of the same qualified name, such as a
+                class of a notebook cell that is run again, takes its place.
+        """
+        if name in self._entries and not _same(self._entries[name], entry):
+            taken = getattr(self._entries[name], "__qualname__", repr(self._entries[name]))
+            raise IsoflopError(
+                f"The {self.noun} {name!r} is registered already, as {taken}. Choose another name."
+            )
         self._entries[name] = entry
 
     def get(self, name: str) -> T:
-        """Return the entry called `name`.
+        """Return the entry called `name`, whose case does not matter; a class goes by its own name too.
 
         Raises:
             UnknownNameError: No entry has that name; the message lists those that exist.
         """
-        if name in self._entries:
-            return self._entries[name]
-        close = difflib.get_close_matches(str(name), self._entries, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        own = {getattr(entry, "__name__", key): key for key, entry in self._entries.items()}
+        found = find_name(name, self._entries) or own.get(find_name(name, own) or "")
+        if found is not None:
+            return self._entries[found]
+        hint = did_you_mean(name, self._entries) or did_you_mean(name, own)
         known = ", ".join(self._entries)
         raise UnknownNameError(f"Unknown {self.noun} {name!r}.{hint} Known: {known}.")
 
     def name_of(self, entry: object) -> str:
         """Return the name under which `entry` (or, for an instance, its class) is registered."""
         for name, known in self._entries.items():
-            if known is entry or known is type(entry):
+            if _same(known, entry) or _same(known, type(entry)):
                 return name
         raise UnknownNameError(f"{entry!r} is not a registered {self.noun}.")
 
@@ -62,3 +112,14 @@ class Registry(Generic[T]):
     def items(self) -> Iterator[tuple[str, T]]:
         """Iterate over names and entries."""
         return iter(self._entries.items())
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two entries are the same, or one definition that was run twice, as in notebooks."""
+    if one is other:
+        return True
+    names = [
+        (getattr(entry, "__module__", None), getattr(entry, "__qualname__", None))
+        for entry in (one, other)
+    ]
+    return names[0] == names[1] and names[0][1] is not None

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from isoflop.errors import IsoflopError
+from isoflop.registry import names_in
 
 Forward = Callable[..., Any]
 
@@ -36,8 +37,8 @@ def register_widening_rule(
     module_class: type[nn.Module] | str,
     *,
     forward: Forward | None = None,
-    widths: Iterable[str] = (),
-    constants: Iterable[str] = (),
+    widths: str | Iterable[str] = (),
+    constants: str | Iterable[str] = (),
     rebuild: Callable[[Any], None] | None = None,
 ) -> None:
     """Tell what a trace cannot see about the modules of a class and its subclasses.
@@ -73,10 +74,8 @@ def register_widening_rule(
             "module_class must be a subclass of torch.nn.Module or its full name, such as "
             f"'package.module.Class', not {module_class!r}."
         )
-    for option, value in (("widths", widths), ("constants", constants)):
-        if isinstance(value, str):
-            raise IsoflopError(f"{option} must be a sequence of names, such as ({value!r},).")
-    rule = WideningRule(forward, frozenset(widths), frozenset(constants), rebuild)
+    names = (names_in(widths, "widths"), names_in(constants, "constants"))
+    rule = WideningRule(forward, frozenset(names[0]), frozenset(names[1]), rebuild)
     if rule == _NO_RULE:
         raise IsoflopError(
             f"The rule for {name} says nothing: give forward, widths, constants or rebuild."

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -94,13 +95,13 @@ def analyze(model: nn.Module, *, bound: Bound = "mean-degree") -> dict[str, Spec
     """
     found = {}
     for name, module, parameter, mask in named_masks(model):
-        if mask.is_meta:
+        weight = module.get_parameter(parameter)
+        if mask.is_meta or weight.is_meta:
             raise IsoflopError("A model on the meta device has no masks to analyse.")
-        weight = module.get_parameter(parameter).detach()
-        _check_finite(weight, repr(name))
+        size = _magnitudes(weight, repr(name))
         groups = getattr(module, "groups", 1)
         found[name] = _measures(
-            _blocks(module, mask, groups), _blocks(module, weight, groups), bound
+            _blocks(module, _whole(mask), groups), _blocks(module, size, groups), bound
         )
     if not found:
         raise IsoflopError(
@@ -144,18 +145,29 @@ def analyze_mask(
         )
     if mask.shape[0] % groups:
         raise IsoflopError(f"{groups} groups do not divide {mask.shape[0]} outputs.")
-    if weight is not None:
-        _check_finite(weight, "this mask")
-    blocks = _cut(mask, groups)
-    return _measures(blocks, None if weight is None else _cut(weight, groups), bound)
+    if mask.is_meta or (weight is not None and weight.is_meta):
+        raise IsoflopError("A mask on the meta device has no edges to analyse.")
+    sizes = None if weight is None else _cut(_magnitudes(weight, "this mask"), groups)
+    return _measures(_cut(mask, groups), sizes, bound)
 
 
-def _check_finite(weight: Tensor, of: str) -> None:
-    if not bool(weight.isfinite().all()):
+def _magnitudes(weight: Tensor, of: str) -> Tensor:
+    """Return the absolute weights, real or complex, of whatever type, in float64."""
+    weight = _whole(weight.detach()).cpu()
+    if weight.is_quantized:
+        weight = weight.dequantize()
+    size = weight.to(torch.complex128 if weight.is_complex() else torch.float64).abs()
+    if not bool(size.isfinite().all()):
         raise IsoflopError(
             f"The weights of {of} are not finite, so they have no spectrum. Take weights from before "
             "the training diverged."
         )
+    return size
+
+
+def _whole(tensor: Any) -> Tensor:
+    """Return all of a tensor that is spread over several workers."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _blocks(module: nn.Module, tensor: Tensor, groups: int) -> list[np.ndarray]:
@@ -184,11 +196,12 @@ def _measures(
 ) -> Spectrum:
     if bound not in get_args(Bound):
         raise IsoflopError(f"bound must be one of {', '.join(get_args(Bound))}, not {bound!r}.")
-    blocks = scipy.sparse.block_diag([scipy.sparse.csr_array(m.astype(np.float64)) for m in masks])
+    edges = [scipy.sparse.csr_array((m != 0).astype(np.float64)) for m in masks]
+    blocks = scipy.sparse.block_diag(edges)
     graph: Matrix = scipy.sparse.csc_array(blocks)
     weighted = None
     if weights is not None:
-        absolute = [np.abs(w.astype(np.float64)) * m for w, m in zip(weights, masks, strict=True)]
+        absolute = [w * (m != 0) for w, m in zip(weights, masks, strict=True)]
         weighted = scipy.sparse.csc_array(scipy.sparse.block_diag(absolute))
     whole = _trimmed(graph, np.arange(graph.shape[1]), weighted)
     sizes = {

@@ -1,61 +1,23 @@
-"""The one place that walks, copies and rewires modules."""
+"""The one place that walks and rewires modules."""
 
-import copy
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import functools
+import types
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from isoflop.errors import InputError, IsoflopError
 
+STORES = ("_parameters", "_buffers", "_modules")
+"""Attributes in which a module holds its parameters, buffers and children."""
+
 ExampleInputs = Any
-"""A tensor, a shape, a sequence of positional arguments, or a dict of keyword arguments."""
-
-
-_STORES = ("_parameters", "_buffers", "_modules")
-
-
-def owned_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
-    """Iterate over `(module, path, attribute, tensor)` of all parameters, buffers and plain tensors."""
-    for path, module in model.named_modules():
-        for store in (module._parameters, module._buffers, module.__dict__):
-            for name, value in store.items():
-                if isinstance(value, Tensor):
-                    yield module, path, name, value
-
-
-def _contained_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
-    """Iterate likewise over the tensors in containers that modules hold as attributes."""
-    for path, module in model.named_modules():
-        for name, value in module.__dict__.items():
-            if isinstance(value, (list, tuple, dict)) and name not in _STORES:
-                for keys, item in tree_leaves_with_path(value):
-                    if isinstance(item, Tensor):
-                        yield module, path, name + keystr(keys), item
-
-
-def copy_with_tensors(
-    model: nn.Module, make: Callable[[nn.Module, str, str, Tensor], Tensor]
-) -> nn.Module:
-    """Deep-copy `model` with every tensor replaced by `make(module, path, attribute, tensor)`.
-
-    The tensors of `model` itself are neither copied nor read, so a model too large for a second
-    copy, or one on the meta device, can be used. Ties stay ties. Tensors that a module holds in a
-    list, tuple or dict, such as a cache, are replaced too; their name says where they are.
-    """
-    memo: dict[int, Any] = {}
-    for module, path, name, tensor in (*owned_tensors(model), *_contained_tensors(model)):
-        if id(tensor) in memo:
-            continue
-        new = make(module, path, name, tensor)
-        if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = new
-    return copy.deepcopy(model, memo)
+"""A tensor, one or several shapes, a sequence of positional arguments, or a dict of keyword arguments."""
 
 
 def configs(model: nn.Module) -> dict[str, Any]:
@@ -71,15 +33,62 @@ def configs(model: nn.Module) -> dict[str, Any]:
 def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
     """Replace modules wherever they occur and return the root, which may itself be replaced.
 
-    A module that hangs under several parents is replaced by one and the same new module.
+    A module that hangs under several parents is replaced by one and the same new module. So is one
+    that modules hold in plain attributes, in lists, tuples, dicts and partial functions there, or
+    by its bound `forward`. Code that holds modules elsewhere is not followed, see `check_replaced`.
     """
     if model in new:
         return new[model]
+    seen: set[int] = set()
     for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None and child in new:
-                parent._modules[name] = new[child]
+        for name, value in list(vars(parent).items()):
+            item = _with_replaced(value, new, seen)
+            if item is not value:
+                parent.__dict__[name] = item
     return model
+
+
+def become(module: nn.Module, new: nn.Module) -> None:
+    """Make of `module` what `new` is, in place, but for its hooks and the attributes that `new` lacks.
+
+    Whatever refers to the module goes on with what it has become: parents, lists, dictionaries,
+    closures, bound methods.
+    """
+    state = {**module.__dict__, **new.__dict__}
+    for name in nn.Module().__dict__.keys() - {*STORES, "_non_persistent_buffers_set", "training"}:
+        state[name] = module.__dict__[name]
+    module.__class__ = type(new)
+    module.__dict__.clear()
+    module.__dict__.update(state)
+
+
+def _with_replaced(value: Any, new: Mapping[nn.Module, nn.Module], seen: set[int]) -> Any:
+    """Return `value` with modules replaced, lists and dicts in place."""
+    if isinstance(value, nn.Module):
+        return new.get(value, value)
+    if isinstance(value, types.MethodType):
+        name, owner = value.__name__, value.__self__
+        # Other methods than these may not exist in the new module, or do something else there.
+        plain = name == "forward" or getattr(nn.Module, name, None) is value.__func__
+        own = getattr(type(owner), name, None) is value.__func__
+        if plain and own and isinstance(owner, nn.Module) and owner in new:
+            return getattr(new[owner], name)
+        return value
+    if isinstance(value, (tuple, functools.partial)):
+        parts = (value.func, value.args, value.keywords) if callable(value) else value
+        items = [_with_replaced(item, new, seen) for item in parts]
+        if all(item is part for item, part in zip(items, parts, strict=True)):
+            return value
+        if isinstance(value, functools.partial):
+            return type(value)(items[0], *items[1], **items[2])
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, (list, dict, deque)) and id(value) not in seen:
+        seen.add(id(value))
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            replaced = _with_replaced(item, new, seen)
+            if replaced is not item:
+                value[key] = replaced
+    return value
 
 
 _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
@@ -135,7 +144,8 @@ def normalize_inputs(
     Args:
         model: The model that takes them.
         example_inputs: A tensor; a shape (a sequence of integers, meaning one floating-point
-            tensor); a tuple or list of positional arguments; or a dict of keyword arguments.
+            tensor) or a sequence of shapes, one for each argument; a tuple or list of positional
+            arguments; or a dict of keyword arguments.
 
     Raises:
         InputError: It is none of these.
@@ -145,17 +155,33 @@ def normalize_inputs(
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str):
-        shape = list(example_inputs)
-        if shape and all(isinstance(size, int) and not isinstance(size, bool) for size in shape):
-            if min(shape) < 1:
-                raise InputError(f"The input shape {tuple(shape)} must have positive sizes only.")
-            return (torch.empty(shape, dtype=input_dtype(model), device="meta"),), {}
-        if shape:
-            return tuple(shape), {}
+        given = tuple(example_inputs)
+        if _is_shape(given):
+            return (_of_shape(model, given),), {}
+        if given and all(_is_shape(item) for item in given):
+            return tuple(_of_shape(model, shape) for shape in given), {}
+        if given:
+            return given, {}
     raise InputError(
         "example_inputs must be a tensor, a shape such as (1, 3, 224, 224), a tuple of positional "
-        f"arguments or a dict of keyword arguments, not {example_inputs!r}."
+        "arguments or of their shapes, or a dict of keyword arguments, not "
+        f"{example_inputs!r}."
     )
+
+
+def _is_shape(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and all(isinstance(size, int) and not isinstance(size, bool) for size in value)
+    )
+
+
+def _of_shape(model: nn.Module, shape: Sequence[int]) -> Tensor:
+    if min(shape) < 1:
+        raise InputError(f"The input shape {tuple(shape)} must have positive sizes only.")
+    return torch.empty(tuple(shape), dtype=input_dtype(model), device="meta")
 
 
 def is_flipped(module: nn.Module) -> bool:

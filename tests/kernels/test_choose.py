@@ -15,6 +15,7 @@ from isoflop.kernels import (
     SparseLinear,
     accelerate,
     choose,
+    contest,
     freeze,
     timing,
 )
@@ -212,6 +213,25 @@ def test_times_are_measured_once_for_each_shape(clock, tmp_path):
     assert clock.measured == 3 * first
     accelerate(model, example_inputs=(4, 3, 8, 8), cache=tmp_path / "other.json")
     assert (tmp_path / "other.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        (contest, "fingerprint"),
+        (contest, "processor_name"),
+        (contest, "isa"),
+        (torch, "__version__"),
+        (torch, "get_float32_matmul_precision"),
+    ],
+)
+def test_times_are_of_one_build_on_one_machine(clock, monkeypatch, where, name):
+    model = net()
+    accelerate(model, example_inputs=(4, 3, 8, 8))
+    first = clock.measured
+    monkeypatch.setattr(where, name, "9" if name == "__version__" else lambda: "another")
+    accelerate(model, example_inputs=(4, 3, 8, 8))
+    assert clock.measured == 2 * first
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])

@@ -11,7 +11,14 @@ from torch import fx, nn
 
 import isoflop
 from isoflop.errors import InputError
-from isoflop.kernels import SparseConv2d, SparseLayer, SparseLinear, freeze, frozen_dense
+from isoflop.kernels import (
+    SparseConv1D,
+    SparseConv2d,
+    SparseLayer,
+    SparseLinear,
+    freeze,
+    frozen_dense,
+)
 from isoflop.masks import named_masks, set_mask
 
 VISION = {
@@ -99,7 +106,7 @@ def test_a_widened_gpt2():
     isoflop.sparsify(wide, optimizer, "static", plan=plan, total_steps=10)
     wide.eval()
     frozen = freeze(wide, example_inputs=(1, 6))
-    assert count(frozen, SparseLinear) == len(plan.sparse_layers) == 8
+    assert count(frozen, SparseConv1D) == len(plan.sparse_layers) == 8
     assert_same(frozen, wide, 3, 6)
 
 

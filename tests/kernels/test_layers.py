@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from isoflop.errors import KernelError
-from isoflop.kernels import SparseConv2d, SparseLayer, SparseLinear, compress, densify
+from isoflop.kernels import SparseConv1D, SparseConv2d, SparseLayer, SparseLinear, compress, densify
 
 LAYERS = {
     "linear": lambda: (nn.Linear(12, 8), (3, 12)),
@@ -90,7 +90,7 @@ def test_layers_of_hugging_face_keep_their_shape():
     with torch.no_grad():
         dense.weight.mul_(mask)
     sparse = compress(dense, mask)
-    assert isinstance(sparse, SparseLinear)
+    assert isinstance(sparse, SparseConv1D)
     assert torch.equal(sparse.dense_weight(), dense.weight)
     assert torch.equal(sparse.mask(), mask)
     assert torch.equal(sparse.scatter(sparse.gather(dense.weight)), dense.weight)
@@ -238,3 +238,111 @@ def test_outputs_that_share_their_inputs(density, stride):
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     (dx,), (expected_dx,) = (torch.autograd.grad(out, x, dy) for out in (y, expected))
     torch.testing.assert_close(dx, expected_dx, rtol=1e-4, atol=1e-5)
+
+
+INDEX = ["offsets", "starts", "t_entries", "t_starts"]
+
+
+def scattered():
+    """A compressed layer and one like it with other positions."""
+    torch.manual_seed(0)
+    one, two = (compress(nn.Linear(32, 32), torch.rand(32, 32).argsort(1) < 8) for _ in range(2))
+    assert not one.index.equal(two.index)
+    return one, two
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_no_kernel_sees_an_index_that_was_changed(name):
+    layer, _ = scattered()
+    x = torch.randn(2, 32)
+    layer(x)
+    layer.state_dict()[name].fill_(100)  # a copy
+    layer(x)
+    getattr(layer, name).add_(1000)
+    with pytest.raises(KernelError, match="damaged"):
+        layer(x)
+    with pytest.raises(KernelError, match="damaged"):
+        layer.dense_weight()
+    with pytest.raises(KernelError, match="damaged"):
+        torch.compile(layer, backend="aot_eager")(x)
+
+
+def test_the_index_moves_with_the_layer_and_is_never_cast():
+    layer, _ = scattered()
+    x, index = torch.randn(2, 32), layer.index
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        for moved in (copy.deepcopy(layer).to(dtype), copy.deepcopy(layer).type(dtype)):
+            assert moved.index.equal(index)
+            assert moved(x.to(dtype)).dtype == dtype
+    assert copy.deepcopy(layer).to("meta").offsets.is_meta
+    empty = copy.deepcopy(layer).to_empty(device="cpu")
+    empty.load_state_dict(layer.state_dict())
+    assert torch.equal(empty(x), layer(x))
+    assert [name for name, _ in layer.named_buffers()] == ["signature"]
+
+
+@torch.no_grad()
+def test_values_of_other_positions_are_noticed():
+    layer, other = scattered()
+    x = torch.randn(2, 32)
+    for change in (lambda a, b: a.copy_(b), lambda a, b: a.lerp_(b, 1e-4), lambda a, b: a.add_(b)):
+        mixed = copy.deepcopy(layer)
+        for mine, theirs in zip(
+            (*mixed.parameters(), *mixed.buffers()),
+            (*other.parameters(), *other.buffers()),
+            strict=True,
+        ):
+            change(mine, theirs)
+        for use in (lambda m=mixed: m(x), mixed.dense_weight, mixed.to_dense, mixed.positions):
+            with pytest.raises(KernelError, match="align_masks"):
+                use()
+        with pytest.raises(KernelError, match="do not belong together"):
+            copy.deepcopy(layer).load_state_dict(mixed.state_dict())
+
+
+def averaged(one, two):
+    return {name: (one[name] + two[name]) / 2 for name in one}
+
+
+BAD = {
+    "averaged": averaged,
+    "averaged floats": lambda one, two: {
+        n: (v + two[n]) / 2 if v.is_floating_point() else v for n, v in one.items()
+    },
+    "other positions": lambda one, two: {**one, **{name: two[name] for name in INDEX}},
+    "no positions": lambda one, two: {k: v for k, v in one.items() if k != "starts"},
+    "no tiling": lambda one, two: {k: v for k, v in one.items() if k != "tiling"},
+    "tiles of none": lambda one, two: {**one, "tiling": torch.zeros(3, dtype=torch.int32)},
+    "too few": lambda one, two: {**one, "offsets": one["offsets"][:-1]},
+    "beyond": lambda one, two: {**one, "t_entries": one["t_entries"] + 2**20},
+    "other shape": lambda one, two: compress(nn.Linear(8, 8), torch.eye(8) > 0).state_dict(),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_bad_states_leave_the_layer_as_it_was(bad):
+    layer, other = scattered()
+    layer.train(False)
+    before, x = copy.deepcopy(layer.state_dict()), torch.randn(2, 32)
+    y = layer(x)
+    for strict in (True, False):
+        with pytest.raises(KernelError):
+            layer.load_state_dict(bad(layer.state_dict(), other.state_dict()), strict=strict)
+        after = layer.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert torch.equal(layer(x), y)
+
+
+def test_states_that_do_not_fit_are_reported_as_pytorch_does():
+    layer, other = scattered()
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(RuntimeError, match="size mismatch for bias"):
+        layer.load_state_dict({**other.state_dict(), "bias": torch.ones(3)})
+    with pytest.raises(RuntimeError, match=r'Missing key.* "offsets"'):
+        layer.load_state_dict({"bias": before["bias"]})
+    assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
+    layer.load_state_dict({"bias": torch.ones(32)}, strict=False)
+    assert torch.equal(layer.bias, torch.ones(32))
+    # Files of earlier versions have no signature.
+    layer.load_state_dict({k: v for k, v in other.state_dict().items() if k != "signature"})
+    assert torch.equal(layer.dense_weight(), other.dense_weight())

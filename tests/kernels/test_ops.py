@@ -226,7 +226,8 @@ def test_shapes_on_the_meta_device():
     ("x", "message"),
     [
         (torch.randn(2, 7, 5, 5), "takes"),
-        (torch.randn(8, 5, 5), "takes"),
+        (torch.randn(7, 5, 5), "takes"),
+        (torch.randn(5, 5), "takes"),
         (torch.randn(2, 8, 2, 5), "does not fit"),
     ],
 )

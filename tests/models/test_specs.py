@@ -136,3 +136,32 @@ def test_hf_needs_transformers(monkeypatch):
         build_model("hf:gpt2")
     assert default_example_shape("hf:gpt2") == (1, 128)
     assert example_inputs("hf:gpt2", (1, 128)).dtype == torch.long
+
+
+@pytest.mark.parametrize(
+    ("spec", "same"),
+    [
+        ("TIMM:ResNet18", "timm:resnet18"),
+        ("Torchvision:ResNet18", "torchvision:resnet18"),
+        ("isoflop:ResNet18-CIFAR", "isoflop:resnet18_cifar"),
+    ],
+)
+def test_case_makes_no_difference(spec, same):
+    sizes = [[p.shape for p in build_model(s, meta=True).parameters()] for s in (spec, same)]
+    assert sizes[0] == sizes[1]
+    assert default_example_shape(spec) == default_example_shape(same)
+
+
+@pytest.mark.parametrize(
+    ("spec", "meant"),
+    [
+        ("timm:resnett18", "resnet18"),
+        ("torchvision:resnet1", "resnet1"),
+        ("isoflop:resnet18_cifr", "resnet18_cifar"),
+        ("torchvison:resnet18", "torchvision"),
+        ("ResNet18_CIFAR", "isoflop:resnet18_cifar"),
+    ],
+)
+def test_near_misses_get_a_hint(spec, meant):
+    with pytest.raises(UnknownNameError, match=f"Did you mean '{meant}"):
+        build_model(spec, meta=True)

@@ -83,9 +83,22 @@ def test_mistakes_write_nothing(make_run, tmp_path):
     run = make_run("a", 0, 90.0)
     with pytest.raises(IsoflopError, match="no folder"):
         write_report([run], tmp_path / "absent" / "page.html")
-    with pytest.raises(IsoflopError, match="no folder"):
-        write_report([run], out, figures=tmp_path / "absent")
+    (tmp_path / "file").touch()
+    with pytest.raises(IsoflopError, match="cannot be made"):
+        write_report([run], out, figures=tmp_path / "file" / "figures")
     assert not out.exists()
+
+
+def test_the_folder_of_figures_is_made(make_run, tmp_path):
+    figures = tmp_path / "new" / "figures"
+    write_report([make_run("a", 0, 90.0)], tmp_path / "page.html", figures=figures)
+    assert (figures / "accuracy-flops-light.png").exists()
+
+
+def test_command_without_a_page(make_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["report", str(make_run("a", 0, 90.0))])
+    assert (tmp_path / "report.html").exists()
 
 
 def test_command(make_run, tmp_path, capsys):

@@ -87,5 +87,16 @@ def test_groups_of_one_name_are_told_apart(make_run):
 
 def test_one_seed_twice(make_run):
     runs = [make_run("a", 0, 90.0), make_run("b", 0, 91.0)]
-    with pytest.raises(RunDirectoryError, match="same seed"):
+    with pytest.raises(RunDirectoryError, match="same seed") as error:
         group_runs(map(load_run, runs))
+    assert all(str(run) in str(error.value) for run in runs)
+
+
+@pytest.mark.parametrize("option", ["spectra", "backbone_run"])
+def test_one_seed_twice_with_another_option_is_of_two_groups(make_run, option):
+    """As of table 7 and figure 4, which measures spectra on the way."""
+    runs = [make_run(f"{i}{j}", j, 90.0, **{option: x}) for i, x in enumerate("xy") for j in (0, 1)]
+    runs.append(make_run("z", 2, 90.0, **{option: None}))
+    groups = group_runs(map(load_run, runs))
+    assert [[run.path for run in group.runs] for group in groups] == [runs[:2], runs[2:4], runs[4:]]
+    assert [g.label for g in groups] == [f"Dense ({option}=x)", f"Dense ({option}=y)", "Dense"]

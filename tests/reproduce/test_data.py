@@ -1,6 +1,6 @@
 import pytest
 
-from isoflop.errors import IsoflopError
+from isoflop.errors import IsoflopError, UnknownNameError
 from isoflop.reproduce import DataFolders
 
 
@@ -15,3 +15,9 @@ def test_folders():
 def test_two_folders_for_the_same(texts):
     with pytest.raises(IsoflopError, match="two folders"):
         DataFolders.parse(texts)
+
+
+def test_names_of_data_sets_are_checked():
+    assert DataFolders.parse(["ImageNet=/there"]).of("imagenet") == "/there"
+    with pytest.raises(UnknownNameError, match="Did you mean 'imagenet'"):
+        DataFolders.parse(["imagnet=/there"])

@@ -35,3 +35,8 @@ def test_mistakes(only, message):
 def test_nothing_left():
     with pytest.raises(IsoflopError, match="No row of this table has method=dense and sparsity"):
         select_rows(ROWS, ["method=dense", "sparsity=0.9"])
+
+
+def test_case_makes_no_difference_and_a_string_is_one_choice():
+    assert chosen("Method=RigL", "sparsity=0.9") == [("rigl", 0.9)]
+    assert len(select_rows(ROWS, "method=dense")) == 1

@@ -1,7 +1,9 @@
 """Training in compressed storage is training in masked storage, in less memory."""
 
 import copy
+import functools
 import gc
+import types
 import weakref
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import isoflop
 from isoflop.errors import IsoflopError, NoEffectWarning, OptimizerError, UnknownNameError
-from isoflop.kernels import SparseConv2d, SparseLayer, SparseLinear
+from isoflop.kernels import SparseConv1D, SparseConv2d, SparseLayer, SparseLinear
 from isoflop.models import build_model
 from isoflop.sparsity.api import sparsify
 from isoflop.sparsity.compressed import CompressedTarget, CompressedWeights
@@ -179,7 +181,7 @@ def test_layers_of_hugging_face_are_alike():
             compressed.step(step)
             assert_alike(masked, compressed)
         layer = compressed.model[1]
-        assert isinstance(layer, SparseLinear)
+        assert isinstance(layer, SparseConv1D)
         assert layer.index.rows == (4 if pattern == "1x4" else 1)
 
 
@@ -397,6 +399,30 @@ def test_averages_follow_the_masks(name):
         assert torch.equal(averages[1].module.get_buffer(key + "_mask"), mask)
 
 
+@pytest.mark.parametrize("use_buffers", [True, False])
+@pytest.mark.parametrize("ema", [True, False])
+def test_averages_that_do_not_follow_the_masks_are_refused(use_buffers, ema):
+    run = Run("compressed", adam=False)
+    average = get_ema_multi_avg_fn(0.8) if ema else None
+    aligned, loose = (
+        AveragedModel(run.model, multi_avg_fn=average, use_buffers=use_buffers) for _ in range(2)
+    )
+    for step in range(6):
+        run.step(step)
+        isoflop.align_masks(aligned, run.model)
+        aligned.update_parameters(run.model)
+        loose.update_parameters(run.model)
+    x = torch.randn(2, *SHAPE)
+    for use in (lambda: loose(x), lambda: isoflop.densify(loose)):
+        with pytest.raises(IsoflopError, match="align_masks"):
+            use()
+    aligned(x).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in aligned.parameters())
+    assert_same(masks_of(aligned.module), run.sparsifier.masks)
+    with pytest.raises(IsoflopError, match="compressed layers"):
+        isoflop.apply_masks(aligned)
+
+
 def test_averages_of_other_models_are_refused():
     run = Run("compressed")
     with pytest.raises(IsoflopError, match="the same compressed layers"):
@@ -457,22 +483,10 @@ def test_the_sparsifier_is_freed_with_the_optimizer():
     assert model_reference() is None
 
 
-def test_dense_layers_are_let_go():
-    model = small_net()
-    layers = [weakref.ref(m) for m in model if isinstance(m, nn.Linear | nn.Conv2d)]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    sparsifier = sparsify(
-        model,
-        optimizer,
-        "gmp",
-        sparsity=0.5,
-        dense_ends=False,
-        total_steps=200,
-        storage="compressed",
-    )
-    gc.collect()
-    assert [layer() for layer in layers] == [None] * 5
-    assert sparsifier.density() == 1
+def test_dense_weights_are_let_go():
+    run = Run("compressed", "static", sparsity=0.9)
+    for name, layer in layers_of(run).items():
+        assert layer.values.untyped_storage().nbytes() == 4 * run.sparsifier.nnz[name]
 
 
 # Precision
@@ -505,7 +519,13 @@ def tied():
 
 def hooked():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    model[1].register_forward_hook(lambda *_: None)
+    model[1].get_parameter("weight").register_hook(lambda grad: grad)
+    return model
+
+
+def held(hold):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].kept = hold(model[1].weight)
     return model
 
 
@@ -517,10 +537,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "'1.weight' .* ConvTranspose2d, and only nn.Linear, nn.Conv2d",
     ),
     "subclass": (
-        lambda: nn.MultiheadAttention(4, 2),
-        "NonDynamicallyQuantizableLinear, and only nn.Linear",
+        lambda: nn.Sequential(nn.Linear(4, 4), type("Own", (nn.Linear,), {})(4, 4)),
+        "'1.weight' .* belongs to a Own, and only nn.Linear",
     ),
-    "root": (lambda: nn.Linear(4, 4), "the layer is the whole model"),
     "tied": (tied, "tied: '1.weight', '2.weight' are one parameter"),
     "type": (lambda: nn.Sequential(nn.Linear(4, 4)).half(), "torch.float16 is not float32"),
     "padding": (
@@ -529,7 +548,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "same": (lambda: nn.Sequential(nn.Conv2d(4, 4, 2, padding="same")), "on both sides"),
     "meta": (lambda: nn.Sequential(nn.Linear(4, 4, device="meta")), "it is on meta"),
-    "hooked": (hooked, "hooks, which would be lost"),
+    "hooked": (hooked, "it has hooks, which would get the gradients of the non-zeros alone"),
+    "list": (lambda: held(lambda w: [w]), "'0.kept' holds it too"),
+    "dict": (lambda: held(lambda w: {"a": (1, w)}), "'0.kept' holds it too"),
+    "partial": (lambda: held(lambda w: functools.partial(F.linear, weight=w)), "'0.kept' holds it"),
+    "closure": (lambda: held(lambda w: lambda x: F.linear(x, w)), "'0.kept' holds it too"),
+    "object": (lambda: held(lambda w: types.SimpleNamespace(w=[w])), "'0.kept' holds it too"),
 }
 
 

@@ -21,7 +21,11 @@ METHODS = {
     "sr_ste": SrSte(),
     "snip": Snip(),
     "grasp": Grasp(temperature=1),
+    "rigl/accumulated": RigL(update_every=2),
+    "rigl/bucket views": RigL(update_every=2),
+    "rigl/by hand": RigL(update_every=2),
     "rigl/compressed": RigL(update_every=2),
+    "rigl/compressed/by hand": RigL(update_every=2),
     "rigl/compressed/accumulated": RigL(update_every=2),
     "set/compressed": Set(update_every=2),
     "snip/compressed": Snip(),
@@ -48,7 +52,10 @@ def train(name, rank, world_size):
         loss=lambda outputs, _: outputs.square().mean(),
         storage="compressed" if "compressed" in name else "masked",
     )
-    wrapped = DistributedDataParallel(model) if world_size > 1 else model
+    by_hand = "by hand" in name and world_size > 1
+    wrapped = model
+    if world_size > 1 and not by_hand:
+        wrapped = DistributedDataParallel(model, gradient_as_bucket_view="views" in name)
     generator = torch.Generator().manual_seed(1)
     for _ in range(10):
         x = torch.randn(8, 6, dtype=torch.double, generator=generator)
@@ -60,6 +67,12 @@ def train(name, rank, world_size):
                 synced = wrapped.no_sync()
             with synced:
                 (wrapped(part).square().mean() / len(parts)).backward()
+        for parameter in model.parameters() if by_hand else ():
+            assert parameter.grad is not None
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= world_size
+        # By the norm of what is there: gradients of masked weights are kept elsewhere.
+        nn.utils.clip_grad_norm_(model.parameters(), 0.05)
         optimizer.step()
     return dict(model.state_dict()), sparsifier.history
 

@@ -131,8 +131,11 @@ def test_patterns_that_cannot_become_sparser_refuse_a_ramp():
 def test_rows_are_outputs(module, outputs):
     target = MaskedTarget("weight", 1, module, "weight")
     numel = module.weight.numel()
-    owners = target.outputs(torch.arange(numel))
-    assert owners.bincount().tolist() == [numel // outputs] * outputs
+    rows = target.by_output(torch.arange(numel).view(module.weight.shape))
+    assert rows.shape == (outputs, numel // outputs)
+    assert torch.equal(rows, rows.sort(dim=1).values)
+    owners = torch.empty(numel, dtype=torch.int64)
+    owners[rows] = torch.arange(outputs)[:, None]
     # Zeroing a row zeroes that output, and no other.
     with torch.no_grad():
         module.weight.fill_(1.0)

@@ -1,5 +1,7 @@
 """Sparse training inside of what people train with."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,18 +14,22 @@ from isoflop.masks import named_masks
 STEPS = 9
 
 
+def network():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3)
+    )
+    return model.extend([nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 5)])
+
+
 class Run:
-    def __init__(self, device_type="cpu"):
-        torch.manual_seed(0)
-        self.model = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3)
-        )
-        self.model.extend([nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 5)])
+    def __init__(self, method=None):
+        self.model = network()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
         self.sparsifier = isoflop.sparsify(
             self.model,
             self.optimizer,
-            isoflop.RigL(update_every=2),
+            method or isoflop.RigL(update_every=2),
             sparsity=0.7,
             dense_ends=False,
             total_steps=STEPS,
@@ -109,6 +115,80 @@ def test_averaged_weights_are_sparse_once_masked(ema):
     assert all(torch.equal(masks[name], mask) for name, mask in run.sparsifier.masks.items())
     x, _ = run.batch(0)
     assert averaged(x).isfinite().all()
+
+
+AVERAGES = {
+    "ema": lambda model: AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True
+    ),
+    "ema by hand": lambda model: EmaOfState(model),
+}
+
+
+class EmaOfState(nn.Module):
+    """An average of all that the state dict has, as timm's ModelEmaV2 is."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.module = copy.deepcopy(model)
+
+    def forward(self, x):
+        return self.module(x)
+
+    @torch.no_grad()
+    def update_parameters(self, model):
+        pairs = zip(self.module.state_dict().values(), model.state_dict().values(), strict=True)
+        for mine, theirs in pairs:
+            mine.copy_(0.9 * mine + (1 - 0.9) * theirs)
+
+
+@pytest.mark.parametrize("make", AVERAGES.values(), ids=AVERAGES)
+def test_masks_that_were_averaged_come_from_the_model(make):
+    run = Run()
+    averaged = make(run.model)
+    for step in range(STEPS):
+        run.train(steps=range(step, step + 1))
+        averaged.update_parameters(run.model)
+    masks = run.sparsifier.masks
+    union = {name.removeprefix("module."): mask for name, *_, mask in named_masks(averaged)}
+    assert sum(int(m.sum()) for m in union.values()) > sum(int(m.sum()) for m in masks.values())
+    before = copy.deepcopy(averaged.state_dict())
+    with pytest.raises(isoflop.IsoflopError, match=r"apply_masks\(averaged, model\)"):
+        isoflop.apply_masks(averaged)
+    with pytest.raises(isoflop.IsoflopError, match="no copy"):
+        isoflop.apply_masks(averaged, nn.Linear(2, 2))
+    with pytest.raises(isoflop.IsoflopError, match="has no masks"):
+        isoflop.apply_masks(averaged, network())
+    assert all(torch.equal(before[k], value) for k, value in averaged.state_dict().items())
+    isoflop.apply_masks(averaged, run.model)
+    assert_sparse(averaged)
+    found = {name.removeprefix("module."): mask for name, *_, mask in named_masks(averaged)}
+    assert found.keys() == masks.keys()
+    assert all(torch.equal(found[key], masks[key]) for key in masks)
+    isoflop.apply_masks(averaged.module)  # whose masks are the present ones now
+
+
+def test_averages_of_masks_that_only_shrink_are_noticed_by_their_wrapper():
+    run = Run(isoflop.Gmp(update_every=1))
+    averaged = AVERAGES["ema"](run.model)
+    for step in range(STEPS):
+        run.train(steps=range(step, step + 1))
+        averaged.update_parameters(run.model)
+    with pytest.raises(isoflop.IsoflopError, match=r"apply_masks\(averaged, model\)"):
+        isoflop.apply_masks(averaged)
+    isoflop.apply_masks(averaged, run.model)
+    counts = {n.removeprefix("module."): int(mask.sum()) for n, *_, mask in named_masks(averaged)}
+    assert counts == run.sparsifier.nnz
+
+
+def test_a_copy_from_before_gets_masks():
+    plain = network()
+    run = Run()
+    isoflop.apply_masks(plain, run.model)
+    assert_sparse(plain)
+    masks = {name: mask for name, *_, mask in named_masks(plain)}
+    assert all(torch.equal(masks[name], mask) for name, mask in run.sparsifier.masks.items())
+    assert all(mask is not run.sparsifier.masks[name] for name, mask in masks.items())
 
 
 def test_applying_masks_says_when_there_are_none():

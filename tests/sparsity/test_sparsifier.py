@@ -19,7 +19,7 @@ from isoflop.errors import (
     UnknownNameError,
 )
 from isoflop.masks import get_mask, remove_mask
-from isoflop.methods import Dense, RigL, Static
+from isoflop.methods import Dense, Gmp, RigL, Static
 from isoflop.plan import LayerPlan, Plan
 from isoflop.sparsity.allocation import er
 from isoflop.sparsity.api import sparsify
@@ -339,6 +339,11 @@ def test_states_are_plain_data_and_independent(tmp_path):
         (RigL(alpha=0.1), {}, "the options .*'alpha': 0.1"),
         ("rigl", {"sparsity": 0.6}, "'body.0.weight'.*sparsity of the saved run"),
         ("rigl", {"exclude": "stem"}, "'stem.weight'"),
+        ("rigl", {"total_steps": 50}, "total_steps 50, this one 100"),
+        ("rigl", {"pattern": "2x2"}, "pattern '2x2', this one 'unstructured'"),
+        ("rigl", {"allocation": "er"}, "another number of weights"),
+        ("rigl", {"dense_ends": False}, "masked other layers"),
+        ("rigl", {"example_inputs": (1, 2, 8), "dense_ends": False}, "masked other layers"),
     ],
 )
 def test_states_of_another_run_are_refused(method, options, message):
@@ -349,8 +354,33 @@ def test_states_of_another_run_are_refused(method, options, message):
     assert str(sparsifier.state_dict()) == str(before)
 
 
+def test_states_of_another_course_or_plan_are_refused():
+    method = Gmp(update_every=5)
+    _, sparsifier = make(method=method)
+    with pytest.raises(IsoflopError, match=r"another course .* allocation"):
+        sparsifier.load_state_dict({**sparsifier.state_dict(), "course": [[1], [1.0], 1, 1]})
+    _, sparsifier = make(dense_ends=False)
+    other = make(dense_ends=False, example_inputs=(1, 2, 8))[1]
+    with pytest.raises(IsoflopError, match=r"another count of MACs.*example_inputs"):
+        sparsifier.load_state_dict(other.state_dict())
+    state = sparsifier.state_dict()
+    with pytest.raises(IsoflopError, match=r"another budget"):
+        sparsifier.load_state_dict({**state, "prices": [2] * len(state["prices"])})
+
+
+def test_states_of_earlier_versions_are_told_apart():
+    _, sparsifier = make()
+    state = sparsifier.state_dict()
+    old = {key: state[key] for key in state.keys() - {"total_steps", "pattern", "macs"}}
+    with pytest.raises(IsoflopError, match=r"earlier version, which did not note total_steps"):
+        sparsifier.load_state_dict(old)
+    sparsifier.load_state_dict({**sparsifier.state_dict(), **old})
+
+
 def test_what_is_no_state_is_refused():
     _, sparsifier = make()
+    with pytest.raises(IsoflopError, match="not NoneType"):
+        sparsifier.load_state_dict(None)  # pyright: ignore[reportArgumentType]
     with pytest.raises(IsoflopError, match="method, config, storage"):
         sparsifier.load_state_dict({"step": 3})
 

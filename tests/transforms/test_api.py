@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from tests.zoo import ZOO, cifar_resnet, mlp
 from torch import nn
+from torch.nn.utils import prune
 
 import isoflop
 
@@ -189,3 +190,62 @@ def test_a_quantised_model_is_refused():
     integers[1].weight = nn.Parameter(torch.ones(8, 8, dtype=torch.int8), requires_grad=False)
     with pytest.raises(isoflop.WideningError, match="1 is quantised"):
         isoflop.transform(integers, isoflop.SparseWide(0.5), example_inputs=(1, 4))
+
+
+@pytest.mark.parametrize("exclude", ["2", ("2",), ["2"], {"2"}, (p for p in ["2"])])
+def test_a_string_is_one_pattern(exclude):
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(5)))
+    _, plan = isoflop.transform(
+        model, isoflop.SparseParallel(0.5), example_inputs=(2, 8), exclude=exclude
+    )
+    assert {layer.source for layer in plan.sparse_layers} == {"1", "3"}
+    config = isoflop.SparseParallel(0.5, exclude="stages.2")  # pyright: ignore[reportArgumentType]
+    assert config.exclude == ("stages.2",)
+    with pytest.raises(isoflop.IsoflopError, match="exclude must be a string"):
+        isoflop.transform(
+            model,
+            isoflop.SparseParallel(0.5),
+            example_inputs=(2, 8),
+            exclude=3,  # pyright: ignore
+        )
+
+
+def pruned(layer: nn.Module) -> None:
+    prune.l1_unstructured(layer, "weight", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pruned, r"2 is pruned.*prune\.remove\(module, 'weight'\)"),
+        (lambda layer: prune.random_unstructured(layer, "bias", 0.5), "remove.*'bias'"),
+        (torch.nn.utils.weight_norm, "remove_weight_norm"),
+        (torch.nn.utils.spectral_norm, "remove_spectral_norm"),
+        (torch.nn.utils.parametrizations.weight_norm, "remove_parametrizations"),
+        (torch.nn.utils.parametrizations.orthogonal, "remove_parametrizations"),
+    ],
+)
+@pytest.mark.parametrize("kind", [isoflop.SparseWide, isoflop.SparseParallel])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_layers_whose_weight_is_computed_are_refused_with_the_remedy(change, message, kind):
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(5)))
+    change(model[2])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(isoflop.WideningError, match=message):
+        isoflop.transform(model, kind(0.5), example_inputs=(2, 8))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_options_of_a_wrong_type_are_refused():
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+    for seed in ("0", 1.5, None, True):
+        with pytest.raises(isoflop.IsoflopError, match="seed must be an integer"):
+            isoflop.transform(
+                model,
+                isoflop.SparseWide(0.5),
+                example_inputs=(2, 8),
+                seed=seed,  # pyright: ignore
+            )
+    for width in ("2", True, float("nan")):
+        with pytest.raises(isoflop.IsoflopError, match="width must be"):
+            isoflop.LowRank(width=width)  # pyright: ignore

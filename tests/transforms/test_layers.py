@@ -267,3 +267,28 @@ def test_layer_norm_is_for_linear_layers_alone():
     conv = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 1))
     with pytest.raises(isoflop.IsoflopError, match=r"'layernorm_gelu'.*Conv2d.*batchnorm_relu"):
         isoflop.transform(conv, config, example_inputs=(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["parallel", "factorized", "doped", "low_rank"])
+def test_hooks_are_around_the_whole_of_what_takes_a_layers_place(name):
+    calls = []
+
+    def before(module, args):
+        calls.append(tuple(args[0].shape))
+
+    def after(module, args, output):
+        calls.append(tuple(output.shape))
+        return 2 * output
+
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+    model[1].register_forward_pre_hook(before)
+    model[1].register_forward_hook(after)
+    new: Any
+    new, _ = isoflop.transform(model, TRANSFORMS.get(name)(0.5), example_inputs=(3, 8))
+    calls.clear()
+    x = torch.randn(3, 8)
+    y = new(x)
+    assert len(calls) == 2
+    assert calls[0][0] == calls[1][0] == 3
+    doubled = 2 * type(new[1]).forward(new[1], new[0](x))
+    torch.testing.assert_close(y, new[2](doubled))

@@ -1,7 +1,6 @@
 """The command `isoflop bench`; heavy imports happen when it runs."""
 
 import functools
-import json as json_module
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ class Options:
     def measure(self, build: Callable[..., Any], describe: Callable[..., Any]) -> None:
         """Time the cases that `build` makes, print the results and draw what `describe` returns."""
         from isoflop.bench import format_machine, format_result, run_bench
-        from isoflop.files import write_json
+        from isoflop.files import to_json, write_json
         from isoflop.report import check_figure_path, save_figure
 
         if self.out is not None and not self.out.parent.is_dir():
@@ -69,7 +68,7 @@ class Options:
             done=write,
         )
         if self.json:
-            print(json_module.dumps(_flat(results), indent=1))
+            print(to_json(_flat(results), indent=1))
         else:
             print(format_machine(results[0]["machine"]))
             print("\n\n".join(format_result(result) for result in results))

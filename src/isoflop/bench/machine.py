@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from isoflop.processor import processor_info, processor_name, usable_cores
+
 INSTRUCTION_SETS = (
     "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "amx_bf16",
     "asimd", "asimdfhm", "bf16", "sve",
@@ -24,13 +26,13 @@ def describe_machine() -> dict[str, Any]:
 
     What the system does not tell is None or empty. Sizes are in bytes.
     """
-    info = _cpuinfo()
+    info = processor_info()
     flags = (info.get("flags") or info.get("Features") or "").split()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
-        "cpu": _processor(info),
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "usable_cores": usable_cores(),
         "instruction_sets": [flag for flag in INSTRUCTION_SETS if flag in flags],
         "caches": _caches(),
         "memory": _memory(),
@@ -43,24 +45,6 @@ def describe_machine() -> dict[str, Any]:
         "load_average": load,
         "busy": load is not None and load >= BUSY,
     }
-
-
-def _cpuinfo() -> dict[str, str]:
-    """Return what Linux says about the first processor."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return {}
-    lines = text.partition("\n\n")[0].splitlines()
-    pairs = (line.partition(":") for line in lines)
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _processor(info: dict[str, str]) -> str:
-    name = info.get("model name") or platform.processor() or platform.machine()
-    if "cpu family" in info and "model" in info:  # virtual machines tell no more of the name
-        name += f" (family {info['cpu family']}, model {info['model']})"
-    return name
 
 
 def _caches() -> dict[str, int]:

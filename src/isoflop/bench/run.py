@@ -15,8 +15,9 @@ from isoflop.bench.case import Case
 from isoflop.bench.contestant import CONTESTANTS, Contestant
 from isoflop.bench.machine import describe_machine
 from isoflop.bench.rounds import compete, summarize
-from isoflop.errors import IsoflopError
+from isoflop.errors import IsoflopError, UnknownNameError
 from isoflop.kernels import keep_memory
+from isoflop.registry import did_you_mean, find_name, names_in
 
 PEERS_FOLDER = Path("benchmarks/.peers")
 """Where `benchmarks/setup_peers.sh` puts the peers, seen from the root of the repository."""
@@ -109,14 +110,19 @@ def _is_reference(kind: type[Contestant]) -> bool:
     return kind.on_dense and not kind.bf16
 
 
+def _peer(name: str, known: Sequence[str]) -> str:
+    found = find_name(name, known)
+    if found is None:
+        hint = did_you_mean(name, known)
+        raise UnknownNameError(f"Unknown peer {name!r}.{hint} Known: {', '.join(known)}.")
+    return found
+
+
 def _contestants(peers: Sequence[str], skip: Sequence[str], bf16: bool) -> list[str]:
     """Return the names of the contestants, in the order of registration."""
     known = [name for name, kind in CONTESTANTS.items() if kind.peer]
-    for name in peers:
-        if name not in (*known, "all", "none"):
-            raise IsoflopError(f"Unknown peer {name!r}. Known: {', '.join(known)}, all, none.")
-    for name in skip:
-        CONTESTANTS.get(name)
+    peers = [_peer(name, [*known, "all", "none"]) for name in names_in(peers, "peers")]
+    skip = [CONTESTANTS.name_of(CONTESTANTS.get(name)) for name in names_in(skip, "skip")]
     wanted = set(known) if "all" in peers else set(peers)
     names = [
         name

@@ -15,7 +15,7 @@ from isoflop.models.specs import (
     example_inputs,
     takes_tokens,
 )
-from isoflop.plan import Plan
+from isoflop.plan import UNTRANSFORMED, Plan
 from isoflop.transforms import TRANSFORMS, transform
 
 LIBRARIES = ("timm", "torchvision", "isoflop", "hf")
@@ -96,7 +96,9 @@ class ModelSource:
         )
         if plan is None:
             return model
-        model = self.transformed(model, plan.transform, plan.config, plan.scope)
+        # Without a transform, `sparsify` makes a plan of the model as it is.
+        if plan.transform != UNTRANSFORMED:
+            model = self.transformed(model, plan.transform, plan.config, plan.scope)
         plan.check(model)
         return model
 

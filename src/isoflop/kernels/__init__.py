@@ -10,7 +10,7 @@ from isoflop.kernels.convert import align_masks, compress, densify
 from isoflop.kernels.freeze import freeze, frozen_dense
 from isoflop.kernels.functional import ACTIVATIONS, sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index, default_blocks
-from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
+from isoflop.kernels.layers import SparseConv1D, SparseConv2d, SparseLayer, SparseLinear
 from isoflop.kernels.library import available, has_bfloat16, isa, isas, set_isa, why_unavailable
 from isoflop.kernels.memory import keep_memory
 from isoflop.kernels.semi_structured import SemiStructuredLinear
@@ -20,6 +20,7 @@ __all__ = [
     "AccelerationReport",
     "LayerChoice",
     "SemiStructuredLinear",
+    "SparseConv1D",
     "SparseConv2d",
     "SparseIndex",
     "SparseLayer",

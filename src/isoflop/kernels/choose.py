@@ -1,20 +1,19 @@
 """`isoflop.accelerate`: each layer on what is fastest for it, measured."""
 
-import contextlib
 import hashlib
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
+from torch import fx, nn
 
+from isoflop.copies import copy_with_tensors
 from isoflop.errors import IsoflopError, KernelError, NoEffectWarning
 from isoflop.fakes import plain_output
 from isoflop.kernels.contest import (
@@ -31,7 +30,7 @@ from isoflop.kernels.contest import (
     observe_calls,
 )
 from isoflop.kernels.freeze import fuse_activations
-from isoflop.kernels.inputs import real_inputs
+from isoflop.kernels.inputs import real_inputs, undisturbed
 from isoflop.kernels.layers import SparseConv2d, SparseLayer
 from isoflop.kernels.layout import (
     LayoutConv2d,
@@ -41,7 +40,8 @@ from isoflop.kernels.layout import (
 from isoflop.kernels.library import available, has_bfloat16
 from isoflop.kernels.semi_structured import Packing, disable, enable, packing
 from isoflop.kernels.timing import TimingCache, default_cache_path, synchronize
-from isoflop.surgery import ExampleInputs, copy_with_tensors, replace_modules
+from isoflop.nests import tensors_in
+from isoflop.surgery import ExampleInputs, replace_modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class AccelerationReport:
     Attributes:
         mode: ``"inference"`` or ``"training"``.
         layers: The layers that could run on either.
-        skipped: On GPUs, why other masked layers could not, by path.
+        skipped: Why other layers with zeros could not, by path.
         seconds_before: Time of the model as it was.
         seconds_after: Time of the model with the choices made.
         accelerated: Whether the choices are in place: they are not if the model got slower.
@@ -78,17 +78,19 @@ class AccelerationReport:
         names = [name for name in get_args(Backend) if name in {"dense", "sparse", *measured}]
         titles = [f"{name.replace('_bfloat16', ' bf16')} ms" for name in names]
         header = "  ".join(f"{title:>14}" for title in titles)
-        lines = [f"{'layer':40}  {'sparsity':>8}  {header}  chosen"]
+        lines = [f"{'layer':40}  {'sparsity':>8}  {header}  chosen"] if self.layers else []
         for layer in self.layers:
             sparsity = 1 - layer.nnz / math.prod(layer.shape)
             times = "  ".join(f"{1e3 * layer.seconds.get(name, math.nan):14.3f}" for name in names)
             lines.append(f"{layer.path:40}  {sparsity:8.4f}  {times}  {layer.chosen}")
-        lines += [f"{path} {reason}" for path, reason in self.skipped.items()]
+        lines += [f"{path or 'the model'} {reason}" for path, reason in self.skipped.items()]
         verdict = "accelerated" if self.accelerated else "left as it was"
-        lines.append(
-            f"{self.mode}: {1e3 * self.seconds_before:.3f} ms before, "
-            f"{1e3 * self.seconds_after:.3f} ms after; {verdict}"
+        times = (
+            "nothing was measured"
+            if math.isnan(self.seconds_before)
+            else f"{1e3 * self.seconds_before:.3f} ms before, {1e3 * self.seconds_after:.3f} ms after"
         )
+        lines.append(f"{self.mode}: {times}; {verdict}")
         return "\n".join(lines)
 
 
@@ -147,19 +149,17 @@ def accelerate(
         _warn(_NO_KERNELS[device.type])
         return nothing
     work = _copy(model) if mode == "inference" else model
-    skipped: dict[str, str] = {}
+    args, kwargs = real_inputs(work, example_inputs)
     if kind is None:
-        contestants = find_contestants(
-            work, example_inputs, mode, bfloat16=_wants_bfloat16(choices, allowed=allow_bf16)
-        )
+        allowed = _wants_bfloat16(choices, allowed=allow_bf16)
+        contestants, skipped = find_contestants(work, (args, kwargs), mode, bfloat16=allowed)
     else:
-        contestants, skipped = find_semi_structured(work, example_inputs, mode, kind)
+        contestants, skipped = find_semi_structured(work, (args, kwargs), mode, kind)
     if not contestants:
         _warn(_no_contestants(mode, skipped, on_cpu=kind is None))
         return model, AccelerationReport(mode=mode, skipped=skipped)
-    args, kwargs = real_inputs(work, example_inputs)
     step = _inference if mode == "inference" else _training
-    with _undisturbed(work):
+    with undisturbed(work):
         calls = observe_calls(work, contestants, args, kwargs)
         if kind is not None:  # there is no layout to choose for the convolutions in between
             calls = [call for call in calls if call.path in contestants]
@@ -217,11 +217,7 @@ def _description(
 ) -> dict[str, Any]:
     """Return everything about a model and its choices that its times depend on."""
     text = repr((model, [(layer.path, layer.nnz, layer.chosen) for layer in layers.values()]))
-    inputs = [
-        (str(x.dtype), tuple(x.shape), x.stride())
-        for x in tree_leaves((args, kwargs))
-        if isinstance(x, Tensor)
-    ]
+    inputs = [(str(x.dtype), tuple(x.shape), x.stride()) for x in tensors_in((args, kwargs))]
     return {"model": hashlib.sha256(text.encode()).hexdigest(), "inputs": inputs}
 
 
@@ -335,9 +331,10 @@ def _no_contestants(mode: Mode, skipped: Mapping[str, str], *, on_cpu: bool) -> 
     if skipped:
         path, reason = next(iter(skipped.items()))
         others = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+        products = "the sparse kernels" if on_cpu else "2:4 products"
         return (
-            "No masked layer can run on 2:4 products, so the model stays as it is: "
-            f"{path or 'it'} {reason}{others}."
+            f"No layer with zeros can run on {products}, so the "
+            f"model stays as it is: {path or 'it'} {reason}{others}."
         )
     if on_cpu and mode == "training":
         return (
@@ -364,35 +361,7 @@ def _inference(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def _training(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    outputs = tree_leaves(plain_output(model.train()(*args, **kwargs)))
-    trained = [y for y in outputs if isinstance(y, Tensor) and y.requires_grad]
+    outputs = tensors_in(plain_output(model.train()(*args, **kwargs)))
+    trained = [y for y in outputs if y.requires_grad]
     torch.autograd.backward([y.float().sum() for y in trained])
     model.zero_grad()
-
-
-@contextlib.contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Let a model be run, and give it back its statistics, gradients and modes afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    gradients = {parameter: parameter.grad for parameter in model.parameters()}
-    buffers = {
-        buffer: buffer.clone()
-        for module in model.modules()
-        if not isinstance(module, SparseLayer)
-        for buffer in module._buffers.values()
-        if buffer is not None
-    }
-    for parameter in gradients:
-        parameter.grad = None
-    devices = {p.device for p in gradients if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers.items():
-                buffer.copy_(value)
-        for parameter, gradient in gradients.items():
-            parameter.grad = gradient
-        for module, training in modes.items():
-            module.training = training

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoflop.errors import IsoflopError
-from isoflop.kernels.candidates import masked_layers, sparse_layer
+from isoflop.kernels.candidates import sparse_candidates, sparse_layer, why_dense
 from isoflop.kernels.functional import ACTIVATIONS
+from isoflop.kernels.inputs import Inputs, running
 from isoflop.kernels.layers import Backend, SparseConv2d, SparseLayer
 from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
-from isoflop.kernels.library import isa
+from isoflop.kernels.library import fingerprint, isa
 from isoflop.kernels.semi_structured import (
     Packing,
     SemiStructuredLinear,
@@ -24,11 +25,18 @@ from isoflop.kernels.semi_structured import (
     enable,
     why_not,
 )
-from isoflop.kernels.timing import TimingCache, cpu_name, synchronize
-from isoflop.masks import remove_mask
-from isoflop.surgery import ExampleInputs, recast
+from isoflop.kernels.timing import TimingCache, synchronize
+from isoflop.masks import get_mask, named_masks, remove_mask
+from isoflop.processor import processor_name
+from isoflop.surgery import recast
 
 Mode = Literal["inference", "training"]
+
+Contestants = dict[str, dict[Backend, nn.Module]]
+"""What each layer can be, by path and by what it computes with."""
+
+_MANY_ZEROS = 0.25
+"""Part of a weight that is zero in sparse layers only: no initialisation draws so many zeros."""
 
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu_,
@@ -75,9 +83,9 @@ class WithEpilogue(nn.Module):
         self.layer = layer
         self.activation = activation
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Apply the layer, add the residual, apply the activation."""
-        y = self.layer(x)
+        y = self.layer(input)
         if residual is not None:
             y += residual
         return _IN_PLACE.get(self.activation, ACTIVATIONS[self.activation])(y)
@@ -125,17 +133,21 @@ class Call:
 
 
 def find_contestants(
-    model: nn.Module, example_inputs: ExampleInputs, mode: Mode, *, bfloat16: bool = False
-) -> dict[str, dict[Backend, nn.Module]]:
+    model: nn.Module, inputs: Inputs, mode: Mode, *, bfloat16: bool = False
+) -> tuple[Contestants, dict[str, str]]:
     """Return what each layer can be, by path: itself, or what could take its place.
 
     Args:
         model: The model; for inference, its masks are removed.
-        example_inputs: What it takes.
+        inputs: What it takes.
         mode: What is measured.
         bfloat16: Whether sparse layers that multiply in that type take part.
+
+    Returns:
+        The contestants, and why other layers with zeros cannot run on the kernels, by path.
     """
-    found: dict[str, dict[Backend, nn.Module]] = {}
+    found: Contestants = {}
+    skipped: dict[str, str] = {}
     for path, layer in model.named_modules():
         if isinstance(layer, SparseLayer) and mode == "training":
             # Views of the layer, for measuring only.
@@ -145,19 +157,37 @@ def find_contestants(
         elif isinstance(layer, SparseLayer):
             dense = WithEpilogue(layer.to_dense().requires_grad_(False), layer.activation)
             found[path] = {"dense": dense, "sparse": layer}
+        if isinstance(layer, SparseLayer) and layer.values.dtype is not torch.float32:
+            skipped[path] = _wrong_type(layer.values)
     if mode == "inference":
-        for path, layer in masked_layers(model, example_inputs).items():
-            sparse = sparse_layer(layer, layer.get_buffer("weight_mask"))
-            if sparse is not None:
+        candidates = sparse_candidates(model, inputs)
+        skipped |= candidates.skipped
+        for path, layer in candidates.layers.items():
+            weight, mask = layer.get_parameter("weight"), get_mask(layer)
+            assert mask is not None
+            if weight.dtype is torch.float32:
+                sparse = sparse_layer(layer, mask).requires_grad_(False)
                 remove_mask(layer)
-                found[path] = {"dense": layer, "sparse": sparse.requires_grad_(False)}
+                found[path] = {"dense": layer, "sparse": sparse}
+            else:
+                skipped[path] = _wrong_type(weight)
+        skipped = _layers_with_zeros(model, found) | skipped
+    else:
+        for name, module, parameter, _ in named_masks(model):
+            reason = why_dense(module, parameter) or (
+                "is masked, and only compressed layers train on the kernels: see "
+                "isoflop.sparsify(storage='compressed')"
+            )
+            skipped[name.rpartition(".")[0] if parameter == "weight" else name] = reason
     if found and mode == "inference":
         # Dense convolutions between sparse ones: their own layout costs two conversions.
         for path, layer in model.named_modules():
-            if type(layer) is nn.Conv2d and path not in found:
-                sparse = sparse_layer(layer, torch.ones_like(layer.weight, dtype=torch.bool))
-                if sparse is not None:
-                    found[path] = {"dense": layer, "sparse": sparse.requires_grad_(False)}
+            if type(layer) is not nn.Conv2d or why_dense(layer) is not None:
+                continue
+            weight = layer.get_parameter("weight")
+            if weight.dtype is torch.float32 and path not in found:
+                sparse = sparse_layer(layer, torch.ones_like(weight, dtype=torch.bool))
+                found[path] = {"dense": layer, "sparse": sparse.requires_grad_(False)}
     if bfloat16:
         for modules in found.values():
             # A view of the layer.
@@ -165,17 +195,19 @@ def find_contestants(
             assert isinstance(sparse, SparseLayer)
             sparse.backend = "sparse_bfloat16"
             modules["sparse_bfloat16"] = sparse
-    return found
+    return found, skipped
 
 
 def find_semi_structured(
-    model: nn.Module, example_inputs: ExampleInputs, mode: Mode, kind: Packing
-) -> tuple[dict[str, dict[Backend, nn.Module]], dict[str, str]]:
+    model: nn.Module, inputs: Inputs, mode: Mode, kind: Packing
+) -> tuple[Contestants, dict[str, str]]:
     """Return what each masked layer can be on a GPU, by path, and why others stay dense."""
-    found: dict[str, dict[Backend, nn.Module]] = {}
-    skipped: dict[str, str] = {}
-    for path, layer in masked_layers(model, example_inputs).items():
-        disable(layer)
+    found: Contestants = {}
+    for module in model.modules():
+        disable(module)
+    candidates = sparse_candidates(model, inputs)
+    skipped = candidates.skipped
+    for path, layer in candidates.layers.items():
         reason = why_not(layer, kind, training=mode == "training")
         if reason is not None:
             skipped[path] = reason
@@ -215,7 +247,8 @@ def observe_calls(
             hooks.append(module.register_forward_pre_hook(observe(path)))
     try:
         model.eval()
-        model(*args, **kwargs)
+        with running(model, (args, kwargs)):
+            model(*args, **kwargs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -308,6 +341,29 @@ def _layer_choices(
     return layers
 
 
+def _wrong_type(weight: Tensor) -> str:
+    return f"has weights of {weight.dtype}, and the kernels compute in torch.float32: use `model.float()`"
+
+
+def _layers_with_zeros(model: nn.Module, found: Contestants) -> dict[str, str]:
+    """Return why layers stay dense of which many weights are zero, though nothing masks them."""
+    skipped: dict[str, str] = {}
+    masked = {name for name, *_ in named_masks(model)}
+    for path, module in model.named_modules():
+        if path in found or isinstance(module, SparseLayer):
+            continue
+        for parameter, weight in module._parameters.items():
+            name = f"{path}.{parameter}" if path else parameter
+            if weight is None or weight.ndim < 2 or name in masked or not weight.numel():
+                continue
+            if float((weight == 0).float().mean()) >= _MANY_ZEROS:
+                skipped[path if parameter == "weight" else name] = why_dense(module, parameter) or (
+                    "has many zeros and no mask: isoflop.freeze has left it dense, or "
+                    "isoflop.sparsify has not masked it"
+                )
+    return skipped
+
+
 def layout_of(backend: Backend) -> Backend:
     """Return which layers have the layout in which convolutions of a backend want activations."""
     return "dense" if backend == "dense" else "sparse"
@@ -344,9 +400,16 @@ def _conversion(times: Mapping[Backend, float], last: Backend, following: Backen
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
+    precision = {"precision": torch.get_float32_matmul_precision()}
     if device.type == "cuda":
-        return {"gpu": torch.cuda.get_device_name(device)}
-    return {"threads": torch.get_num_threads(), "isa": isa(), "cpu": cpu_name()}
+        return {"gpu": torch.cuda.get_device_name(device), **precision}
+    return {
+        "cpu": processor_name(),
+        "threads": torch.get_num_threads(),
+        "isa": isa(),
+        "kernels": fingerprint(),
+        **precision,
+    }
 
 
 def _size(modules: Mapping[Backend, nn.Module]) -> tuple[tuple[int, ...], int]:

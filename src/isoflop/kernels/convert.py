@@ -4,19 +4,22 @@ import importlib
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from isoflop.errors import KernelError
 from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
 from isoflop.masks import set_mask
-from isoflop.surgery import is_flipped, replace_modules
+from isoflop.surgery import become, is_flipped
 
 
 def has_sparse_form(layer: nn.Module) -> bool:
     """Tell whether `compress` knows the kind of `layer`.
 
-    Subclasses are left out: what they do with their weight is not known.
+    Subclasses are left out, as what they do with their weight is not known; but for the last layer of
+    `nn.MultiheadAttention`, which does nothing of its own.
     """
-    return type(layer) in (nn.Linear, nn.Conv2d) or is_flipped(layer)
+    kinds = (nn.Linear, NonDynamicallyQuantizableLinear, nn.Conv2d)
+    return type(layer) in kinds or is_flipped(layer)
 
 
 def compress(layer: nn.Module, mask: Tensor, *, rows: int = 1) -> SparseLayer:
@@ -41,21 +44,21 @@ def compress(layer: nn.Module, mask: Tensor, *, rows: int = 1) -> SparseLayer:
 
 
 def densify(model: nn.Module) -> nn.Module:
-    """Replace the compressed layers of `model` by dense layers with masks, in place.
+    """Make the compressed layers of `model` dense layers with masks, in place.
 
     The masked model computes the same, and is what `isoflop.profile`, `isoflop.spectral` and masked
     storage work on. Optimizers that train the compressed layers do not follow.
 
     Returns:
-        The model, or its replacement where the model itself is a compressed layer.
+        The model.
     """
-    new: dict[nn.Module, nn.Module] = {}
-    for layer in model.modules():
+    for layer in list(model.modules()):
         if isinstance(layer, SparseLayer):
             dense = _conv1d(layer.to_dense()) if layer.flipped else layer.to_dense()
             set_mask(dense, "weight", layer.mask())
-            new[layer] = dense
-    return replace_modules(model, new)
+            layer.forget()
+            become(layer, dense)
+    return model
 
 
 def _conv1d(linear: nn.Module) -> nn.Module:

@@ -1,17 +1,28 @@
 """`isoflop.freeze`: a trained model in, one for inference out."""
 
 import operator
+import warnings
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from isoflop.kernels.candidates import masked_layers, sparse_layer
-from isoflop.kernels.fold import folded, shape_at, shapes_of, single_calls
-from isoflop.kernels.inputs import output_tensors, outputs_agree, real_inputs
+from isoflop.errors import NoEffectWarning
+from isoflop.kernels.candidates import sparse_candidates, sparse_layer
+from isoflop.kernels.fold import folded_graph, folded_sequences, masked_copy
+from isoflop.kernels.graph import (
+    input_of,
+    module_of,
+    read_modules,
+    replace_node,
+    shape_at,
+    single_calls,
+)
+from isoflop.kernels.inputs import Reference, is_untouched
 from isoflop.kernels.layers import SparseLayer
-from isoflop.masks import named_masks, remove_mask
+from isoflop.masks import get_mask, named_masks, remove_mask
 from isoflop.surgery import ExampleInputs, replace_modules
 from isoflop.transforms.attention import forbid_fast_path
 
@@ -28,6 +39,8 @@ _ACTIVATIONS = {
     F.gelu: "gelu",
     F.silu: "silu",
 }
+
+_MODULES: dict[Any, str] = {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu"}
 
 _POOLS = {
     F.max_pool2d: nn.MaxPool2d,
@@ -46,6 +59,9 @@ def freeze(model: nn.Module, *, example_inputs: ExampleInputs) -> nn.Module:
     `torch.fx.GraphModule`. Otherwise the result keeps the model's classes, nothing is fused, and
     BatchNorm is folded inside of `nn.Sequential` only.
 
+    The result has computed what the model does, on the example inputs and on other values of their
+    shapes; where folding and fusing change more than rounding, less is folded and fused.
+
     Args:
         model: Any module; it is not changed.
         example_inputs: What it takes; see `isoflop.profile`. The result takes the same arguments,
@@ -56,13 +72,14 @@ def freeze(model: nn.Module, *, example_inputs: ExampleInputs) -> nn.Module:
 
     Raises:
         InputError: The model cannot be run on the example inputs.
+        IsoflopError: A copy of the model would go on using the model's own weights.
+
+    Warns:
+        NoEffectWarning: Equal inputs give unequal outputs, so that no change could be checked: the
+            result is a copy with dense layers.
     """
-    args, kwargs = real_inputs(model, example_inputs)
-    fused = _frozen(model, example_inputs, fuse=True)
-    # Fusing moves a layer to where its residual is added; what it reads may have changed by then.
-    if outputs_agree(output_tensors(fused, args, kwargs), output_tensors(model, args, kwargs)):
-        return fused
-    return _frozen(model, example_inputs, fuse=False)
+    reference = Reference(model, example_inputs)
+    return _first_that_agrees(reference, _frozen(reference))
 
 
 def frozen_dense(model: nn.Module, *, example_inputs: ExampleInputs) -> nn.Module:
@@ -73,9 +90,11 @@ def frozen_dense(model: nn.Module, *, example_inputs: ExampleInputs) -> nn.Modul
         example_inputs: What it takes.
 
     Raises:
-        InputError: They are no example inputs.
+        InputError: The model cannot be run on the example inputs.
+        IsoflopError: A copy of the model would go on using the model's own weights.
     """
-    return without_masks(folded(model, example_inputs))
+    reference = Reference(model, example_inputs)
+    return _first_that_agrees(reference, map(without_masks, _foldings(reference)))
 
 
 def without_masks(model: nn.Module) -> nn.Module:
@@ -85,27 +104,68 @@ def without_masks(model: nn.Module) -> nn.Module:
     return model
 
 
-def _frozen(model: nn.Module, example_inputs: ExampleInputs, *, fuse: bool) -> nn.Module:
-    frozen = folded(model, example_inputs)
+def _first_that_agrees(reference: Reference, attempts: Iterator[nn.Module]) -> nn.Module:
+    """Return the first model that computes what it should, else a copy of the dense one."""
+    for model in attempts:
+        if reference.agrees(model):
+            return model
+    unchanged = without_masks(masked_copy(reference))
+    if not reference.agrees(unchanged):
+        warnings.warn(
+            "Nothing was folded, fused or made sparse: with equal inputs and random numbers, the outputs "
+            "of the model differ, or hold no tensor, so that no change could be checked. Freeze the part "
+            "of it that computes the same every time, and returns tensors.",
+            NoEffectWarning,
+            stacklevel=3,
+        )
+    return unchanged
+
+
+def _foldings(reference: Reference) -> Iterator[nn.Module]:
+    """Iterate over masked copies in which ever less is folded."""
+    graph = folded_graph(reference)
+    if graph is not None:
+        yield graph
+    yield folded_sequences(reference)
+
+
+def _frozen(reference: Reference) -> Iterator[nn.Module]:
+    """Iterate over copies for inference to which ever less was done."""
+    plain = masked_copy(reference)
+    sparse = sparse_candidates(plain, reference.inputs).layers.keys()
+    for fuse in (True, False):
+        # Fusing moves a layer to where its residual is added; what it reads may have changed by then.
+        graph = folded_graph(reference)
+        if graph is not None:
+            yield _finished(_sparse(graph, sparse), fuse=fuse)
+    yield _sparse(folded_sequences(reference), sparse)
+    yield _sparse(plain, sparse)
+
+
+def _sparse(model: nn.Module, paths: Collection[str]) -> nn.Module:
+    """Put sparse layers in the place of masked ones, and forget the other masks."""
     new: dict[nn.Module, nn.Module] = {}
-    for module in masked_layers(frozen, example_inputs).values():
-        sparse = sparse_layer(module, module.get_buffer("weight_mask"))
-        if sparse is not None:
-            new[module] = sparse.requires_grad_(False)
-    frozen = replace_modules(frozen, new)
-    without_masks(frozen)
-    forbid_fast_path(frozen, (SparseLayer,))
-    if isinstance(frozen, fx.GraphModule):
-        args, kwargs = real_inputs(frozen, example_inputs)
-        shapes_of(frozen, args, kwargs)
-        if fuse:
-            _fuse_residuals(frozen)
-            fuse_activations(frozen)
-        _make_modules_of_pools(frozen)
-        frozen.delete_all_unused_submodules()
-        frozen.graph.lint()
-        frozen.recompile()
-    return frozen
+    read = read_modules(model) if isinstance(model, fx.GraphModule) else ()
+    for path, module in model.named_modules():
+        mask = get_mask(module)
+        if path in paths and mask is not None and module not in read:
+            new[module] = sparse_layer(module, mask).requires_grad_(False)
+    model = replace_modules(model, new)
+    without_masks(model)
+    forbid_fast_path(model, (SparseLayer,))
+    return model
+
+
+def _finished(graph: nn.Module, *, fuse: bool) -> nn.Module:
+    """Make operations part of sparse layers, if that is wanted, and pools such as have a layout."""
+    assert isinstance(graph, fx.GraphModule)
+    if fuse:
+        _fuse_residuals(graph)
+        fuse_activations(graph)
+    _make_modules_of_pools(graph)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph
 
 
 def _fuse_residuals(graph: fx.GraphModule) -> None:
@@ -124,7 +184,7 @@ def _fuse_residuals(graph: fx.GraphModule) -> None:
                 with graph.graph.inserting_before(node):
                     fused = graph.graph.call_module(str(term.target), (term.args[0], other))
                 fused.meta = dict(node.meta)
-                _replace(graph, node, fused)
+                replace_node(graph, node, fused)
                 graph.graph.erase_node(term)
                 del single[term]
                 break
@@ -135,24 +195,21 @@ def fuse_activations(graph: fx.GraphModule) -> None:
     single = single_calls(graph)
     for node in list(graph.graph.nodes):
         name = _activation(graph, node)
-        before = node.args[0] if name is not None and node.args else None
-        if not isinstance(before, fx.Node) or len(before.users) > 1:
+        before = input_of(node)
+        if name is None or before is None or len(before.users) > 1:
             continue
         layer = single.get(before)
         if isinstance(layer, SparseLayer) and layer.activation == "none":
-            assert name is not None
             layer.activation = name
-            _replace(graph, node, before)
+            replace_node(graph, node, before)
 
 
 def _activation(graph: fx.GraphModule, node: fx.Node) -> str | None:
     """Return which of the kernels' activations `node` applies, if any."""
-    if node.op == "call_module":
-        module = graph.get_submodule(str(node.target))
-        if isinstance(module, nn.GELU):
-            return "gelu" if module.approximate == "none" else None
-        kinds: dict[Any, str] = {nn.ReLU: "relu", nn.SiLU: "silu"}
-        return kinds.get(type(module))
+    module = module_of(graph, node)
+    if module is not None:
+        exact = not isinstance(module, nn.GELU) or module.approximate == "none"
+        return _MODULES.get(type(module)) if exact and is_untouched(module) else None
     if node.op not in _OPERATIONS or len(node.args) != 1 or not set(node.kwargs) <= {"inplace"}:
         return None
     return _ACTIVATIONS.get(node.target)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -162,17 +219,11 @@ def _make_modules_of_pools(graph: fx.GraphModule) -> None:
     """Make pooling modules of pooling functions, for `layout_modules` to find."""
     for number, node in enumerate(list(graph.graph.nodes)):
         kind = _POOLS.get(node.target)  # pyright: ignore[reportArgumentType]
-        options = (*node.args[1:], *node.kwargs.values())
-        if kind is None or any(isinstance(option, fx.Node) for option in options):
+        if kind is None or len(node.args) != 1 or len(node.all_input_nodes) != 1:
             continue
         name = f"pool_{number}"
-        graph.add_submodule(name, kind(*node.args[1:], **node.kwargs).eval())
+        graph.add_submodule(name, kind(**node.kwargs).eval())
         with graph.graph.inserting_before(node):
-            pool = graph.graph.call_module(name, (node.args[0],))
+            pool = graph.graph.call_module(name, node.args)
         pool.meta = dict(node.meta)
-        _replace(graph, node, pool)
-
-
-def _replace(graph: fx.GraphModule, old: fx.Node, new: fx.Node) -> None:
-    old.replace_all_uses_with(new)
-    graph.graph.erase_node(old)
+        replace_node(graph, node, pool)

@@ -15,11 +15,15 @@ The order depends on the geometry alone and not on the processor, so what one ma
 can load.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from isoflop.errors import KernelError
 
@@ -82,13 +86,19 @@ class SparseIndex:
 
         Returns:
             int64, (nnz,).
+
+        Raises:
+            KernelError: The index is damaged.
         """
+        self.check_once()
+        return self._positions()
+
+    def _positions(self) -> Tensor:
         out, per_group, kh, kw = self.shape
         taps = kh * kw
         row_groups = out // self.groups // self.rows
+        device = self.starts.device
         lengths = self.starts.diff().long()
-        device = lengths.device
-        # Given the sum of the lengths, no device has to be asked for their values.
         segment = torch.arange(len(lengths), device=device).repeat_interleave(
             lengths, output_size=len(self.offsets)
         )
@@ -99,8 +109,8 @@ class SparseIndex:
         channel = block * self.block_in + offset // taps
         row = (group * row_groups + row_group) * self.rows
         first = (row * per_group + channel) * taps + offset % taps
-        rows = torch.arange(self.rows, device=device) * per_group * taps
-        return (first[:, None] + rows).flatten()
+        rows = torch.arange(self.rows, device=device)
+        return (first[:, None] + rows * per_group * taps).flatten()
 
     def to_dense(self, values: Tensor) -> Tensor:
         """Return the dense weight, of shape `shape`, that has `values`, of shape (nnz,)."""
@@ -115,7 +125,7 @@ class SparseIndex:
         """
         positions = None
         if self._sizes_fit():
-            positions = self.positions()
+            positions = self._positions()
         if positions is not None and len(positions):
             ordered = positions.sort().values
             fits = int(ordered[0]) >= 0 and int(ordered[-1]) < self.numel
@@ -133,9 +143,53 @@ class SparseIndex:
                 positions = None
         if positions is None:
             raise KernelError(
-                f"The index of a sparse weight of shape {self.shape} is damaged. Load the "
-                "checkpoint again, or build the index anew with `build_index`."
+                f"The index of a sparse weight of shape {self.shape} is damaged, or of another one. "
+                "Load the checkpoint again, or build the index anew with `build_index`."
             )
+
+    def check_once(self) -> None:
+        """Check the index, unless it was checked before and nobody has changed its tensors since.
+
+        Raises:
+            KernelError: The index is damaged.
+        """
+        if type(self.offsets) is not Tensor or self.offsets.is_meta:
+            return  # there is nothing to look at, and nothing to compute with
+        known, now = _CHECKED.get(self.offsets), self._mark()
+        if known is None or not _same(known, now):
+            self.check()
+            _CHECKED[self.offsets] = now
+
+    def signature(self) -> Tensor:
+        """Return 64 numbers, 1 or -1, in which two indices differ."""
+        digest = hashlib.blake2b(repr(self._geometry()).encode(), digest_size=8)
+        for tensor in (self.offsets, self.starts):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        bits = np.unpackbits(np.frombuffer(digest.digest(), dtype=np.uint8))
+        return torch.from_numpy(bits * np.float32(2) - np.float32(1))
+
+    def _geometry(self) -> tuple[Any, ...]:
+        return (*self.shape, self.groups, self.rows, self.block_in, self.block_out)
+
+    def _mark(self) -> tuple[Any, ...]:
+        """Return what changes when a tensor of the index does."""
+        tensors = (self.offsets, self.starts, self.t_entries, self.t_starts)
+        versions = [-1 if t.is_inference() else t._version for t in tensors]
+        return (*tensors[1:], (*versions, *self._geometry()))
+
+    def to(self, device: torch.device) -> "SparseIndex":
+        """Return the index on a device."""
+        tensors = (self.offsets, self.starts, self.t_entries, self.t_starts)
+        if all(t.device == device for t in tensors):
+            return self
+        return SparseIndex(
+            self.shape,
+            self.groups,
+            self.rows,
+            self.block_in,
+            self.block_out,
+            *(t.to(device) for t in tensors),
+        )
 
     def equal(self, other: "SparseIndex") -> bool:
         """Return whether both say the same."""
@@ -147,7 +201,13 @@ class SparseIndex:
         )
 
     def _sizes_fit(self) -> bool:
+        tensors = (self.offsets, self.starts, self.t_entries, self.t_starts)
+        kinds = (torch.int16, torch.int32, torch.int32, torch.int32)
+        if any(t.ndim != 1 or t.dtype is not k for t, k in zip(tensors, kinds, strict=True)):
+            return False
         out, per_group, _, _ = self.shape
+        if min(self._geometry()) < 1 or out % self.groups or out // self.groups % self.rows:
+            return False
         segments = out // self.rows * _ceil_div(per_group, self.block_in)
         columns = self.groups * _ceil_div(out // self.groups, self.block_out) * per_group
         entries = len(self.offsets)
@@ -162,6 +222,14 @@ class SparseIndex:
                 for starts in (self.starts, self.t_starts)
             )
         )
+
+
+_CHECKED = WeakIdKeyDictionary()
+"""Of indices known to be whole, by their offsets: the other tensors, versions and geometry."""
+
+
+def _same(known: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
+    return all(a is b for a, b in zip(known[:-1], now[:-1], strict=True)) and known[-1] == now[-1]
 
 
 def default_blocks(shape: tuple[int, int, int, int], nnz: int, rows: int = 1) -> tuple[int, int]:
@@ -245,6 +313,8 @@ def build_index(
         t_entries=(offset_out << 16 | within)[t_order].to(torch.int32),
         t_starts=_starts(column[t_order], groups * blocks_out * per_group),
     )
+    if not index.offsets.is_meta:
+        _CHECKED[index.offsets] = index._mark()
     return index, order
 
 

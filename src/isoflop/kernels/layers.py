@@ -1,43 +1,54 @@
 """Layers that store the non-zeros of their weight only."""
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from isoflop.errors import KernelError
-from isoflop.kernels.dense import dense_conv2d, dense_linear
+from isoflop.kernels.dense import with_epilogue
 from isoflop.kernels.functional import sparse_conv2d, sparse_linear
 from isoflop.kernels.index import SparseIndex, build_index
 from isoflop.kernels.layout import from_batch_innermost, to_batch_innermost
+from isoflop.kernels.library import is_transformed, is_wrapped
+from isoflop.kernels.view import DenseView
 from isoflop.surgery import is_flipped
 
 Backend = Literal["dense", "sparse", "sparse_bfloat16"]
 """What a layer computes with."""
 
 _INDEX = ("offsets", "starts", "t_entries", "t_starts")
+_PLAIN = (
+    *("_shape", "_groups", "_tiling", "flipped", "activation", "backend", "observer"),
+    *("batch_innermost", "_signature", *_INDEX),
+)
 
 
 class SparseLayer(nn.Module):
     """A layer whose weight is a parameter `values`, of length nnz, and an index.
 
-    The index is a set of buffers, which travel in the state dict. Loading a state dict with another
-    number of non-zeros, or with other positions, is allowed. The buffer `offsets` holds bytes, as
-    the gloo backend, by which DDP sends buffers, does not know 16-bit integers.
+    The index travels in the state dict, but its tensors are no buffers: what averages or copies the
+    buffers of two models one by one would destroy it. Loading a state dict with another number of
+    non-zeros, or with other positions, is allowed. So that values and index stay together, a buffer
+    `signature` goes where the values go: if they are averaged with those of another index, it is no
+    longer that of the layer's own, and whatever uses the layer raises a `KernelError`.
 
     Attributes:
         values: (nnz,). The non-zeros, in the order of `index`.
+        signature: (64,). That of the index: ones and minus ones.
         bias: (out,), or None.
         flipped: Whether the dense weight is stored (in, out), as in Hugging Face's Conv1D.
         activation: What is applied to the output, a name in `isoflop.kernels.ACTIVATIONS`.
         backend: ``"sparse"`` computes on the non-zeros; ``"sparse_bfloat16"`` rounds what it multiplies
             to bfloat16, where the processor has instructions for it; ``"dense"`` makes the dense weight
             for the time of each pass, which is faster where few weights are zero.
-        observer: Called in each backward pass with the gradient of the dense weight, zeros included;
-            None, as it mostly is, spares that gradient. Copies of the layer have no observer.
+        observer: Called in each backward pass that computes the gradient of the values, once for each
+            use of the layer, with the gradient of the dense weight, zeros included; None, as it mostly
+            is, spares that gradient. Copies of the layer have no observer.
     """
 
     values: nn.Parameter
@@ -46,10 +57,11 @@ class SparseLayer(nn.Module):
     starts: Tensor
     t_entries: Tensor
     t_starts: Tensor
-    tiling: Tensor
+    signature: Tensor
 
     def __init__(self, weight: Tensor, mask: Tensor, *, groups: int = 1, rows: int = 1) -> None:
-        super().__init__()
+        # Past the classes of the dense layers, which would draw a weight.
+        nn.Module.__init__(self)
         out, per_group, *kernel = weight.shape
         kh, kw = kernel or (1, 1)
         self._shape = (out, per_group, kh, kw)
@@ -61,12 +73,39 @@ class SparseLayer(nn.Module):
         self._tiling = (0, 0, 0)
         positions = mask.flatten().nonzero().flatten()
         index, order = build_index(positions, self._shape, groups=groups, rows=rows)
-        self.values = nn.Parameter(weight.detach().flatten()[positions[order]].clone())
+        values = weight.detach().flatten()[positions[order]]
+        self.values = nn.Parameter(values, requires_grad=weight.requires_grad)
         self._set_index(index)
 
     @property
+    def weight(self) -> Any:
+        """The weight with its zeros, (out, …) as the dense layer stores it, for code that reads it.
+
+        Shape, type and device cost nothing; elements are made at each use. Gradients reach the values.
+        Changed in place, under `torch.no_grad()`, it changes the values alone: zeros stay zeros. It is
+        no parameter; to put another in its place is refused.
+        """
+        if torch.compiler.is_compiling() or is_transformed(self.values):
+            return self._live_weight()
+        return DenseView(self, _values_of, _live_weight_of)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise KernelError(
+                "The weight of a sparse layer cannot be replaced, as its zeros have to stay. Change it "
+                "by `layer.weight.copy_(new)` under `torch.no_grad()`, or make the layer dense by "
+                "`isoflop.densify`."
+            )
+        super().__setattr__(name, value)
+
+    @property
     def index(self) -> SparseIndex:
-        """The positions of the values."""
+        """The positions of the values.
+
+        Raises:
+            KernelError: They are not those of the values any more.
+        """
+        self._check_signature()
         rows, block_in, block_out = self._tiling
         return SparseIndex(
             shape=self._shape,
@@ -74,7 +113,7 @@ class SparseLayer(nn.Module):
             rows=rows,
             block_in=block_in,
             block_out=block_out,
-            offsets=self.offsets.view(torch.int16),
+            offsets=self.offsets,
             starts=self.starts,
             t_entries=self.t_entries,
             t_starts=self.t_starts,
@@ -110,6 +149,18 @@ class SparseLayer(nn.Module):
     def gather(self, dense: Tensor) -> Tensor:
         """Return what a tensor of `dense_shape` has at the non-zeros, in the order of the values."""
         return self._flat(dense)[self.positions()]
+
+    @torch.no_grad()
+    def adopt(self, parameter: nn.Parameter) -> None:
+        """Make `parameter`, so far the weight of a dense layer, the parameter `values`.
+
+        Whatever holds it, such as an optimizer, goes on with the values. Its gradient follows.
+        """
+        grad, parameter.grad = parameter.grad, None
+        _assign(parameter, self.values.data)
+        if grad is not None:
+            parameter.grad = self.gather(grad)
+        self.values = parameter
 
     @torch.no_grad()
     def rewire(self, mask: Tensor, alike: Iterable[Tensor] = ()) -> None:
@@ -162,12 +213,27 @@ class SparseLayer(nn.Module):
         """Return the dense layer with the same weight, zeros included."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Take away what only sparse layers have, before the layer becomes a dense one."""
+        for name in (*_PLAIN, "bias"):
+            self.__dict__.pop(name, None)
+
     def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
         """Return the gradient of the dense weight, in `dense_shape`, zeros included.
 
         Args:
             x: Input of the layer.
             dy: Gradient of its output.
+        """
+        raise NotImplementedError
+
+    def input_gradient(self, x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
+        """Return what the gradient of the input `x` would be with a dense `weight`.
+
+        Args:
+            x: Input of the layer, of which only shape and type are used.
+            dy: Gradient of its output.
+            weight: In `dense_shape`.
         """
         raise NotImplementedError
 
@@ -180,56 +246,164 @@ class SparseLayer(nn.Module):
     def _flat(self, dense: Tensor) -> Tensor:
         return (dense.t() if self.flipped else dense).flatten()
 
-    def _product(self, sparse: Callable[..., Tensor], dense: Callable[..., Tensor]) -> Any:
-        """Return the function that computes the output."""
-        if self.backend == "dense":
-            return dense
-        return functools.partial(sparse, bfloat16=self.backend == "sparse_bfloat16")
+    def _is_dense(self, x: Tensor) -> bool:
+        """Tell whether the output is the product with a dense weight, which is made for it."""
+        return self.backend == "dense" or is_transformed(x, self.values)
+
+    def _live_weight(self) -> Tensor:
+        """Return the dense weight, through which gradients reach the values, and the observer."""
+        dense, probe = self.scatter(self.values), self._probe()
+        return dense if probe is None else dense + probe
+
+    def _probe(self) -> Tensor | None:
+        """Return zeros by which the observer, if there is one, sees the gradient of the weight."""
+        values = self.values
+        if self.observer is None or not (values.requires_grad and torch.is_grad_enabled()):
+            return None
+        if not is_transformed(values):
+            return _Probe.apply(values, self)  # pyright: ignore[reportReturnType]
+        if is_wrapped(values):
+            return None  # whose gradient goes elsewhere than to `grad`
+        with temporarily_clear_interpreter_stack():
+            return _Probe.apply(values, self)  # pyright: ignore[reportReturnType]
 
     def _observed(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.observer is None or not y.requires_grad:
-            return y
-        return _Observed.apply(y, x, self)  # pyright: ignore[reportReturnType]
+        return y if self.observer is None else _observe(self, x, y)  # pyright: ignore[reportCallIssue]
 
     def _set_index(self, index: SparseIndex) -> None:
         for name in _INDEX:
-            new, own = getattr(index, name), self._buffers.get(name)
-            new = new.view(torch.uint8) if name == "offsets" else new
-            # In place where possible: DDP, among others, holds on to the buffers.
-            if own is not None and own.shape == new.shape:
-                own.copy_(new)
-            else:
-                self.register_buffer(name, new)
-        tiling = (index.rows, index.block_in, index.block_out)
-        if tiling != self._tiling:
-            self._tiling = tiling
-            self.register_buffer("tiling", torch.tensor(tiling, dtype=torch.int32))
+            setattr(self, name, getattr(index, name))
+        self._tiling = (index.rows, index.block_in, index.block_out)
+        self._signature = index.signature()
+        own = self._buffers.get("signature")
+        if own is None:
+            self.register_buffer("signature", self._signature.clone())
+        else:  # in place: DDP, among others, holds on to buffers
+            own.copy_(self._signature)
+
+    def _check_signature(self) -> None:
+        """Raise if the values were averaged with, or replaced by, those of another index."""
+        own = self.signature
+        functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+        if (
+            torch.compiler.is_compiling()
+            or type(own) is not Tensor
+            or not own.is_cpu
+            or functorch.is_functorch_wrapped_tensor(own)
+        ):
+            return
+        if not _agree(own, self._signature):
+            raise KernelError(
+                f"The values of this {type(self).__name__} do not belong to its positions: they were "
+                "averaged with those of other positions, or copied from them. Call "
+                "`isoflop.align_masks(averaged, model)` right before each update of an average, and "
+                "copy models by `load_state_dict`."
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseLayer":
+        super()._apply(fn, recurse)
+        for name in _INDEX:
+            own = getattr(self, name)
+            moved = fn(own)
+            # `Module.type` would cast integers too.
+            setattr(self, name, moved if moved.dtype is own.dtype else own.to(moved.device))
+        return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # Copies, so that nobody changes the index through the state dict.
+        for name in _INDEX:
+            destination[prefix + name] = getattr(self, name).clone()
+        # As bytes, since not all that sends or stores tensors knows 16-bit integers.
+        destination[prefix + "offsets"] = destination[prefix + "offsets"].view(torch.uint8)
+        destination[prefix + "tiling"] = torch.tensor(self._tiling, dtype=torch.int32)
 
     def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
-        # The numbers of entries may differ from those of the layer as it is.
-        for name in ("values", *_INDEX):
-            saved, own = state_dict.get(prefix + name), getattr(self, name)
-            if isinstance(saved, Tensor) and saved.shape != own.shape and saved.ndim == 1:
-                _assign(own, own.data.new_empty(saved.shape))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if all(prefix + name in state_dict for name in (*_INDEX, "tiling")):
-            rows, block_in, block_out = self.tiling.tolist()
-            self._tiling = (rows, block_in, block_out)
-            self.index.check()
-            if self.index.nnz != len(self.values):
-                raise KernelError(
-                    f"The checkpoint has {len(self.values)} values and {self.index.nnz} positions "
-                    f"for {prefix.rstrip('.')!r}."
+        needed = ("values", *_INDEX, "tiling")
+        missing = [prefix + name for name in needed if prefix + name not in state_dict]
+        rest = {k: v for k, v in state_dict.items() if k.removeprefix(prefix) not in needed[1:]}
+        if not missing:
+            # Everything is checked before anything is changed.
+            index = self._saved_index(state_dict, prefix)
+            bias, saved = self.bias, state_dict.get(prefix + "bias")
+            if bias is not None and saved is not None and saved.shape != bias.shape:
+                error_msgs.append(
+                    f"size mismatch for {prefix}bias: copying a param with shape {saved.shape} from "
+                    f"checkpoint, the shape in current model is {bias.shape}."
                 )
+                return
+            if len(self.values) != index.nnz:
+                _assign(self.values, self.values.data.new_empty(index.nnz))
+            self._set_index(index)
+        elif len(missing) < len(needed):
+            raise KernelError(
+                f"The state of {prefix.rstrip('.')!r} lacks {', '.join(missing)}: values mean nothing "
+                "without their positions. Load all of it, or nothing."
+            )
+        elif strict:
+            missing_keys += missing[1:]  # PyTorch adds the values
+        rest[prefix + "signature"] = self._signature
+        super()._load_from_state_dict(
+            rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _saved_index(self, state_dict: Mapping[str, Any], prefix: str) -> SparseIndex:
+        """Return the index in a state dict.
+
+        Raises:
+            KernelError: It is damaged, or not that of the values.
+        """
+        values = state_dict[prefix + "values"]
+        index = None
+        try:
+            saved = {name: state_dict[prefix + name].detach().cpu() for name in _INDEX}
+            offsets = saved.pop("offsets").clone()
+            rows, block_in, block_out = state_dict[prefix + "tiling"].tolist()
+            index = SparseIndex(
+                shape=self._shape,
+                groups=self._groups,
+                rows=rows,
+                block_in=block_in,
+                block_out=block_out,
+                offsets=offsets.view(torch.int16) if offsets.dtype is torch.uint8 else offsets,
+                **{name: tensor.clone() for name, tensor in saved.items()},
+            )
+            index.check_once()
+        except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            raise KernelError(
+                f"The positions in the state of {prefix.rstrip('.')!r} are damaged, or those of a weight "
+                f"of another shape than {self._shape}: {error}"
+            ) from error
+        signature = state_dict.get(prefix + "signature", index.signature())
+        if values.shape != (index.nnz,) or not _agree(signature, index.signature()):
+            raise KernelError(
+                f"The state of {prefix.rstrip('.')!r} has {values.numel()} values and {index.nnz} "
+                "positions that do not belong together, as where states of different masks were "
+                "averaged. Average models with `isoflop.align_masks(averaged, model)`."
+            )
+        device = self.offsets.device
+        return index.to(state_dict[prefix + "values"].device if device.type == "meta" else device)
 
 
-class SparseLinear(SparseLayer):
+class SparseLinear(SparseLayer, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A linear layer that stores and computes its non-zeros only."""
 
-    @classmethod
-    def from_dense(cls, layer: nn.Module, mask: Tensor, *, rows: int = 1) -> "SparseLinear":
+    in_features: int
+    out_features: int
+
+    @staticmethod
+    def from_dense(layer: nn.Module, mask: Tensor, *, rows: int = 1) -> "SparseLinear":
         """Return the sparse form of `layer`; weights off `mask` are left out.
 
         Args:
@@ -241,30 +415,30 @@ class SparseLinear(SparseLayer):
         weight = layer.get_parameter("weight")
         if flipped:
             weight, mask = weight.t(), mask.t()
-        sparse = cls(weight, mask, rows=rows)
+        sparse = (SparseConv1D if flipped else SparseLinear)(weight, mask, rows=rows)
         sparse.flipped = flipped
-        sparse.bias = getattr(layer, "bias", None)
+        sparse.out_features, sparse.in_features = weight.shape
+        sparse.register_parameter("bias", layer._parameters.get("bias"))
         return sparse.train(layer.training)
 
-    @property
-    def in_features(self) -> int:
-        """Size of each input."""
-        return self._shape[1]
-
-    @property
-    def out_features(self) -> int:
-        """Size of each output."""
-        return self._shape[0]
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
-        y = self._product(sparse_linear, dense_linear)(
+        return self._multiply(input, residual)
+
+    def _multiply(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
+        if self._is_dense(x):
+            weight = self._live_weight()
+            y = F.linear(x, weight.t() if self.flipped else weight, self.bias)
+            return with_epilogue(y, residual, self.activation)
+        y = sparse_linear(
             x,
             self.values,
             self.index,
             self.bias,
             residual=residual,
             activation=self.activation,
+            bfloat16=self.backend == "sparse_bfloat16",
         )
         return self._observed(x, y)
 
@@ -275,11 +449,16 @@ class SparseLinear(SparseLayer):
         grad = dy.to(dtype).t() @ x.to(dtype)
         return grad.t() if self.flipped else grad
 
+    def input_gradient(self, x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
+        """Return what the gradient of the input would be with a dense `weight`."""
+        return (dy.to(weight.dtype) @ (weight.t() if self.flipped else weight)).to(x.dtype)
+
     def to_dense(self) -> nn.Linear:
         """Return the dense layer with the same weight, zeros included."""
         # On the meta device, where it draws no random numbers.
         layer = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        layer.weight = nn.Parameter(self.index.to_dense(self.values.detach())[:, :, 0, 0])
+        weight = self.index.to_dense(self.values.detach())[:, :, 0, 0]
+        layer.weight = nn.Parameter(weight, self.values.requires_grad)
         layer.bias = self.bias
         return layer.train(self.training)
 
@@ -294,7 +473,27 @@ class SparseLinear(SparseLayer):
         return self._shape[:2]
 
 
-class SparseConv2d(SparseLayer):
+class SparseConv1D(SparseLinear):
+    """Hugging Face's Conv1D, a linear layer with a weight (in, out), by its non-zeros only."""
+
+    @property
+    def nx(self) -> int:
+        """Size of each input, as Hugging Face calls it."""
+        return self.in_features
+
+    @property
+    def nf(self) -> int:
+        """Size of each output, as Hugging Face calls it."""
+        return self.out_features
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, residual: Tensor | None = None
+    ) -> Tensor:
+        """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
+        return self._multiply(x, residual)
+
+
+class SparseConv2d(SparseLayer, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A convolution that stores and computes its non-zeros only.
 
     Attributes:
@@ -303,7 +502,7 @@ class SparseConv2d(SparseLayer):
 
     batch_innermost: bool = False
     stride: tuple[int, int]
-    padding: tuple[int, int]
+    padding: tuple[int, int]  # pyright: ignore[reportIncompatibleVariableOverride]
     dilation: tuple[int, int]
 
     @classmethod
@@ -324,48 +523,41 @@ class SparseConv2d(SparseLayer):
                 f"{layer.padding!r} by {layer.padding_mode!r}. Keep the layer dense."
             )
         sparse = cls(layer.weight, mask, groups=layer.groups, rows=rows)
-        sparse.stride = _pair(layer.stride)
-        sparse.dilation = _pair(layer.dilation)
-        sparse.padding = _padding(layer)
-        sparse.bias = layer.bias
+        sparse.in_channels, sparse.out_channels = layer.in_channels, layer.out_channels
+        sparse.kernel_size, sparse.groups = sparse._shape[2:], layer.groups
+        sparse.stride, sparse.dilation = _pair(layer.stride), _pair(layer.dilation)
+        sparse.padding, sparse.padding_mode = _padding(layer), "zeros"
+        sparse.transposed, sparse.output_padding = False, (0, 0)
+        sparse.register_parameter("bias", layer._parameters.get("bias"))
         return sparse.train(layer.training)
 
-    @property
-    def in_channels(self) -> int:
-        """Channels of the input."""
-        return self._shape[1] * self._groups
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H', W'); a residual is added before the activation.
 
-    @property
-    def out_channels(self) -> int:
-        """Channels of the output."""
-        return self._shape[0]
-
-    @property
-    def kernel_size(self) -> tuple[int, int]:
-        """Height and width of the kernel."""
-        return self._shape[2:]
-
-    @property
-    def groups(self) -> int:
-        """Groups of channels."""
-        return self._groups
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H', W'); a residual is added before the activation."""
-        dense = self.backend == "dense"
-        y = self._product(sparse_conv2d, dense_conv2d)(
-            from_batch_innermost(x) if dense else x,
+        As with PyTorch's, the N may be missing.
+        """
+        x = input
+        if x.ndim == 3:
+            return self.forward(x[None], None if residual is None else residual[None])[0]
+        stride, padding, dilation = self.stride, self.padding, self.dilation
+        if self._is_dense(x):
+            x = from_batch_innermost(x)
+            y = F.conv2d(x, self._live_weight(), self.bias, stride, padding, dilation, self.groups)
+            y = with_epilogue(y, residual, self.activation)
+            return to_batch_innermost(y) if self.batch_innermost else y
+        y = sparse_conv2d(
+            x,
             self.values,
             self.index,
             self.bias,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
             residual=residual,
             activation=self.activation,
+            bfloat16=self.backend == "sparse_bfloat16",
         )
-        y = self._observed(x, y)
-        return to_batch_innermost(y) if dense and self.batch_innermost else y
+        return self._observed(x, y)
 
     def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
         """Return the gradient of the weight, zeros included."""
@@ -378,12 +570,22 @@ class SparseConv2d(SparseLayer):
             x.to(dtype), self._shape, dy.to(dtype), stride, padding, dilation, self.groups
         )
 
+    def input_gradient(self, x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
+        """Return what the gradient of the input would be with a dense `weight`."""
+        stride: Any = self.stride
+        padding: Any = self.padding
+        dilation: Any = self.dilation
+        dx = conv2d_input(
+            x.shape, weight, dy.to(weight.dtype), stride, padding, dilation, self.groups
+        )
+        return dx.to(x.dtype)
+
     def to_dense(self) -> nn.Conv2d:
         """Return the dense layer with the same weight, zeros included."""
         layer = nn.Conv2d(
             self.in_channels,
             self.out_channels,
-            self.kernel_size,
+            _pair(self.kernel_size),
             self.stride,
             self.padding,
             self.dilation,
@@ -391,7 +593,8 @@ class SparseConv2d(SparseLayer):
             bias=False,
             device="meta",  # where it draws no random numbers
         )
-        layer.weight = nn.Parameter(self.index.to_dense(self.values.detach()))
+        weight = self.index.to_dense(self.values.detach())
+        layer.weight = nn.Parameter(weight, self.values.requires_grad)
         layer.bias = self.bias
         return layer.train(self.training)
 
@@ -407,12 +610,36 @@ class SparseConv2d(SparseLayer):
         return self._shape
 
 
-class _Observed(torch.autograd.Function):
-    """Hands the output of a layer on, and in the backward pass the gradient to its observer."""
+class _Probe(torch.autograd.Function):
+    """A dense weight of zeros, of which the gradient goes to the observer of a layer.
+
+    It hangs on the values, so that it has a gradient in exactly the passes in which they have one.
+    """
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, layer: SparseLayer) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(ctx: Any, values: Tensor, layer: SparseLayer) -> Tensor:
+        ctx.layer = layer
+        return values.new_zeros(()).expand(layer.dense_shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (gradient,) = grad_outputs
+        observer = ctx.layer.observer
+        if observer is not None:
+            observer(gradient.detach())
+        return None, None
+
+
+class _Observed(torch.autograd.Function):
+    """Hands the output of a layer on, as if the product with a probe had been added to it.
+
+    The backward pass computes the gradient of the probe, and, where it is to be differentiated again,
+    all else that depends on it: so the probe has its share of gradients of any order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, probe: Tensor, layer: SparseLayer) -> Tensor:
+        ctx.save_for_backward(x, probe)
         ctx.layer = layer
         # A copy, since a view that comes out of a function must not be changed in place, as the
         # activation that follows may do.
@@ -421,12 +648,35 @@ class _Observed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (dy,) = grad_outputs
-        observer = ctx.layer.observer
-        if observer is not None:
-            (x,) = ctx.saved_tensors
-            with torch.no_grad():
-                observer(ctx.layer.weight_gradient(x.detach(), dy.detach()))
-        return dy, None, None
+        x, probe = ctx.saved_tensors
+        dx = None
+        if torch.is_grad_enabled() and ctx.needs_input_grad[1]:
+            dx = ctx.layer.input_gradient(x, dy, probe)
+        return dy, dx, ctx.layer.weight_gradient(x, dy), None
+
+
+@torch.compiler.disable
+def _observe(layer: SparseLayer, x: Tensor, y: Tensor) -> Any:
+    probe = layer._probe()
+    return y if probe is None else _Observed.apply(y, x, probe, layer)
+
+
+def _values_of(layer: SparseLayer) -> Tensor:
+    return layer.values
+
+
+def _live_weight_of(layer: SparseLayer) -> Tensor:
+    return layer._live_weight()
+
+
+def _agree(signature: Tensor, other: Tensor) -> bool:
+    """Tell whether two signatures are one; averages of equal numbers may be off by rounding."""
+    if signature.shape != other.shape:
+        return False
+    if signature.dtype is other.dtype and torch.equal(signature, other):
+        return True
+    rounding = 1e-5 if signature.dtype in (torch.float32, torch.float64) else 1e-2
+    return bool((signature.float().cpu() - other).abs().max() < rounding)
 
 
 def _assign(tensor: Tensor, value: Tensor) -> None:

@@ -5,10 +5,13 @@ are read once, on import.
 """
 
 import ctypes
+import functools
+import hashlib
 import importlib
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +31,36 @@ def available() -> bool:
 def runs(x: Tensor, *others: Tensor | None) -> bool:
     """Return whether the compiled kernels can work on tensors: float32 on the CPU.
 
-    Tensors without values need no kernels.
+    Tensors without values need no kernels. Those that `torch.func` or forward-mode AD follows do not
+    reach them.
     """
     tensors = [tensor for tensor in (x, *others) if tensor is not None]
-    return (available() or x.is_meta or isinstance(x, FakeTensor)) and all(
-        t.dtype is torch.float32 and (t.is_cpu or t.is_meta) for t in tensors
+    return (
+        (available() or x.is_meta or isinstance(x, FakeTensor))
+        and all(t.dtype is torch.float32 and (t.is_cpu or t.is_meta) for t in tensors)
+        and not is_transformed(*tensors)
     )
+
+
+def is_transformed(*tensors: Tensor) -> bool:
+    """Return whether `torch.func` (`vmap`, `grad`, `jvp` …) or forward-mode AD is at work.
+
+    They see through PyTorch's own operations only. Forward-mode AD follows some tensors alone.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or any(map(_is_dual, tensors))
+
+
+def is_wrapped(tensor: Tensor) -> bool:
+    """Return whether a tensor itself is followed by `torch.func` or by forward-mode AD."""
+    wrapped: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return wrapped.is_functorch_wrapped_tensor(tensor) or _is_dual(tensor)
+
+
+def _is_dual(tensor: Tensor) -> bool:
+    forward = torch.autograd.forward_ad
+    return forward._current_level >= 0 and forward.unpack_dual(tensor).tangent is not None
 
 
 def why_unavailable() -> str | None:
@@ -78,6 +105,14 @@ def set_isa(name: str) -> None:
         native().set_isa(name)
     except ValueError as error:
         raise KernelError(f"{error}.") from error
+
+
+@functools.cache
+def fingerprint() -> str | None:
+    """Return what tells these compiled kernels from others, or None without compiled kernels."""
+    if _native is None or _native.__file__ is None:
+        return None
+    return hashlib.sha256(Path(_native.__file__).read_bytes()).hexdigest()
 
 
 def has_bfloat16() -> bool:

@@ -21,6 +21,7 @@ from torch.library import custom_op
 
 from isoflop.errors import KernelError
 from isoflop.kernels import library
+from isoflop.kernels.index import SparseIndex
 from isoflop.kernels.layout import to_batch_innermost
 
 Ints = Sequence[int]
@@ -56,7 +57,7 @@ def conv2d(
         "forward",
         _readable(x),
         values,
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, groups, tiling),
         (tiling, groups, shape[2:], stride, padding, dilation),
         y,
         bias,
@@ -90,7 +91,7 @@ def conv2d_input_gradient(
         "input_gradient",
         _readable(dy),
         values,
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, groups, tiling),
         (tiling, groups, shape[2:], stride, padding, dilation),
         dx,
         bfloat16=bfloat16,
@@ -120,7 +121,7 @@ def conv2d_weight_gradient(
         "weight_gradient",
         _readable(x),
         _readable(dy),
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, groups, tiling),
         (tiling, groups, shape[2:], stride, padding, dilation),
         dvalues,
         bfloat16=bfloat16,
@@ -152,7 +153,7 @@ def linear(
         "forward",
         _rows(x),
         values,
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, 1, tiling),
         (tiling, 1, _ONE, _ONE, _ZERO, _ONE),
         y.view(-1, shape[0]),
         bias,
@@ -182,7 +183,7 @@ def linear_input_gradient(
         "input_gradient",
         _rows(dy),
         values,
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, 1, tiling),
         (tiling, 1, _ONE, _ONE, _ZERO, _ONE),
         dx,
         bfloat16=bfloat16,
@@ -208,7 +209,7 @@ def linear_weight_gradient(
         "weight_gradient",
         _rows(x),
         _rows(dy),
-        (offsets, starts, t_entries, t_starts),
+        _checked((offsets, starts, t_entries, t_starts), shape, 1, tiling),
         (tiling, 1, _ONE, _ONE, _ZERO, _ONE),
         dvalues,
         bfloat16=bfloat16,
@@ -328,8 +329,31 @@ _differentiable(
     linear_input_gradient,
     linear_weight_gradient,
     numbers=3,
-    sum_over=lambda dy: dy.flatten(0, -2).sum(0) if dy.ndim > 1 else dy,
+    sum_over=lambda dy: dy.sum(tuple(range(dy.ndim - 1))) if dy.ndim > 1 else dy,
 )
+
+
+# ---- vmap, which meets the operators where it maps a backward pass alone
+
+
+def _one_by_one(operator: Any) -> Callable[..., tuple[Tensor, int]]:
+    def call(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        # Of the arguments that are tuples of integers, PyTorch gives the place of every integer.
+        mapped = [isinstance(dim, int) for dim in in_dims]
+        columns = [
+            arg.unbind(dim) if is_mapped else [arg] * info.batch_size
+            for arg, dim, is_mapped in zip(args, in_dims, mapped, strict=True)
+        ]
+        return torch.stack([operator(*row) for row in zip(*columns, strict=True)]), 0
+
+    return call
+
+
+for _operator in (
+    *(conv2d, conv2d_input_gradient, conv2d_weight_gradient),
+    *(linear, linear_input_gradient, linear_weight_gradient),
+):
+    _operator.register_vmap(_one_by_one(_operator))
 
 
 # ---- sizes, layouts and the call
@@ -398,6 +422,17 @@ def _readable(x: Tensor) -> Tensor:
             x.permute(1, 2, 3, 0).clone(memory_format=torch.contiguous_format).permute(3, 0, 1, 2)
         )
     return x.clone(memory_format=torch.contiguous_format)
+
+
+def _checked(
+    tensors: tuple[Tensor, ...], shape: Ints, groups: int, tiling: Ints
+) -> tuple[Tensor, ...]:
+    """Return the tensors of an index, which no kernel sees before it is known to be whole."""
+    out, per_group, kh, kw = shape
+    rows, block_in, block_out = tiling
+    geometry = ((out, per_group, kh, kw), groups, rows, block_in, block_out)
+    SparseIndex(*geometry, *tensors).check_once()
+    return tensors
 
 
 def _call(

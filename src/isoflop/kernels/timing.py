@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -97,16 +96,6 @@ def default_cache_path() -> Path:
         return Path(folder) / "timings.json"
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "isoflop" / "timings.json"
-
-
-def cpu_name() -> str:
-    """Return the name of the processor, since caches may be shared by different machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def _read(path: Path | None) -> dict[str, dict[Any, float]]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from isoflop.errors import IsoflopError, UnknownNameError
 from isoflop.models.extras import require
 from isoflop.models.registry import MODELS
+from isoflop.registry import did_you_mean, find_name
 
 FORMS = "timm:NAME, torchvision:NAME, isoflop:NAME, hf:NAME or package.module:function"
 
@@ -94,7 +95,9 @@ def default_example_shape(spec: str, model: nn.Module | None = None) -> tuple[in
         return (1, HF_TOKENS)
     cfg = getattr(model, "default_cfg", None)
     if source == "timm" and cfg is None:
-        cfg = require("timm", "vision").get_pretrained_cfg(name, allow_unregistered=False)
+        cfg = require("timm", "vision").get_pretrained_cfg(
+            _timm_name(spec, name), allow_unregistered=False
+        )
         cfg = cfg.to_dict() if cfg is not None else None
     if isinstance(cfg, dict) and cfg.get("input_size"):
         return (1, *cfg["input_size"])
@@ -124,15 +127,18 @@ def takes_tokens(spec: str) -> bool:
 def _split(spec: str) -> tuple[str, str]:
     source, colon, name = spec.partition(":")
     if not colon or not source or not name:
-        hint = f" Did you mean 'isoflop:{spec}'?" if spec in MODELS.names() else ""
+        known = find_name(spec, MODELS.names())
+        hint = f" Did you mean 'isoflop:{known}'?" if known else ""
         raise UnknownNameError(f"{spec!r} names no model.{hint} Write {FORMS}.")
-    return source, name
+    return find_name(source, _SOURCES) or source, name
 
 
 def _unknown(spec: str, name: str, known: list[str], where: str) -> UnknownNameError:
     close = difflib.get_close_matches(name, known, n=8, cutoff=0.5)
     few = ", ".join(close or known[:8])
-    return UnknownNameError(f"Unknown model {spec!r}. Known: {few}, … ({len(known)} in {where}).")
+    return UnknownNameError(
+        f"Unknown model {spec!r}.{did_you_mean(name, known)} Known: {few}, … ({len(known)} in {where})."
+    )
 
 
 def _not_taken(spec: str, option: str) -> IsoflopError:
@@ -166,17 +172,30 @@ def _from_isoflop(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
 
 def _from_timm(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
     timm = require("timm", "vision")
-    if not timm.is_model(name):
-        raise _unknown(spec, name, timm.list_models(), "timm.list_models()")
+    name = _timm_name(spec, name)
     names = {"num_classes": "num_classes", "in_channels": "in_chans"}
     return timm.create_model(name, pretrained=False, **_rename(spec, options, names))
+
+
+def _timm_name(spec: str, name: str) -> str:
+    timm = require("timm", "vision")
+    if timm.is_model(name):
+        return name
+    # Tags, as in resnet18.a1_in1k, follow the name.
+    base, dot, tag = name.partition(".")
+    found = find_name(base, timm.list_models())
+    if found is None:
+        raise _unknown(spec, base, timm.list_models(), "timm.list_models()")
+    return found + dot + tag
 
 
 def _from_torchvision(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
     models = require("torchvision.models", "vision")
     known = models.list_models()
-    if name not in known:
+    found = find_name(name, known)
+    if found is None:
         raise _unknown(spec, name, known, "torchvision.models.list_models()")
+    name = found
     builder = models.get_model_builder(name)
     parameters = inspect.signature(builder).parameters
     options = _rename(spec, options, {"num_classes": "num_classes"})
@@ -200,6 +219,7 @@ def _from_hf(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
         # The defaults are the ends of the vocabulary of the family, which a smaller one lacks.
         last = options["vocab_size"] - 1
         options |= {"bos_token_id": last, "eos_token_id": last, "pad_token_id": None}
+    name = find_name(name, list(transformers.CONFIG_MAPPING)) or name
     if name in transformers.CONFIG_MAPPING:  # a family's name needs no download
         config = transformers.AutoConfig.for_model(name, **options)
     else:
@@ -226,7 +246,8 @@ def _from_function(spec: str, name: str, options: dict[str, Any]) -> nn.Module:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise UnknownNameError(
-            f"Unknown model {spec!r}: there is no module {module_name!r}. Write {FORMS}."
+            f"Unknown model {spec!r}: there is no module {module_name!r}."
+            f"{did_you_mean(module_name, _SOURCES)} Write {FORMS}."
         ) from error
     function = getattr(module, name, None)
     if not callable(function):

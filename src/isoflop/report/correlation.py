@@ -86,7 +86,11 @@ def correlate_runs(pairs: Pairs, *, resamples: int = 2000, seed: int = 0) -> Cor
 
 
 def spearman(pairs: Pairs) -> float | None:
-    """Return Spearman's ρ of (n, 2) pairs, or None if one of both never changes."""
+    """Return Spearman's ρ of (n, 2) pairs, or None if one of both never changes.
+
+    Pairs with NaN are left out.
+    """
+    pairs = pairs[~np.isnan(pairs).any(axis=1)]
     if len(pairs) < 2 or (pairs == pairs[0]).all(axis=0).any():
         return None
     ranks = scipy.stats.rankdata(pairs, axis=0)

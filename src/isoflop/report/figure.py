@@ -4,9 +4,11 @@ The same figures are drawn by Matplotlib for print (`isoflop.report.static`) and
 reports (`isoflop.report.interactive`).
 """
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,14 @@ NEUTRAL = COLORS[-1]
 COLOR_SCALE = "cividis"
 STEPS = (1, 2, 5)
 """Numbers beside a logarithmic y axis, times powers of ten."""
+
+
+def is_finite(*values: Any) -> bool:
+    """Tell whether all values are numbers that can be drawn."""
+    kinds = (int, float, np.integer, np.floating)
+    return all(
+        isinstance(v, kinds) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    )
 
 
 def color(group: int) -> str:

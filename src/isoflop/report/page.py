@@ -1,13 +1,12 @@
 """The report: one HTML page about runs that opens anywhere, offline."""
 
 import functools
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from isoflop.errors import FigureError, IsoflopError, RunDirectoryError
-from isoflop.files import write_text
+from isoflop.files import to_json, write_text
 from isoflop.models.extras import require
 from isoflop.report.figure import Figure
 from isoflop.report.figures import FIGURES
@@ -15,7 +14,7 @@ from isoflop.report.figures.speed import read_bench, relative_times, speed_ups
 from isoflop.report.interactive import interactive
 from isoflop.report.runs import Group, Run, flat, group_runs, load_run
 from isoflop.report.static import save_figure
-from isoflop.report.table import rows_of
+from isoflop.report.table import result_text, rows_of
 
 _ENVIRONMENT = ("device", "processes", "mixed_precision", "versions")
 
@@ -37,7 +36,8 @@ def write_report(
         runs: Run directories.
         out: The page to write.
         bench: Files of results of `isoflop bench`, for the figures of speed.
-        figures: Folder for the figures as files too, as `NAME-light.png` and `NAME-dark.png`.
+        figures: Folder for the figures as files too, as `NAME-light.png` and `NAME-dark.png`; it is
+            made if it is not there.
         title: Title of the page.
 
     Returns:
@@ -46,15 +46,17 @@ def write_report(
 
     Raises:
         RunDirectoryError: There is no run, a directory holds none, or two runs share a seed.
-        IsoflopError: A folder to write to does not exist, or a file of results holds none.
+        IsoflopError: There is no folder for the page, or it cannot be made for the figures, or a file
+            of results holds none.
     """
     groups = group_runs([load_run(path) for path in runs])
     if not groups:
         raise RunDirectoryError("There are no runs to report on. Give run directories.")
     out = Path(out)
-    for folder in (out.parent, *([] if figures is None else [Path(figures)])):
-        if not folder.is_dir():
-            raise IsoflopError(f"There is no folder {folder}. Make it first.")
+    if not out.parent.is_dir():
+        raise IsoflopError(f"There is no folder {out.parent}. Make it first.")
+    if figures is not None:
+        _make_folder(Path(figures))
     drawn, missing = draw_all(groups, [read_bench(path) for path in bench])
     if figures is not None:
         for figure in drawn:
@@ -64,6 +66,13 @@ def write_report(
     write_text(out, _render(title, groups, rows, drawn, missing))
     problems = {str(run.path): list(run.problems) for g in groups for run in g.runs if run.problems}
     return {"rows": rows, "missing": missing, "problems": problems}
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IsoflopError(f"The folder {path} cannot be made: {error}.") from error
 
 
 def draw_all(
@@ -104,6 +113,7 @@ def _render(
     )
     return environment.get_template("page.html").render(
         title=title,
+        result_text=result_text,
         rows=rows,
         tasks=list(dict.fromkeys(group.task for group in groups)),
         figures=drawn,
@@ -122,7 +132,7 @@ def _script(text: str) -> Any:
 
 def _json(data: Any) -> str:
     # With no "<" there is no end tag and no comment in it, whatever the runs are called.
-    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    return to_json(data).replace("<", "\\u003c")
 
 
 def _details(group: Group, run: Run) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ import numpy as np
 from isoflop.errors import PlanError, RunDirectoryError, UnknownNameError
 from isoflop.files import read_json
 from isoflop.plan import Plan
+from isoflop.report.figure import is_finite
 from isoflop.training.checkpoint import load_checkpoint
-from isoflop.training.mask_history import unpack
+from isoflop.training.mask_history import shares, unpack
 from isoflop.training.metrics import Metric
 from isoflop.training.rundir import RunDirectory
 from isoflop.training.tasks import TASKS
 
-# What may differ between the runs of one group.
-SEED_OPTIONS = ("seed", "data", "spectra", "backbone_run")
+# What differs between any runs: the data may lie elsewhere.
+_OWN_OPTIONS = ("seed", "data")
+# What may differ between the runs of one group, unless two of them have the same seed.
+SEED_OPTIONS = (*_OWN_OPTIONS, "spectra", "backbone_run")
 
 # Methods that are written otherwise than they are registered.
 METHOD_NAMES: dict[str, str] = {
@@ -28,7 +32,9 @@ METHOD_NAMES: dict[str, str] = {
     "gmp": "GMP", "granet": "GraNet", "sr_ste": "SR-STE",
 }  # fmt: skip
 
+_OPTIONS = {"transform", "transform_config", "sparsity", "method", "seed"}
 _METRICS = ("epoch", "step", "train_loss", "density", "training_flops")
+_COUNTS = ("seed", "epochs", "macs", "dense_macs", "nnz", "numel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,23 +124,32 @@ def load_run(path: str | Path) -> Run:
     if not run.config_path.exists():
         raise RunDirectoryError(f"{path} holds no run.")
     config = read_json(run.config_path)
-    if not isinstance(config.get("recipe"), dict) or not {"transform", "method"} <= config.keys():
+    recipe = config.get("recipe")
+    if not (isinstance(recipe, dict) and "name" in recipe and config.keys() >= _OPTIONS):
         raise RunDirectoryError(f"{run.config_path} is no configuration of a run.")
-    problems = []
+    try:
+        measure = metric_of(config).name
+    except UnknownNameError as error:
+        raise RunDirectoryError(f"{run.config_path} is of another version: {error}") from error
+    score = f"test_{measure}"
+    problems: list[str] = []
     summary = plan = None
     try:
-        summary = run.summary()
+        summary = _summary(run, measure, problems)
     except RunDirectoryError as error:
         problems.append(str(error))
     try:
         plan = Plan.load(run.plan_path) if run.plan_path.exists() else None
     except (PlanError, OSError, UnicodeDecodeError) as error:
         problems.append(f"plan.json cannot be used: {error}")
-    try:
-        score = f"test_{metric_of(config).name}"
-    except UnknownNameError as error:
-        raise RunDirectoryError(f"{run.config_path} is of another version: {error}") from error
-    metrics = [line for line in run.metrics() if {score, *_METRICS} <= line.keys()]
+    metrics = [
+        {**line, **{name: _result(line[name]) for name in (score, *_METRICS)}}
+        for line in run.metrics()
+        if {score, *_METRICS} <= line.keys() and is_finite(line["epoch"], line["step"])
+    ]
+    infinite = sum(not is_finite(line[score]) for line in metrics)
+    if infinite:
+        problems.append(f"{score} is not finite after {infinite} of {len(metrics)} epochs.")
     epochs = config["recipe"].get("epochs")
     if summary is None:
         problems.append(
@@ -145,9 +160,44 @@ def load_run(path: str | Path) -> Run:
         problems.append(
             f"metrics.jsonl is cut short: it holds {len(metrics)} of {summary['epochs']} epochs."
         )
-    changes = [line for line in run.masks() if "layers" in line]
-    spectra = [line for line in run.spectra() if "network" in line]
+    changes = [line for line in run.masks() if is_finite(line["step"]) and _is_change(line)]
+    spectra = [
+        line
+        for line in run.spectra()
+        if is_finite(line["step"]) and isinstance(line.get("network"), dict)
+    ]
     return Run(Path(path), config, summary, metrics, changes, spectra, plan, tuple(problems))
+
+
+def _summary(run: RunDirectory, metric: str, problems: list[str]) -> dict[str, Any] | None:
+    """Return the result of a run, or None if there is none that can be used."""
+    summary = run.summary()
+    if summary is None:
+        return None
+    missing = [name for name in _COUNTS if not is_finite(summary.get(name))]
+    if missing or not summary["dense_macs"]:
+        problems.append(
+            f"summary.json cannot be used: it lacks {', '.join(missing or ['dense_macs'])}."
+        )
+        return None
+    if not is_finite(summary.get(metric)):
+        problems.append(f"The result is not finite: {metric} is {summary.get(metric)}.")
+    names = (metric, "training_flops", "seconds")
+    return {**summary, **{name: _result(summary.get(name)) for name in names}}
+
+
+def _result(value: Any) -> float:
+    """Return a number of a file; NaN stands for what is none."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if number else math.nan
+
+
+def _is_change(line: Mapping[str, Any]) -> bool:
+    try:
+        shares(line["layers"])
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return True
 
 
 def metric_of(config: Mapping[str, Any]) -> Metric:
@@ -158,24 +208,45 @@ def metric_of(config: Mapping[str, Any]) -> Metric:
 def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Group runs that differ in nothing but the seed, in order of first appearance.
 
+    Two runs with the same seed are not independent. Where they differ in how spectra were measured or
+    in the backbone, they are put into groups of their own.
+
     Raises:
-        RunDirectoryError: Two runs of a group have the same seed.
+        RunDirectoryError: Two runs have the same options and the same seed.
     """
+    members: list[list[Run]] = []
+    for alike in _by_options(runs, SEED_OPTIONS):
+        members += _by_options(alike, _OWN_OPTIONS) if _same_seed(alike) else [alike]
+    for group in members:
+        pair = _same_seed(group)
+        if pair is not None:
+            one, other = pair
+            raise RunDirectoryError(
+                f"The runs in {one.path} and {other.path} have the same options and the same seed, "
+                f"{one.config['seed']}; they would not be independent. Leave one of them out."
+            )
+    labels = _distinct_labels([group[0].config for group in members])
+    named = enumerate(zip(labels, members, strict=True))
+    return [Group(index, name, tuple(group)) for index, (name, group) in named]
+
+
+def _by_options(runs: Iterable[Run], but: Collection[str]) -> list[list[Run]]:
+    """Return runs that differ in nothing but some options together, in order of first appearance."""
     members: dict[str, list[Run]] = {}
     for run in runs:
-        key = {name: value for name, value in run.config.items() if name not in SEED_OPTIONS}
+        key = {name: value for name, value in run.config.items() if name not in but}
         members.setdefault(json.dumps(key, sort_keys=True), []).append(run)
-    labels = _distinct_labels([group[0].config for group in members.values()])
-    groups = []
-    for index, (name, group) in enumerate(zip(labels, members.values(), strict=True)):
-        seeds = [run.config["seed"] for run in group]
-        if len(set(seeds)) < len(seeds):
-            raise RunDirectoryError(
-                f"Two runs of {name} have the same seed; they would not be independent. Give each "
-                "run once."
-            )
-        groups.append(Group(index, name, tuple(group)))
-    return groups
+    return list(members.values())
+
+
+def _same_seed(runs: Sequence[Run]) -> tuple[Run, Run] | None:
+    """Return two runs with the same seed, or None."""
+    first: dict[Any, Run] = {}
+    for run in runs:
+        other = first.setdefault(run.config["seed"], run)
+        if other is not run:
+            return other, run
+    return None
 
 
 def label(config: Mapping[str, Any]) -> str:
@@ -216,12 +287,17 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _distinct_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the labels; where several are equal, with the options in which they differ."""
     labels = [label(config) for config in configs]
+    for but in (SEED_OPTIONS, _OWN_OPTIONS):
+        labels = _with_options(labels, configs, but)
+    return labels
+
+
+def _with_options(
+    labels: Sequence[str], configs: Sequence[Mapping[str, Any]], but: Collection[str]
+) -> list[str]:
+    """Return the labels; where several are equal, with the options but some in which they differ."""
     options = [
-        {
-            key: value
-            for key, value in flat(config).items()
-            if key.partition(".")[0] not in SEED_OPTIONS
-        }
+        {k: value for k, value in flat(config).items() if k.partition(".")[0] not in but}
         for config in configs
     ]
     result = []

@@ -1,11 +1,13 @@
 """Figures drawn by Matplotlib, for print."""
 
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from isoflop.errors import IsoflopError
+from isoflop.files import write_bytes
 from isoflop.models.extras import require
 from isoflop.report.figure import (
     COLOR_SCALE,
@@ -44,13 +46,16 @@ def save_figure(figure: Figure, path: str | Path, *, theme: Theme = "light") -> 
         theme: For light or for dark pages.
 
     Raises:
-        IsoflopError: The theme or the format is unknown, or the folder does not exist.
+        IsoflopError: The theme or the format is unknown, the folder does not exist, or it cannot be
+            written.
     """
     if theme not in _COLORS:
         raise IsoflopError(f"theme must be 'light' or 'dark', not {theme!r}.")
     check_figure_path(path)
     with require("matplotlib", "train").rc_context(_settings(_COLORS[theme])):
-        draw(figure).savefig(path, dpi=_DPI)
+        drawn = io.BytesIO()
+        draw(figure).savefig(drawn, dpi=_DPI, format=Path(path).suffix[1:])
+    write_bytes(Path(path), drawn.getvalue())
 
 
 def check_figure_path(path: str | Path) -> None:

@@ -1,11 +1,13 @@
 """Tables from run directories."""
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from isoflop.errors import RunDirectoryError
+from isoflop.report.figure import is_finite
 from isoflop.report.runs import Group, group_runs, load_run
 from isoflop.spectral import MEASURES
 
@@ -20,9 +22,9 @@ def summary_table(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
         One row per group, in order of first appearance: the options `transform`, `sparsity`,
         `method` and `pattern`; `label`; `runs` and `seeds`; `metric`, the measure that heads the
         results, its `unit` and `metric_label`; its mean and sample standard deviation over the
-        seeds (`mean`, and `std`, None for a single run); mean training FLOPs (`training_flops`)
-        and time (`seconds`); and the exact `macs`, `macs_ratio` to the dense model, `nnz` and
-        `numel`.
+        seeds (`mean`, and `std`, None for a single run; infinite or NaN where a result is); mean
+        training FLOPs (`training_flops`) and time (`seconds`); and the exact `macs`, `macs_ratio` to
+        the dense model, `nnz` and `numel`.
 
     Raises:
         RunDirectoryError: A directory holds no complete run, or two runs share a seed.
@@ -63,7 +65,7 @@ def _row(group: Group) -> dict[str, Any] | None:
         "unit": metric.unit,
         "metric_label": metric.label,
         "mean": statistics.mean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "std": _deviation(values),
         "macs": first["macs"],
         "dense_macs": first["dense_macs"],
         "macs_ratio": first["macs"] / first["dense_macs"],
@@ -74,17 +76,33 @@ def _row(group: Group) -> dict[str, Any] | None:
     }
 
 
+def drawable(row: Mapping[str, Any]) -> bool:
+    """Tell whether the result of a row of `summary_table` has a place in a figure."""
+    return is_finite(row["mean"], row["std"] or 0.0, row["training_flops"])
+
+
+def left_out(rows: Iterable[Mapping[str, Any]], drawn: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a caption must say of rows that are not drawn."""
+    missing = [row["label"] for row in rows if row not in drawn]
+    return f" Without a finite result: {', '.join(missing)}." if missing else ""
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) if is_finite(*values) else math.nan
+
+
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows of `summary_table` as aligned text."""
     names = " / ".join(dict.fromkeys(f"{row['metric']} {row['unit']}".strip() for row in rows))
     header = ("model", names, "MACs / dense", "nnz", "weights", "seconds", "runs")
     lines: list[tuple[str, ...]] = [header]
     for row in rows:
-        std = "" if row["std"] is None else f" ± {row['std']:.2f}"
         lines.append(
             (
                 row["label"],
-                f"{row['mean']:.2f}{std}",
+                result_text(row),
                 f"{row['macs_ratio']:.6f}",
                 f"{row['nnz']:,}",
                 f"{row['numel']:,}",
@@ -93,6 +111,13 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
             )
         )
     return _aligned(lines)
+
+
+def result_text(row: Mapping[str, Any]) -> str:
+    """Return mean and deviation of a row of `summary_table`."""
+    if not is_finite(row["mean"]):
+        return "not finite"
+    return f"{row['mean']:.2f}" + ("" if row["std"] is None else f" ± {row['std']:.2f}")
 
 
 def format_spectra(measured: Mapping[str, Any]) -> str:
@@ -111,7 +136,7 @@ def format_spectra(measured: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return f"{value:.4f}" if is_finite(value) else "–"
 
 
 def _aligned(lines: Sequence[tuple[str, ...]]) -> str:

@@ -3,7 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from isoflop.errors import IsoflopError
+from isoflop.errors import IsoflopError, UnknownNameError
+from isoflop.registry import did_you_mean, find_name
+from isoflop.training.data import DATASETS
+from isoflop.training.detection.data import DETECTION_SETS
+from isoflop.training.segmentation.data import SEGMENTATION_SETS
+from isoflop.training.text.registry import TEXTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +28,13 @@ class DataFolders:
         """Return the folders of texts such as ``DIR`` or ``imagenet=DIR``.
 
         Raises:
+            UnknownNameError: There is no such data set.
             IsoflopError: Two folders are given for the same data set.
         """
         own: dict[str | None, str] = {}
         for text in texts:
             name, equals, folder = text.partition("=")
-            key = name if equals else None
+            key = _data_set(name) if equals else None
             if key in own:
                 of = f"for {key}" if key else "for all data sets"
                 raise IsoflopError(f"--data gives two folders {of}. Write DATASET=DIR for others.")
@@ -39,3 +45,14 @@ class DataFolders:
     def of(self, dataset: str) -> str | None:
         """Return the folder of a data set, or None if there is none."""
         return self.own.get(dataset, self.default)
+
+
+def _data_set(name: str) -> str:
+    registries = (DATASETS, TEXTS, DETECTION_SETS, SEGMENTATION_SETS)
+    known = [other for registry in registries for other in registry.names()]
+    found = find_name(name, known)
+    if found is None:
+        raise UnknownNameError(
+            f"Unknown data set {name!r} in --data.{did_you_mean(name, known)} Known: {', '.join(known)}."
+        )
+    return found

@@ -12,7 +12,7 @@
 from pathlib import Path
 
 from isoflop.errors import RunDirectoryError
-from isoflop.files import read_json, write_json
+from isoflop.files import make_folder, read_json, write_json
 
 MARKER = "reproduce.json"
 _CONTENT = {"made_by": "isoflop reproduce", "format_version": 1}
@@ -43,6 +43,6 @@ def check_folder(folder: Path) -> None:
 
 def claim_folder(folder: Path) -> None:
     """Make the folder, if it is not there, and mark it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if not (folder / MARKER).is_file():
         write_json(folder / MARKER, _CONTENT)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from isoflop.errors import IsoflopError
+from isoflop.registry import did_you_mean, find_name, names_in
 from isoflop.reproduce.grid import Row
 
 
@@ -17,22 +18,25 @@ def select_rows(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:
     Raises:
         IsoflopError: A text means nothing, there is no such label, or no row is left.
     """
+    only = names_in(only, "only")
     wanted: dict[str, list[str]] = {}
     known = list(dict.fromkeys(name for row in rows for name in row.labels))
     for text in only:
-        name, equals, value = text.partition("=")
-        if not equals or name not in known:
+        given, equals, value = text.partition("=")
+        name = find_name(given, known)
+        if not equals or name is None:
             raise IsoflopError(
-                f"--only {text!r} chooses nothing. Write LABEL=VALUE, with a label of this table: "
-                f"{', '.join(known)}."
+                f"--only {text!r} chooses nothing.{did_you_mean(given, known)} Write LABEL=VALUE, with "
+                f"a label of this table: {', '.join(known)}."
             )
         values = list(dict.fromkeys(label_text(r.labels[name]) for r in rows if name in r.labels))
-        value = _as_label(value)
-        if value not in values:
+        found = find_name(_as_label(value), values)
+        if found is None:
             raise IsoflopError(
-                f"No row of this table has {text}. Values of {name}: {', '.join(values)}."
+                f"No row of this table has {text}.{did_you_mean(value, values)} Values of {name}: "
+                f"{', '.join(values)}."
             )
-        wanted.setdefault(name, []).append(value)
+        wanted.setdefault(name, []).append(found)
     chosen = [
         row
         for row in rows
@@ -42,7 +46,7 @@ def select_rows(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:
         )
     ]
     if not chosen:
-        raise IsoflopError(f"No row of this table has {' and '.join(only)}.")
+        raise IsoflopError(f"No row of this table has {' and '.join(names_in(only, 'only'))}.")
     return chosen
 
 

@@ -13,6 +13,8 @@ from isoflop.reproduce.work import EvaluationWork, RunWork, TimingWork
 from isoflop.sparsity import parse_pattern
 from isoflop.sparsity.compressible import trains_compressed
 from isoflop.training import Recipe, build_method, get_recipe
+from isoflop.training.configs import method_options
+from isoflop.training.recipes import METHOD_OPTIONS
 from isoflop.training.setup import Job
 from isoflop.transforms import Transform
 
@@ -89,6 +91,9 @@ class Training:
         recipe, changes = get_recipe(self.recipe), dict(self.changes)
         if recipe.tokens is None:
             changes.pop("tokens", None)
+        # What is changed for all trainings of a table concerns the methods that have it.
+        for key in set(METHOD_OPTIONS) - set(method_options(self.method)):
+            changes.pop(key, None)
         recipe = recipe.replace(**changes)
         if not _takes_base_width(recipe.model):
             recipe = dataclasses.replace(recipe, base_width=None)

@@ -10,13 +10,12 @@ import subprocess
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from isoflop.errors import IsoflopError, RunDirectoryError
-from isoflop.files import read_json, write_text
+from isoflop.files import causes, make_folder, read_json, write_text
 from isoflop.report.figures.speed import read_bench
 from isoflop.training import Recipe, RunDirectory, train
 from isoflop.training.evaluate import evaluate
@@ -131,7 +130,7 @@ class RunWork(Work):
         """Train, from where an earlier attempt was interrupted."""
         job = self.job
         path = folder / self.name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         options: dict[str, Any] = {}
         if self.backbone is not None:
             options["backbone"] = folder / self.backbone.name
@@ -213,7 +212,7 @@ class TimingWork(Work):
     def run(self, folder: Path) -> None:
         """Run the command; its file is there once all is measured."""
         path = folder / self.name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         aside = path.with_suffix(".partial")
         command = [sys.executable, "-m", "isoflop.cli", "bench", *self.arguments]
         command += ["--sparsity", *map(str, self.sparsities), "--out", str(aside)]
@@ -232,7 +231,7 @@ def execute(work: Work, folder: Path) -> str | None:
     try:
         work.run(folder)
     except Exception as error:
-        if any(isinstance(e, OSError) and e.errno in _FULL for e in _causes(error)):
+        if any(isinstance(e, OSError) and e.errno in _FULL for e in causes(error)):
             return (
                 "The disk is full. Free some space and give the same command again: the work goes "
                 "on from where it was saved last."
@@ -260,12 +259,6 @@ def _agree(old: Any, new: Any) -> bool:
     if isinstance(old, dict) and isinstance(new, dict):
         return all(_agree(old[key], new[key]) for key in old.keys() & new.keys())
     return old == new
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _digest(data: Any) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isoflop.plan import Plan
+from isoflop.registry import names_in
 from isoflop.sparsity import arguments
 from isoflop.sparsity.allocation import Allocation
 from isoflop.sparsity.compressed import CompressedWeights
@@ -37,7 +38,7 @@ def sparsify(
     total_steps: int,
     dense_ends: bool = True,
     example_inputs: ExampleInputs | None = None,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     calibration: Batches | None = None,
     loss: Loss | None = None,
     seed: int = 0,
@@ -96,9 +97,10 @@ def sparsify(
     arguments.check_total_steps(total_steps)
     arguments.check_integer("seed", seed, "what the sparsifier's generator starts from")
     arguments.check_optimizer(optimizer)
-    arguments.check_unmasked(model)
-    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    arguments.check_unmasked(model, masks)
+    exclude = names_in(exclude, "exclude")
     arguments.check_budget(method, plan, sparsity, masks, exclude)
+    arguments.check_used(method, plan, masks, allocation, dense_ends=dense_ends)
     arguments.check_needs(method, calibration=calibration, loss=loss, example_inputs=example_inputs)
     arguments.check_whole(model, method, traced=plan is None and example_inputs is not None)
 
@@ -130,6 +132,8 @@ def sparsify(
         budget = plain_plan(model, example_inputs, targets)
     if storage == "compressed":
         check_compressible(model, targets, optimizer, method, pattern, total_steps)
+    else:
+        arguments.check_mask_names(targets)
     layout = Layout(tuple(targets), tuple(prices), pattern)
     counts = layout.feasible([target.nnz for target in targets])
     arguments.check_pattern(layout, counts, plan)
@@ -157,8 +161,9 @@ def sparsify(
     else:
         first = [masks[name] for name in layout.names]
     counts = [int(mask.sum()) for mask in first]
+    arguments.check_effect(method, counts, total_steps)
     if storage == "compressed":
-        stored = CompressedWeights(model, targets, optimizer, pattern)
+        stored = CompressedWeights(targets, optimizer, pattern)
     else:
         stored = method.masked_storage(targets, optimizer)
     stored.begin(first)

@@ -11,20 +11,23 @@ from isoflop.budget import TOLERANCE, reallocate
 from isoflop.errors import (
     BudgetError,
     IsoflopError,
+    NoEffectWarning,
     OptimizerError,
     PatternGapWarning,
     PlanError,
     UnknownNameError,
 )
 from isoflop.kernels.layers import SparseLayer
-from isoflop.masks import named_masks
+from isoflop.masks import mask_name, named_masks
 from isoflop.plan import Plan
 from isoflop.registry import Registry
 from isoflop.sparsity.allocation import ALLOCATIONS, Allocation
+from isoflop.sparsity.guard import is_kept
 from isoflop.sparsity.layout import Layout
 from isoflop.sparsity.method import Method
 from isoflop.sparsity.patterns import PATTERNS, Pattern, parse_pattern
 from isoflop.sparsity.sharding import is_sharded
+from isoflop.sparsity.target import some_of
 from isoflop.sparsity.targets import MaskedTarget
 
 T = TypeVar("T")
@@ -121,6 +124,41 @@ def check_storage(value: object) -> None:
         raise UnknownNameError(f"The storage must be 'masked' or 'compressed', not {value!r}.")
 
 
+def check_effect(method: Method, counts: Sequence[int], total_steps: int) -> None:
+    """Warn if the masks will never change, though the method is made to change them."""
+    if counts and (reason := method.idle(counts, total_steps)):
+        warnings.warn(
+            f"The method {method.name!r} will never change a mask: {reason}; isoflop.Static() says that "
+            "masks are to stay as they are.",
+            NoEffectWarning,
+            stacklevel=3,
+        )
+
+
+def check_used(
+    method: Method,
+    plan: Plan | None,
+    masks: Mapping[str, Tensor] | None,
+    allocation: Allocation | str | None,
+    *,
+    dense_ends: bool,
+) -> None:
+    """Raise if an argument is given that has no effect beside the others."""
+    source = "a plan" if plan is not None else "masks" if masks is not None else ""
+    if source and not dense_ends:
+        raise IsoflopError(
+            f"dense_ends=False has no effect with {source}, which says itself what is sparse. Leave it "
+            "out; with a plan, it is an option of the transform."
+        )
+    if allocation is None:
+        return
+    if masks is not None or not method.masks_weights:
+        raise IsoflopError(
+            f"An allocation has no effect with {'masks' if masks is not None else 'dense training'}. "
+            "Leave it out."
+        )
+
+
 def check_needs(method: Method, **given: object) -> None:
     """Raise if arguments are missing that the method's first masks are computed from."""
     examples = {
@@ -172,7 +210,9 @@ def default_allocation(allocation: Allocation | str | None, plan: Plan | None) -
 def check_optimizer(optimizer: object) -> None:
     """Raise unless `optimizer` is one that can be hooked and takes dense gradients."""
     # Wrappers such as Accelerate's call themselves optimizers but cannot be hooked.
-    if not isinstance(optimizer, Optimizer) or not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+    hooked = isinstance(optimizer, Optimizer) and hasattr(optimizer, "_optimizer_step_pre_hooks")
+    # Only optimizers that call `Optimizer.__init__` have a step that calls hooks.
+    if not hooked or not hasattr(getattr(type(optimizer), "step", None), "hooked"):
         raise OptimizerError(
             f"{type(optimizer).__name__} is no torch.optim.Optimizer that takes hooks. Pass the "
             "optimizer itself, before any wrapper."
@@ -184,13 +224,22 @@ def check_optimizer(optimizer: object) -> None:
         )
 
 
-def check_unmasked(model: nn.Module) -> None:
-    """Raise if some weight of `model` has a mask, or is compressed."""
-    masked = [name for name, *_ in named_masks(model)]
+def check_unmasked(model: nn.Module, masks: Mapping[str, Tensor] | None) -> None:
+    """Raise if some weight of `model` is compressed, or has a mask in whose place none is given.
+
+    A sparsifier that keeps the weights at present must be removed first.
+    """
+    given = () if masks is None else masks
+    masked = [
+        name
+        for name, module, parameter, _ in named_masks(model)
+        if name not in given or is_kept(module, parameter)
+    ]
     if masked:
         raise IsoflopError(
             f"This model is masked already, at {some_of(masked)}. To sparsify it anew, call "
-            "`sparsifier.remove()` and `isoflop.masks.remove_mask(module)` on each masked module."
+            "`sparsifier.remove()` and `isoflop.masks.remove_mask(module)` on each masked module; to "
+            "keep the masks, call `sparsifier.remove()` and pass masks=sparsifier.masks."
         )
     compressed = [path for path, m in model.named_modules() if isinstance(m, SparseLayer)]
     if compressed:
@@ -199,6 +248,12 @@ def check_unmasked(model: nn.Module) -> None:
             "`sparsifier.remove()`, `isoflop.densify(model)` and `isoflop.masks.remove_mask(module)` "
             "on each masked module, and make a new optimizer."
         )
+
+
+def check_mask_names(targets: Sequence[MaskedTarget]) -> None:
+    """Raise unless the modules have room for the masks."""
+    for target in targets:
+        mask_name(target.module, target.parameter)
 
 
 def check_masks(masks: Mapping[str, Tensor], pattern: Pattern) -> None:
@@ -268,9 +323,3 @@ def check_trained(targets: Sequence[MaskedTarget], optimizer: Optimizer) -> None
             "optimizer from `model.parameters()` of this very model, unfreeze these weights, or "
             "leave them out by `exclude`."
         )
-
-
-def some_of(names: Sequence[str]) -> str:
-    """Return the first few names, and how many there are besides."""
-    rest = len(names) - 5
-    return ", ".join(map(repr, names[:5])) + (f" and {rest} more" if rest > 0 else "")

@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from isoflop.errors import NoEffectWarning
+from isoflop.errors import IsoflopError, NoEffectWarning
 from isoflop.kernels.convert import compress
 from isoflop.kernels.layers import SparseLayer
-from isoflop.sparsity.optimizers import replace_parameter, state_tensors
+from isoflop.masks import get_mask
+from isoflop.sparsity.dense_gradients import averaged, changes, warn_of_unknown, workers
+from isoflop.sparsity.optimizers import convert_state, state_tensors
 from isoflop.sparsity.patterns import Block, Pattern
 from isoflop.sparsity.storage import Gradients, Storage
-from isoflop.sparsity.target import Target, rows_of
+from isoflop.sparsity.target import Target
 from isoflop.sparsity.targets import MaskedTarget
-from isoflop.surgery import is_flipped, replace_modules
+from isoflop.surgery import become, is_flipped
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,24 @@ class CompressedTarget(Target):
     """The weight of a layer that stores its non-zeros.
 
     Attributes:
-        layer: The layer.
+        module: The layer.
         optimizer: The optimizer, whose state of the values changes with them.
         chosen: By name of the weight, the flat positions that an update has chosen so far.
     """
 
-    layer: SparseLayer
+    module: nn.Module
     optimizer: Optimizer
     chosen: dict[str, Tensor]
+
+    @property
+    def layer(self) -> SparseLayer:
+        """The layer, as long as it is sparse."""
+        if not isinstance(self.module, SparseLayer):
+            raise IsoflopError(
+                f"The layer of {self.name!r} was made dense while a sparsifier still uses it. Call "
+                "`sparsifier.remove()` before `isoflop.densify`, or pass a copy of the model to it."
+            )
+        return self.module
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,10 +59,34 @@ class CompressedTarget(Target):
         """The mask, made of the index, or that chosen by the update under way."""
         positions = self.chosen.get(self.name)
         if positions is None:
-            return self.layer.mask()
+            # A layer that was made dense, for a look at it after the training, has its mask.
+            mask = get_mask(self.module)
+            return self.layer.mask() if mask is None else mask
         mask = torch.zeros(math.prod(self.shape), dtype=torch.bool)
         mask[positions.long()] = True
         return mask.view(self.shape)
+
+    @property
+    def place(self) -> tuple[nn.Module, str]:
+        """The layer, and the name of its values."""
+        return self.layer, "values"
+
+    @property
+    def trained(self) -> nn.Parameter:
+        """The values."""
+        return self.layer.values
+
+    def mask_mark(self) -> object:
+        """Return the number of values, which is all that is known of the mask without making it."""
+        return len(self.layer.values)
+
+    def count(self) -> Tensor:
+        """Return how many values there are."""
+        return torch.tensor(len(self.layer.values))
+
+    def stray(self) -> int:
+        """Return 0: there are no weights off the mask."""
+        return 0
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """Return weight and mask, made of values and index."""
@@ -75,9 +110,9 @@ class CompressedTarget(Target):
         """Return a copy."""
         return tensor.clone()
 
-    def outputs(self, positions: Tensor) -> Tensor:
-        """Return the output of the layer to which each flat position of the weight belongs."""
-        return rows_of(positions, self.shape, flipped=self.layer.flipped)
+    def by_output(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the weight's shape as a matrix, a row for each output of the layer."""
+        return (tensor.t() if self.layer.flipped else tensor).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -110,6 +145,7 @@ class Observation:
         under_way: Sum over the uses of the layer in the present backward pass.
         held: Sum over the backward passes of the step, if it is held.
         excerpt: What was kept of the gradient of the step.
+        left: What `.grad` of the values was after the last backward pass.
         lost: Whether another backward pass came after the excerpt had been made.
     """
 
@@ -123,6 +159,7 @@ class Observation:
         self.under_way: Tensor | None = None
         self.held: Tensor | None = None
         self.excerpt: Excerpt | None = None
+        self.left: Tensor | None = None
         self.lost = False
 
 
@@ -152,7 +189,7 @@ class ExcerptedGradients(Gradients):
         if observation is None:
             return None
         layer = self._layers[name]
-        if observation.excerpt is None:  # the layer was not used; its gradient is left from before
+        if observation.excerpt is None:  # the gradient of the values is zero
             return torch.zeros(layer.dense_shape, dtype=layer.values.dtype)
         return observation.excerpt.dense(layer.dense_shape)
 
@@ -174,7 +211,6 @@ class CompressedWeights(Storage):
     its excerpt is made.
 
     Args:
-        model: The model.
         dense: The weights, still dense.
         optimizer: The optimizer.
         pattern: The pattern of the masks.
@@ -184,13 +220,11 @@ class CompressedWeights(Storage):
 
     def __init__(
         self,
-        model: nn.Module,
         dense: Sequence[MaskedTarget],
         optimizer: Optimizer,
         pattern: Pattern,
     ) -> None:
         self._targets: tuple[CompressedTarget, ...] = ()
-        self._model = model
         self._dense = tuple(dense)
         self._optimizer = optimizer
         self._pattern = pattern
@@ -207,24 +241,27 @@ class CompressedWeights(Storage):
         return self._targets
 
     def begin(self, masks: Sequence[Tensor]) -> None:
-        """Replace the layers, and their weights in the optimizer."""
-        new = {}
+        """Make the layers sparse in place, and their weights the values."""
+        new = []
         for target, mask in zip(self._dense, masks, strict=True):
-            new[target.module] = compress(target.module, mask, rows=self._rows(target.module))
-        replace_modules(self._model, new)
-        for target in self._dense:
-            layer = new[target.module]
-            replace_parameter(self._optimizer, target.weight, layer.values, layer.gather)
+            new.append(compress(target.module, mask, rows=self._rows(target.module)))
+        for target, layer in zip(self._dense, new, strict=True):
+            weight = target.weight
+            convert_state(self._optimizer, weight, layer.gather)
+            layer.adopt(weight)
+            become(target.module, layer)
         chosen: dict[str, Tensor] = {}
         self._targets = tuple(
-            CompressedTarget(t.name, t.nnz, new[t.module], self._optimizer, chosen)
-            for t in self._dense
+            CompressedTarget(t.name, t.nnz, t.module, self._optimizer, chosen) for t in self._dense
         )
         self._dense = ()
         self._observations = [Observation() for _ in self.targets]
         for i, target in enumerate(self.targets):
+            values = target.layer.values
             hook = _weakly(CompressedWeights._on_gradient, self, i)
-            self._handles.append(target.layer.values.register_hook(hook))
+            self._handles.append(values.register_hook(hook))
+            hook = _weakly(CompressedWeights._after_gradient, self, i)
+            self._handles.append(values.register_post_accumulate_grad_hook(hook))
 
     def expect(self, growth: Sequence[int | None] | None) -> None:
         """Let the layers compute their dense gradients in the next step, if these are needed."""
@@ -261,6 +298,10 @@ class CompressedWeights(Storage):
                     observation.excerpt = self._excerpt(i, observation.held)
                     observation.held = None
                 observed[target.name] = observation
+        unknown = [name for name in observed if _is_unknown(trained[name], observed[name])]
+        warn_of_unknown(unknown)
+        for name in unknown:
+            del trained[name], observed[name]
         return ExcerptedGradients(trained, observed)
 
     def show(self) -> None:
@@ -335,13 +376,15 @@ class CompressedWeights(Storage):
         else:
             observation.excerpt = self._excerpt(i, dense)
 
+    def _after_gradient(self, i: int, values: Tensor) -> None:
+        """Note what a backward pass has left in `.grad`."""
+        if self._observed:
+            self._observations[i].left = values.grad
+
     def _excerpt(self, i: int, dense: Tensor) -> Excerpt:
         """Reduce a dense gradient to what an update can ask for."""
         layer = self.targets[i].layer
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dense = dense.contiguous()
-            dist.all_reduce(dense)
-            dense /= dist.get_world_size()
+        dense = averaged(dense)
         if not bool(dense.isfinite().all()):
             nothing = dense.new_zeros(0)
             return Excerpt(nothing, nothing, finite=False)
@@ -349,6 +392,20 @@ class CompressedWeights(Storage):
         candidates = self._pattern.candidates(mask, dense.abs(), self._observations[i].growth)
         positions = _positions(mask | candidates)
         return Excerpt(positions, dense.flatten()[positions.long()], finite=True)
+
+
+def _is_unknown(layer: SparseLayer, observation: Observation) -> bool:
+    """Tell whether the gradient of the values was set to another than that of the backward pass."""
+    grad, excerpt = layer.values.grad, observation.excerpt
+    assert grad is not None
+    if observation.lost or (excerpt is not None and not excerpt.finite):
+        return False
+    if excerpt is None:
+        return bool(grad.any())
+    if grad is observation.left or workers() > 1:
+        return False
+    (change,) = changes([(layer.gather(excerpt.dense(layer.dense_shape)), grad)])
+    return not change.plain
 
 
 def _positions(mask: Tensor) -> Tensor:

@@ -1,21 +1,24 @@
 """What compressed storage cannot do, found before anything is changed."""
 
+import gc
 from collections.abc import Iterator, Sequence
+from types import FunctionType, ModuleType
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from isoflop.errors import IsoflopError, OptimizerError
 from isoflop.kernels.convert import has_sparse_form
 from isoflop.kernels.layers import symmetric_padding
-from isoflop.sparsity.arguments import some_of
 from isoflop.sparsity.method import METHODS, Method
 from isoflop.sparsity.optimizers import tensors_in
 from isoflop.sparsity.patterns import PATTERNS, Pattern
 from isoflop.sparsity.sharding import is_sharded
+from isoflop.sparsity.target import some_of
 from isoflop.sparsity.targets import MaskedTarget
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -24,6 +27,10 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 _REFUSED_OPTIMIZERS = ("LBFGS", "Muon")
 
 _STEPS = 10_000
+
+# Optimizers go on with what their parameters become; modules are looked at by themselves.
+_OPAQUE = (nn.Module, Tensor, Optimizer, ModuleType, type)
+_OWNERS = ("_parameters", "_buffers", "_modules")
 
 
 def check_compressible(
@@ -128,11 +135,9 @@ def _problems(
         return
     if not has_sparse_form(module) or target.parameter != "weight":
         yield (
-            f"it belongs to a {type(module).__name__}, and only nn.Linear, nn.Conv2d (not their "
+            f"it belongs to a {_kind(module)}, and only nn.Linear, nn.Conv2d (not their "
             "subclasses) and Hugging Face's Conv1D have a compressed form"
         )
-    if module is model:
-        yield "the layer is the whole model, which cannot be replaced in place"
     if len(names := owners[id(weight)]) > 1:
         yield f"it is tied: {some_of(names)} are one parameter"
     if is_sharded(weight):
@@ -143,5 +148,40 @@ def _problems(
         yield f"its type {weight.dtype} is not float32, bfloat16 or float64"
     if isinstance(module, nn.Conv2d) and not symmetric_padding(module):
         yield "its convolution does not pad with the same number of zeros on both sides"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-        yield "its layer has hooks, which would be lost"
+    if weight._backward_hooks or weight._post_accumulate_grad_hooks:
+        yield "it has hooks, which would get the gradients of the non-zeros alone"
+    if holder := _holder(model, weight):
+        yield f"{holder} holds it too, and would be left with a row of non-zeros"
+
+
+def _kind(module: nn.Module) -> str:
+    """Return the name of the class, with that of its package where the name alone is PyTorch's."""
+    kind = type(module)
+    foreign = hasattr(nn, kind.__name__) and not kind.__module__.startswith("torch.")
+    return f"{kind.__module__}.{kind.__name__}" if foreign else kind.__name__
+
+
+def _holder(model: nn.Module, weight: nn.Parameter) -> str:
+    """Return what holds `weight` besides modules that own it: a list, a closure, an object."""
+    for path, module in model.named_modules():
+        for name, value in module.__dict__.items():
+            if name not in _OWNERS and _reaches(value, weight, {id(model)}):
+                return f"the attribute {'.'.join(filter(None, (path, name)))!r}"
+    return ""
+
+
+def _reaches(value: Any, weight: Tensor, seen: set[int]) -> bool:
+    """Tell whether `weight` is found in `value`, by whatever Python objects."""
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if value is weight:
+            return True
+        if id(value) in seen or isinstance(value, _OPAQUE):
+            continue
+        seen.add(id(value))
+        if isinstance(value, FunctionType):  # not its globals
+            pending += [value.__closure__, value.__defaults__, value.__kwdefaults__]
+        else:
+            pending += gc.get_referents(value)
+    return False

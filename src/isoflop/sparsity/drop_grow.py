@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,25 @@ class DropGrow(Method, ABC):
     def update_due(self, step: int, total_steps: int) -> bool:
         """Return whether the masks change right after optimizer step number `step` (from 1)."""
         return self.rewire_due(step, total_steps) or super().update_due(step, total_steps)
+
+    def idle(self, counts: Sequence[int], total_steps: int) -> str:
+        """Return why no weight is ever dropped and grown, or nothing."""
+        every, end = self.update_every, self.end_fraction * total_steps
+        if self.ramp is not None:  # which prunes once at least
+            return ""
+        if not self.rewire_due(every, total_steps):
+            return (
+                f"the first update would follow step {every} (update_every), and updates end before step "
+                f"{end:g} (end_fraction={self.end_fraction:g} of {total_steps} steps). Use a smaller "
+                "update_every, or train longer"
+            )
+        fraction = self.drop_fraction(every, total_steps)
+        if fraction * max(counts) < 1:
+            return (
+                f"the first update moves {fraction:.3g} of a layer's weights (alpha={self.alpha:g}), "
+                f"which is less than one of {max(counts):,}. Use a larger alpha, or train longer"
+            )
+        return ""
 
     def drop_fraction(self, step: int, total_steps: int) -> float:
         """Return f(t), the fraction of active weights that an update after step `step` replaces."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from isoflop.budget import nearest_counts
 from isoflop.errors import BudgetError, LayerCollapseWarning
 from isoflop.sparsity.patterns import Pattern
-from isoflop.sparsity.target import Target
+from isoflop.sparsity.patterns.select import counts_within, highest_of_rows
+from isoflop.sparsity.target import Target, some_of
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,16 @@ class Layout:
         """
         limits = self.sizes if limits is None else limits
         prices = [1] * len(self.prices) if by_weight else list(self.prices)
-        free = _counts(scores, prices, cost)
+        free = counts_within(scores, prices, cost)
         empty = [name for name, n in zip(self.names, free, strict=True) if n == 0]
         if empty and min_per_output == 0:
             raise BudgetError(
-                f"The scores leave no weight in {_some(empty)}: the layer collapses. Use a lower "
+                f"The scores leave no weight in {some_of(empty)}: the layer collapses. Use a lower "
                 "sparsity, or min_per_output=1, which keeps the best weight of every output."
             )
         if empty:
             warnings.warn(
-                f"The scores alone would leave no weight in {_some(empty)}. There, "
+                f"The scores alone would leave no weight in {some_of(empty)}. There, "
                 f"{min_per_output} of each output stay nevertheless (min_per_output).",
                 LayerCollapseWarning,
                 stacklevel=2,
@@ -126,7 +127,7 @@ class Layout:
                 f"{min_per_output} weight of each output alone costs {least:,}, more than the "
                 f"budget of {cost:,}. Use a lower sparsity, or min_per_output=0."
             )
-        counts = _counts(kept, prices, cost)
+        counts = counts_within(kept, prices, cost)
         counts = nearest_counts(prices, limits, counts, cost, floors)
         return self.feasible(counts), kept
 
@@ -141,34 +142,16 @@ def whole_prices(prices: Sequence[int | Fraction]) -> list[int]:
     return [int(price * unit) for price in prices]
 
 
-def _counts(scores: Sequence[Tensor], prices: Sequence[int], cost: int) -> list[int]:
-    """Return how many of the highest scores each layer has, when as many as `cost` buys stay."""
-    flat = torch.cat([score.flatten() for score in scores])
-    order = flat.argsort(descending=True, stable=True)
-    sizes = torch.tensor([score.numel() for score in scores], device=flat.device)
-    owners = torch.arange(len(scores), device=flat.device).repeat_interleave(sizes)[order]
-    spent = torch.tensor(prices, device=flat.device)[owners].cumsum(0)
-    bought = owners[: int((spent <= cost).sum())]
-    return [int((bought == i).sum()) for i in range(len(scores))]
-
-
 def _protect(target: Target, scores: Tensor, positions: Tensor | None, count: int) -> Tensor:
     """Return `scores` with the `count` highest of each output set to infinity."""
     if count == 0:
         return scores
     flat = scores.flatten()
-    every = torch.arange(len(flat), device=flat.device)
-    outputs = target.outputs(every if positions is None else positions)
-    # By output, and the best of each output first.
-    order = flat.argsort(descending=True, stable=True)
-    order = order[outputs[order].argsort(stable=True)]
-    sizes = outputs.bincount()
-    first = (sizes.cumsum(0) - sizes)[outputs[order]]
-    kept = flat.index_fill(0, order[every - first < count], torch.inf)
+    if positions is not None:
+        flat = flat.new_full((math.prod(target.shape),), -torch.inf).index_copy(0, positions, flat)
+    best = highest_of_rows(target.by_output(flat.view(target.shape)), count)
+    every = torch.arange(len(flat), device=flat.device).view(target.shape)
+    kept = flat.index_fill(0, target.by_output(every)[best], torch.inf)
     # What is excluded for good cannot be kept.
-    return kept.masked_fill(flat.isneginf(), -torch.inf).view(scores.shape)
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - 5
-    return ", ".join(map(repr, names[:5])) + (f" and {rest} more" if rest > 0 else "")
+    kept = kept.masked_fill(flat.isneginf(), -torch.inf)
+    return (kept if positions is None else kept[positions]).view(scores.shape)

@@ -1,9 +1,10 @@
 """Dense weights with masks beside them: for every device, method and optimizer."""
 
+import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from isoflop.masks import get_mask, set_mask
+from isoflop.sparsity.dense_gradients import KeptGradient, dense_gradients
 from isoflop.sparsity.optimizers import state_tensors, tensors_in
 from isoflop.sparsity.sharding import put, whole
 from isoflop.sparsity.storage import Gradients, Storage
@@ -18,25 +20,25 @@ from isoflop.sparsity.targets import MaskedTarget
 
 
 class MaskedGradients(Gradients):
-    """Copies of the dense gradients.
+    """The dense gradients.
 
     Args:
         trained: Names of the weights that have a gradient.
-        copies: The gradients at all positions, by name, if they are needed.
+        dense: The gradients at all positions, by name, if they are needed.
     """
 
-    def __init__(self, trained: Iterable[str], copies: Mapping[str, Tensor]) -> None:
+    def __init__(self, trained: Iterable[str], dense: Mapping[str, Tensor]) -> None:
         self.trained = frozenset(trained)
-        self._copies = copies
+        self._dense = dense
 
     def finite(self) -> bool:
         """Return whether all are finite, and wait for the device once, not for every tensor."""
-        flags = [whole(tensor.isfinite().all()) for tensor in self._copies.values()]
+        flags = [whole(tensor.isfinite().all()) for tensor in self._dense.values()]
         return not flags or bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all())
 
     def dense(self, name: str) -> Tensor | None:
-        """Return the gradient of a weight at all positions, if it was copied."""
-        return self._copies.get(name)
+        """Return the gradient of a weight at all positions, if it was needed."""
+        return self._dense.get(name)
 
 
 class MaskedWeights(Storage):
@@ -48,6 +50,7 @@ class MaskedWeights(Storage):
         self._targets = tuple(targets)
         self._optimizer = optimizer
         self._observed = False
+        self._kept = [KeptGradient() for _ in self._targets]
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -61,19 +64,26 @@ class MaskedWeights(Storage):
         self.hide(None)
 
     def expect(self, growth: Sequence[int | None] | None) -> None:
-        """Leave the gradients of the next step as they are, if they are needed."""
+        """Keep the dense gradients of the next step, if they are needed."""
         self._observed = growth is not None
+        for kept in self._kept:
+            kept.forget()
 
     def take_gradients(self, scale: Tensor | None) -> Gradients:
-        """Copy the gradients, if they are needed."""
+        """Return the dense gradients, if they are needed; they follow what was done to `.grad`."""
         grads = {t.name: t.weight.grad for t in self.targets if t.weight.grad is not None}
-        copies = {}
-        if self._observed:
-            copies = {name: grad.detach().clone() for name, grad in grads.items()}
-            for copied in copies.values():
-                if scale is not None:
-                    copied /= scale
-        return MaskedGradients(grads, copies)
+        if not self._observed:
+            return MaskedGradients(grads, {})
+        dense = dense_gradients(
+            {
+                target.name: (kept, grads[target.name], target.mask)
+                for target, kept in zip(self.targets, self._kept, strict=True)
+                if target.name in grads
+            }
+        )
+        if scale is not None:
+            dense = {name: gradient / scale for name, gradient in dense.items()}
+        return MaskedGradients(dense, dense)
 
     def ready_gradients(self, scale: Tensor | None) -> None:
         """Zero the gradients off the masks."""
@@ -143,30 +153,53 @@ class MaskedWeights(Storage):
             put(own, mask)
             self._adopt(target.name, weight, own)
             set_mask(target.module, target.parameter, own)
-            self._handles.append(weight.register_post_accumulate_grad_hook(self._grad_hook(target)))
+        self._watch()
+
+    def _watch(self) -> None:
+        """Follow the gradients of the weights from pass to pass.
+
+        Autograd's hooks are invisible to the garbage collector; a strong reference from the weight to
+        the storage, and so back to the weight, would never be freed.
+        """
+        reference = weakref.ref(self)
+
+        def before(i: int, grad: Tensor) -> None:
+            del grad
+            storage = reference()
+            if storage is not None and storage._observed:
+                storage._kept[i].before(storage.targets[i].weight.grad)
+
+        def after(i: int, weight: Tensor) -> None:
+            storage = reference()
+            if storage is not None and weight.grad is not None:
+                storage._mask_gradient(i, weight.grad)
+
+        for i, target in enumerate(self.targets):
+            weight = target.weight
+            self._handles.append(weight.register_hook(functools.partial(before, i)))
+            hook = weight.register_post_accumulate_grad_hook(functools.partial(after, i))
+            self._handles.append(hook)
+            # The user's own hooks, of whenever, see the gradients of live weights too. Autograd goes by
+            # the order of insertion.
+            hooks: Any = weight._post_accumulate_grad_hooks
+            for key in [key for key in hooks if key != hook.id]:
+                hooks[key] = hooks.pop(key)
+
+    def _mask_gradient(self, i: int, grad: Tensor) -> None:
+        """Zero the gradient of masked weights as soon as it is accumulated.
+
+        The optimizer's hooks would do for training, but they come too late for whatever reads
+        gradients in between: clipping would measure the norm of weights that are not there. What is
+        needed of dense gradients is kept apart.
+        """
+        mask = self.targets[i].mask
+        if self._observed:
+            self._kept[i].after(grad, mask)
+        else:
+            grad.masked_fill_(~mask, 0)
 
     def _adopt(self, name: str, weight: Tensor, mask: Tensor) -> None:
         """Remember what is needed of a weight that `mask` is about to zero. Nothing is."""
-
-    def _grad_hook(self, target: MaskedTarget) -> Callable[[Tensor], None]:
-        """Return a hook that zeroes the gradient of masked weights as soon as it is accumulated.
-
-        The optimizer hooks would do for training, but they come too late for whatever reads
-        gradients in between: clipping would measure the norm of weights that are not there. The
-        exception is a step whose dense gradients are needed. Those must survive until the
-        optimizer is called, because only then are they complete: accumulated over micro-batches,
-        reduced over workers and unscaled.
-        """
-        # Autograd's hooks are invisible to the garbage collector; a strong reference from the
-        # weight to the storage, and so back to the weight, would never be freed.
-        reference = weakref.ref(self)
-
-        def hook(weight: Tensor) -> None:
-            storage = reference()
-            if storage is not None and weight.grad is not None and not storage._observed:
-                weight.grad.masked_fill_(~target.mask, 0)
-
-        return hook
 
 
 class TrainedWeights(MaskedWeights):
@@ -187,6 +220,11 @@ class TrainedWeights(MaskedWeights):
     def _adopt(self, name: str, weight: Tensor, mask: Tensor) -> None:
         """Remember the part of `weight` that `mask` is about to zero."""
         self._hidden[name] = weight.detach().masked_fill(mask, 0)
+
+    def _mask_gradient(self, i: int, grad: Tensor) -> None:
+        """Leave the gradients of masked weights, which are trained too, while masks change."""
+        if not self._observed:
+            super()._mask_gradient(i, grad)
 
     def begin(self, masks: Sequence[Tensor]) -> None:
         """Set the masks; leave the optimizer's state as it is: all weights are in training."""

@@ -56,6 +56,25 @@ class Method:
         """How the number of weights falls during training; None if it stays."""
         return None
 
+    @property
+    def changes_masks(self) -> bool:
+        """Whether the masks are made to change during training."""
+        return self.ramp is not None or type(self).update_due is not Method.update_due
+
+    def idle(self, counts: Sequence[int], total_steps: int) -> str:
+        """Return why the masks never change, though the method is made to change them; or nothing.
+
+        Args:
+            counts: Active weights of each masked weight to begin with.
+            total_steps: Optimizer steps of the whole training.
+        """
+        del counts
+        if not self.changes_masks or any(
+            self.update_due(step, total_steps) for step in range(1, total_steps + 1)
+        ):
+            return ""
+        return f"none of the {total_steps} steps is followed by an update"
+
     def initial_masks(self, start: "Start") -> Sequence[Tensor]:
         """Return the mask of every weight to begin with; here a random one of the given count."""
         return start.random(start.counts)

@@ -15,23 +15,14 @@ def state_tensors(optimizer: Optimizer, parameter: Tensor) -> list[Tensor]:
     return [tensor for tensor in tensors_in(state) if tensor.shape == parameter.shape]
 
 
-def replace_parameter(
-    optimizer: Optimizer, old: Tensor, new: Tensor, convert: Callable[[Tensor], Tensor]
+def convert_state(
+    optimizer: Optimizer, parameter: Tensor, convert: Callable[[Tensor], Tensor]
 ) -> None:
-    """Let `optimizer` train `new` in the place of `old`.
-
-    Args:
-        optimizer: The optimizer.
-        old: The parameter that it trains.
-        new: The parameter that it is to train; of another shape.
-        convert: Makes of a tensor in the shape of `old` one in the shape of `new`.
-    """
-    for group in optimizer.param_groups:
-        group["params"][:] = [new if p is old else p for p in group["params"]]
-    state = optimizer.state.pop(old, None)
+    """Convert the tensors of the optimizer's state of `parameter` that have its shape."""
+    state = optimizer.state.get(parameter)
     if state is not None:
-        optimizer.state[new] = tree_map_only(
-            Tensor, lambda t: convert(t) if t.shape == old.shape else t, state
+        optimizer.state[parameter] = tree_map_only(
+            Tensor, lambda t: convert(t) if t.shape == parameter.shape else t, state
         )
 
 

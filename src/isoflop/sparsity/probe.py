@@ -7,11 +7,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from isoflop.copies import copy_with_tensors
 from isoflop.errors import InputError
-from isoflop.surgery import copy_with_tensors
 
 Objectives = Callable[[nn.Module], Iterable[Tensor]]
 """Runs a model and yields scalars, one per batch."""
+
+_TWICE = (
+    "The method differentiates the loss twice, which this model does not allow: it runs a backward pass "
+    "inside of one, as re-entrant checkpointing does, or has an operation without a second derivative. "
+    "Call torch.utils.checkpoint with use_reentrant=False, or use another method, such as isoflop.Snip()."
+)
 
 _SCALES = ("weight", "gamma")
 
@@ -66,35 +72,60 @@ class Probe:
     def gradients(self, masks: Sequence[Tensor]) -> list[Tensor]:
         """Return the mean gradient at the weights times `masks`, at all positions."""
         with self._masked(masks) as objectives:
-            return self._mean(self._gradients(objective) for objective in objectives)
+            return self._mean(self._first(objective) for objective in objectives)
 
     def hessian_gradient_products(self, masks: Sequence[Tensor]) -> list[Tensor]:
-        """Return ``H g``, of the mean Hessian and the mean gradient."""
+        """Return ``H g``, of the mean Hessian and the mean gradient.
+
+        Raises:
+            InputError: The loss cannot be differentiated twice.
+        """
         gradients = self.gradients(masks)
 
         def product(objective: Tensor) -> Sequence[Tensor]:
-            first = self._gradients(objective, create_graph=True)
+            first = self._second(objective, create_graph=True)
             inner = sum(
                 (a * b).sum() for a, b in zip(first, gradients, strict=True) if a.requires_grad
             )
-            return self._gradients(inner) if isinstance(inner, Tensor) else [*map(_zeros, first)]
+            return self._second(inner) if isinstance(inner, Tensor) else [*map(_zeros, first)]
 
         with self._masked(masks) as objectives:
             return self._mean(product(objective) for objective in objectives)
 
-    def _gradients(self, objective: Tensor, *, create_graph: bool = False) -> Sequence[Tensor]:
-        if not isinstance(objective, Tensor) or objective.numel() != 1:
+    def _first(self, objective: Tensor) -> list[Tensor]:
+        """Return the gradient, by `backward`: re-entrant checkpointing forbids anything else."""
+        _check_objective(objective)
+        # Parameters of the loss, say, which get gradients too.
+        before = [(leaf, leaf.grad) for leaf in _leaves(objective)]
+        try:
+            objective.backward()
+        except RuntimeError as error:
             raise InputError(
-                "The loss must return a tensor with one number, as F.cross_entropy does; this one "
-                f"returned {type(objective).__name__}."
+                f"The loss cannot be differentiated: {error}. Pass a model and a loss that train."
+            ) from error
+        gradients = [_zeros(p) if p.grad is None else p.grad for p in self._parameters]
+        for leaf, grad in before:
+            leaf.grad = grad
+        self.model.zero_grad()
+        return gradients
+
+    def _second(self, objective: Tensor, *, create_graph: bool = False) -> Sequence[Tensor]:
+        """Return the gradient at the weights; of the loss, or of what its gradient was used in."""
+        _check_objective(objective)
+        try:
+            gradients = torch.autograd.grad(
+                objective,
+                self._parameters,
+                create_graph=create_graph,
+                allow_unused=True,
+                materialize_grads=True,
             )
-        return torch.autograd.grad(
-            objective,
-            self._parameters,
-            create_graph=create_graph,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        except (RuntimeError, NotImplementedError) as error:
+            raise InputError(f"{_TWICE} ({error})") from error
+        if any(p.grad is not None for p in self.model.parameters()):
+            self.model.zero_grad()
+            raise InputError(_TWICE)
+        return gradients
 
     @contextlib.contextmanager
     def _masked(self, masks: Sequence[Tensor]) -> Iterator[Iterator[Tensor]]:
@@ -125,3 +156,26 @@ class Probe:
 
 def _zeros(tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor, requires_grad=False)
+
+
+def _check_objective(objective: Tensor) -> None:
+    if not isinstance(objective, Tensor) or objective.numel() != 1:
+        shape = f" of shape {tuple(objective.shape)}" if isinstance(objective, Tensor) else ""
+        raise InputError(
+            "The loss must return a tensor with one number, as F.cross_entropy does; this one "
+            f"returned {type(objective).__name__}{shape}."
+        )
+
+
+def _leaves(objective: Tensor) -> Iterator[Tensor]:
+    """Iterate over the tensors that a backward pass adds gradients to."""
+    pending, seen = [objective.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            yield leaf
+        pending += [following for following, _ in node.next_functions]

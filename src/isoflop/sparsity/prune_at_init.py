@@ -1,7 +1,9 @@
 """Base of the methods that choose masks before training, by scores of the untrained network."""
 
 import itertools
+import logging
 import math
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +18,8 @@ from isoflop.errors import InputError, IsoflopError, NoEffectWarning
 from isoflop.sparsity.method import Method, check_count
 from isoflop.sparsity.probe import Probe
 from isoflop.sparsity.start import Loss, Start
+
+LOGGER = logging.getLogger("isoflop")
 
 PROBES = 8
 """Most runs of an iterative schedule, each with the density that the one before came to."""
@@ -34,7 +38,7 @@ class PruneAtInit(Method, ABC):
     ``1 - (1 - D) t / T``), and the next scores are those of the masked network. D is the density
     that the budget allows in the end, which is known only then: the rounds are run again with the
     density at which both should agree (by secants), until they do to 1 %, eight times at most.
-    The budget itself is met every time.
+    The budget itself is met every time. The logger ``isoflop`` tells of every round (level INFO).
 
     Scoring happens on a copy of the model, in which scales that are zero throughout are one (see
     `isoflop.sparsity.probe`): the model, its buffers, its gradients and the global random numbers
@@ -78,7 +82,8 @@ class PruneAtInit(Method, ABC):
         masks = everything
         # Of each run, the logarithms of the density it assumed, and of how far off that was.
         probed: list[tuple[float, float]] = []
-        for _ in range(PROBES):
+        start_time = time.perf_counter()
+        for run in range(1, PROBES + 1):
             scores, masks = first, everything
             for t in range(1, rounds.number + 1):
                 if t > 1:
@@ -94,6 +99,12 @@ class PruneAtInit(Method, ABC):
                     by_weight=not last,
                 )
                 masks = layout.select(ranked, counts)
+                if rounds.number > 1:
+                    LOGGER.info(
+                        "%s: round %d of %d, run %d (of %d at most), %.3g %% of the weights left, %.0f s",
+                        *(self.name, t, rounds.number, run, PROBES, 100 * sum(counts) / total),
+                        time.perf_counter() - start_time,
+                    )
             reached = sum(int(mask.sum()) for mask in masks) / total
             if rounds.number == 1 or abs(reached - density) <= 0.01 * density:
                 break

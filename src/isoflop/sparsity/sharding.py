@@ -40,3 +40,14 @@ def is_sharded(tensor: Tensor) -> bool:
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)
+
+
+def local(tensor: Any) -> Tensor:
+    """Return one's own part of a tensor, if it is spread over several devices; else the tensor."""
+    return tensor._local_tensor if is_sharded(tensor) else tensor
+
+
+def stamp(tensor: Tensor) -> tuple[int, int, int]:
+    """Return what differs once a tensor has been replaced, or changed in place by PyTorch."""
+    here = local(tensor)
+    return id(tensor), here.data_ptr(), here._version

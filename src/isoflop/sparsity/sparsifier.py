@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,16 +12,29 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from isoflop.budget import with_counts
-from isoflop.errors import IsoflopError, WorkersError
+from isoflop.errors import IsoflopError, NoEffectWarning, WorkersError
 from isoflop.plan import Plan
-from isoflop.sparsity import accounting, arguments
+from isoflop.sparsity import accounting
 from isoflop.sparsity.agreement import check_agreement, checksum, checksum_of_generator
 from isoflop.sparsity.course import Course
+from isoflop.sparsity.guard import Guard
 from isoflop.sparsity.layout import Layout
 from isoflop.sparsity.method import Method
 from isoflop.sparsity.sharding import is_sharded, whole
 from isoflop.sparsity.storage import Gradients, Storage
+from isoflop.sparsity.target import some_of
 from isoflop.sparsity.update import Update
+
+_CHOICES = ("method", "options", "storage", "total_steps", "pattern")
+"""Arguments of `sparsify` that must be those of the saved run, as a message calls them."""
+
+_RESULTS = {
+    "prices": "another budget, in MACs or in weights: call `sparsify` with the plan or the sparsity",
+    "course": "another course of the number of weights: call `sparsify` with the plan or the sparsity, "
+    "and with the allocation,",
+    "macs": "another count of MACs: call `sparsify` with the plan or the example_inputs",
+}
+"""What follows from other arguments and must be as in the saved run."""
 
 
 class Sparsifier:
@@ -87,6 +101,9 @@ class Sparsifier:
         self._memory: dict[str, Tensor] = {}
         # The gradients of the step under way.
         self._gradients: Gradients | None = None
+        self._guard = Guard(self._targets, optimizer)
+        self._guard.end_step(self._counts)
+        self._warned = False
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -101,7 +118,7 @@ class Sparsifier:
     @property
     def nnz(self) -> dict[str, int]:
         """Number of active weights of each masked weight at present, by parameter name."""
-        return dict(zip(self._layout.names, self._counts, strict=True))
+        return dict(zip(self._layout.names, self._guard.counts(), strict=True))
 
     @property
     def plan(self) -> Plan | None:
@@ -127,7 +144,7 @@ class Sparsifier:
     def density(self) -> float:
         """Return the fraction of active weights among all weights that have a mask."""
         numel = sum(self._layout.sizes)
-        return sum(self._counts) / numel if numel else 1.0
+        return sum(self._guard.counts()) / numel if numel else 1.0
 
     def forward_macs(self) -> tuple[int, int]:
         """Return the MACs of a forward pass at present, with zeros skipped and with none skipped.
@@ -143,7 +160,7 @@ class Sparsifier:
             )
         if not self.method.masks_weights:
             return self._unmasked_macs, self._unmasked_macs
-        return self._fixed_macs + self._masked_macs(self._counts), self._unmasked_macs
+        return self._fixed_macs + self._masked_macs(self._guard.counts()), self._unmasked_macs
 
     def step_macs(self) -> int:
         """Return the MACs that the next training step costs, for inputs such as the example's.
@@ -239,6 +256,8 @@ class Sparsifier:
             IsoflopError: The storage is compressed.
         """
         self._storage.follow()
+        self._guard.watch()
+        self._guard.end_step(self._counts)
         by_name = {target.name: target for target in self._targets}
         self._memory = {name: by_name[name].placed(t) for name, t in self._memory.items()}
 
@@ -248,6 +267,7 @@ class Sparsifier:
             handle.remove()
         self._handles.clear()
         self._storage.remove()
+        self._guard.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs besides the states of model and optimizer."""
@@ -256,7 +276,8 @@ class Sparsifier:
             "config": self.method.config,
             "storage": self._storage.name,
             "budget": {target.name: target.nnz for target in self._targets},
-            "nnz": self.nnz,
+            "nnz": dict(zip(self._layout.names, self._counts, strict=True)),
+            **self._schedule(),
             "step": self.step,
             "generator": self._generator.get_state(),
             "history": copy.deepcopy(self.history),
@@ -270,19 +291,32 @@ class Sparsifier:
         """Continue from what `state_dict` returned; load model and optimizer as well.
 
         Raises:
-            IsoflopError: The state is that of another method or of other layers.
+            IsoflopError: The state is that of another run: another method, schedule, pattern or storage,
+                or other layers, numbers of weights or MACs. Nothing has been changed then.
         """
+        if not isinstance(state, Mapping):
+            raise IsoflopError(
+                f"The state must be what `sparsifier.state_dict()` returned, not {type(state).__name__}."
+            )
         own = self.state_dict()
-        if missing := [key for key in own if key not in state]:
+        missing = [key for key in own if key not in state]
+        if missing and set(missing) <= self._schedule().keys():
+            raise IsoflopError(
+                f"This state was saved by an earlier version, which did not note {', '.join(missing)}, "
+                "so it cannot be told whether this run has the same schedule. If it has, load "
+                "`{**sparsifier.state_dict(), **state}`; else start anew."
+            )
+        if missing:
             raise IsoflopError(
                 f"This is no state of a sparsifier: {', '.join(missing)} missing. Pass what "
                 "`sparsifier.state_dict()` returned."
             )
-        for key, noun in (("method", "method"), ("config", "options"), ("storage", "storage")):
+        for noun in _CHOICES:
+            key = "config" if noun == "options" else noun
             if state[key] != own[key]:
                 raise IsoflopError(
                     f"The saved run used the {noun} {state[key]!r}, this one {own[key]!r}. Call "
-                    "`sparsify` with the method and the storage of the saved run."
+                    "`sparsify` with those of the saved run."
                 )
         saved, budget = state["budget"], own["budget"]
         if saved != budget:
@@ -291,9 +325,12 @@ class Sparsifier:
             )
             raise IsoflopError(
                 "The saved run masked other layers, or kept another number of weights in "
-                f"{arguments.some_of(differing)}. Call `sparsify` with the plan or sparsity of the "
+                f"{some_of(differing)}. Call `sparsify` with the plan or sparsity of the "
                 "saved run."
             )
+        for key, problem in _RESULTS.items():
+            if state[key] != own[key]:
+                raise IsoflopError(f"The saved run had {problem} of the saved run.")
         self.step = state["step"]
         self._counts = [state["nnz"][name] for name in self._layout.names]
         # A checkpoint that was loaded onto an accelerator has moved the generator's state there.
@@ -309,6 +346,36 @@ class Sparsifier:
         self._summed_macs = state["summed_macs"]
         self._expect()
 
+    def _check_counts(self) -> None:
+        """Raise if the masks have other numbers of weights than the sparsifier has given them."""
+        differing = [
+            f"{n:,} weights of {name!r} in place of {expected:,}"
+            for name, n, expected in zip(
+                self._layout.names, self._guard.counts(), self._counts, strict=True
+            )
+            if n != expected
+        ]
+        if differing:
+            rest = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            raise IsoflopError(
+                f"The masks of the model now keep {', '.join(differing[:3])}{rest}: the state of a "
+                "model of another density was loaded. Load the state of its sparsifier too "
+                "(`sparsifier.load_state_dict`), or call `sparsify` with its sparsity or plan."
+            )
+
+    def _schedule(self) -> dict[str, Any]:
+        """Return, as plain data, what shapes the rest of the training besides method and masks."""
+        course = self._course
+        return {
+            "total_steps": self.total_steps,
+            "pattern": str(self._layout.pattern),
+            "prices": list(self._layout.prices),
+            "course": None
+            if course is None
+            else [course.initial, course.final_ideal, course.initial_cost, course.final_cost],
+            "macs": [self._fixed_macs, self._unmasked_macs, self._macs_per_weight],
+        }
+
     def _masked_macs(self, counts: Sequence[int]) -> int:
         return sum(int(n * macs) for n, macs in zip(counts, self._macs_per_weight, strict=True))
 
@@ -323,6 +390,8 @@ class Sparsifier:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._check_counts()
+        self._guard.begin_step(self.step)
         self._gradients = None
         # A fused optimizer unscales gradients by itself.
         scale = getattr(optimizer, "grad_scale", None)
@@ -366,6 +435,7 @@ class Sparsifier:
         overflow = getattr(optimizer, "found_inf", None)
         if overflow is not None and bool(overflow):
             self._storage.hide(None)
+            self._guard.end_step(self._counts)
             return
         if self._plan is not None:
             self._training_macs += self.step_macs()
@@ -377,7 +447,17 @@ class Sparsifier:
             self._remember(gradients)
         due = self.method.update_due(self.step, self.total_steps)
         self._storage.hide((lambda: self._update(gradients, finite)) if due else None)
+        self._guard.end_step(self._counts)
         self._expect()
+        if self.step > self.total_steps and self.method.changes_masks and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"Step {self.step} is past the total_steps={self.total_steps} that `sparsify` was given: "
+                f"the schedule of {self.method.name!r} is over and masks change no more. Pass the number "
+                "of steps of the whole training.",
+                NoEffectWarning,
+                stacklevel=2,
+            )
 
     def _remember(self, gradients: Gradients) -> None:
         for name in self._layout.names:

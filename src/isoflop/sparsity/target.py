@@ -1,10 +1,10 @@
 """One sparse weight, as methods and budgets see it, however it is stored."""
 
-import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,28 @@ class Target(ABC):
     def mask(self) -> Tensor:
         """The mask as it is now."""
 
+    @property
+    @abstractmethod
+    def place(self) -> tuple[nn.Module, str]:
+        """The module that owns the parameter which is trained, and its name there."""
+
+    @property
+    @abstractmethod
+    def trained(self) -> Tensor:
+        """The parameter that the optimizer trains."""
+
+    @abstractmethod
+    def mask_mark(self) -> object:
+        """Return what differs once the mask has been changed or replaced."""
+
+    @abstractmethod
+    def count(self) -> Tensor:
+        """Return how many weights are active, as the mask has it now."""
+
+    @abstractmethod
+    def stray(self) -> int:
+        """Return how many weights off the mask are not zero, on this device."""
+
     @abstractmethod
     def dense(self) -> tuple[Tensor, Tensor]:
         """Return weight and mask, zeros included, and all of them if several workers share them."""
@@ -44,8 +66,11 @@ class Target(ABC):
         """Return a copy of a tensor of the weight's shape that lies where the weight lies."""
 
     @abstractmethod
-    def outputs(self, positions: Tensor) -> Tensor:
-        """Return the output of the layer to which each flat position of the weight belongs."""
+    def by_output(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the weight's shape as a matrix, a row for each output of the layer.
+
+        Within a row, what comes first in the weight comes first.
+        """
 
     def active(self) -> tuple[Tensor, Tensor]:
         """Return the flat positions of the active weights, ascending, and the weights there."""
@@ -54,6 +79,7 @@ class Target(ABC):
         return positions, weight.flatten()[positions]
 
 
-def rows_of(positions: Tensor, shape: tuple[int, ...], *, flipped: bool) -> Tensor:
-    """Return the output of each flat position of a weight (out, …), or (in, out) if `flipped`."""
-    return positions % shape[1] if flipped else positions // math.prod(shape[1:])
+def some_of(names: Sequence[str]) -> str:
+    """Return the first few names, and how many there are besides."""
+    rest = len(names) - 5
+    return ", ".join(map(repr, names[:5])) + (f" and {rest} more" if rest > 0 else "")

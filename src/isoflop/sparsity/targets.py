@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.errors import IsoflopError, NoTransformableLayersError, PlanError
-from isoflop.flops import network_ends, trace
+from isoflop.flops import network_ends, trace_for_budget
 from isoflop.masks import get_mask
-from isoflop.plan import LayerPlan, Plan
+from isoflop.plan import UNTRANSFORMED, LayerPlan, Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
-from isoflop.sparsity.sharding import is_sharded, put, whole
-from isoflop.sparsity.target import Target, rows_of
+from isoflop.sparsity.sharding import is_sharded, local, put, stamp, whole
+from isoflop.sparsity.target import Target
 from isoflop.surgery import ExampleInputs, is_flipped, match_paths
 
 MASKABLE = (
@@ -47,7 +47,37 @@ class MaskedTarget(Target):
     @property
     def weight(self) -> nn.Parameter:
         """The weight as it is now."""
-        return self.module.get_parameter(self.parameter)
+        weight = self.module._parameters.get(self.parameter)
+        if weight is None:
+            raise IsoflopError(
+                f"{self.name!r} is no parameter any more: it is computed from others since weight norm, "
+                "spectral norm, pruning or another parametrisation was added after `sparsify`. Take that "
+                "away, or add it before `sparsify` and exclude the layer."
+            )
+        return weight
+
+    @property
+    def place(self) -> tuple[nn.Module, str]:
+        """The module that owns the weight, and its name there."""
+        return self.module, self.parameter
+
+    @property
+    def trained(self) -> nn.Parameter:
+        """The weight."""
+        return self.weight
+
+    def mask_mark(self) -> object:
+        """Return what differs once the mask has been changed or replaced."""
+        return stamp(self.mask)
+
+    def count(self) -> Tensor:
+        """Return how many weights are active, as the mask has it now."""
+        return whole(self.mask.sum())
+
+    def stray(self) -> int:
+        """Return how many weights off the mask are not zero, on this device."""
+        off = (local(self.weight.detach()) != 0).logical_and_(~local(self.mask))
+        return int(off.sum())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,13 +87,14 @@ class MaskedTarget(Target):
     @property
     def mask(self) -> Tensor:
         """The mask as it is now."""
+        weight = self.weight
         mask = get_mask(self.module, self.parameter)
         if mask is None:
             raise IsoflopError(
                 f"The mask of {self.name!r} is gone while a sparsifier still uses it. Call "
                 "`sparsifier.remove()` before taking masks away."
             )
-        if is_sharded(self.weight) != is_sharded(mask):
+        if is_sharded(weight) != is_sharded(mask):
             raise IsoflopError(
                 f"The weight {self.name!r} was sharded after its mask was made. Call `fully_shard` "
                 "first, then make the optimizer, then call `sparsify`."
@@ -87,15 +118,14 @@ class MaskedTarget(Target):
         put(copied, tensor)
         return copied
 
-    def outputs(self, positions: Tensor) -> Tensor:
-        """Return the output of the layer to which each flat position of the weight belongs."""
-        shape = self.shape
+    def by_output(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the weight's shape as a matrix, a row for each output of the layer."""
         if not isinstance(self.module, _TRANSPOSED):
-            return rows_of(positions, shape, flipped=is_flipped(self.module))
+            return (tensor.t() if is_flipped(self.module) else tensor).flatten(1)
         # (in, out / groups, …): the outputs of a group see the inputs of that group alone.
-        rows, outputs = shape[0] // self.module.groups, shape[1]
-        row = positions // math.prod(shape[1:])
-        return row // rows * outputs + positions // math.prod(shape[2:]) % outputs
+        rows, outputs = self.shape[0] // self.module.groups, self.shape[1]
+        grouped = tensor.reshape(-1, rows, outputs, math.prod(self.shape[2:])).transpose(1, 2)
+        return grouped.reshape(outputs * self.module.groups, -1)
 
 
 def from_plan(model: nn.Module, plan: Plan) -> list[MaskedTarget]:
@@ -156,9 +186,10 @@ def from_sparsity(
         if path not in excluded:
             raise IsoflopError(
                 f"The weight of {path!r} is computed from other parameters (weight norm, spectral "
-                "norm or another parametrisation), so zeros in it would not stay. Call "
-                "`torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')` first, or "
-                f"exclude {path!r}."
+                "norm, PyTorch's pruning or another parametrisation), so zeros in it would not stay. "
+                "Call `torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')`, or "
+                "`torch.nn.utils.prune.remove(module, 'weight')` after PyTorch's pruning, or exclude "
+                f"{path!r}."
             )
     ends: set[str] = set()
     if dense_ends and example_inputs is not None:
@@ -189,7 +220,7 @@ def plain_plan(
 
     The budget to which its gap refers is the same model without zeros.
     """
-    table = trace(model, example_inputs).table
+    table = trace_for_budget(model, example_inputs).table
     parameters = dict(model.named_parameters())
     # A tied weight is known to the trace by its first name.
     nnz = {id(target.weight): target for target in targets}
@@ -212,7 +243,7 @@ def plain_plan(
             )
         )
     return Plan(
-        transform="none",
+        transform=UNTRANSFORMED,
         config={},
         scope="model",
         dense_macs=table.dense_macs,

@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from isoflop.errors import RunDirectoryError
+from isoflop.files import written_aside
 
 PREFIX = "checkpoint-"
 STATE = "state.pt"
@@ -21,16 +21,23 @@ def save_checkpoint(directory: Path, epoch: int, state: dict[str, Any]) -> None:
         directory: The run directory.
         epoch: Epochs completed.
         state: Tensors and plain data only, so that loading never runs code.
+
+    Raises:
+        WriteError: The disk is full, or cannot be written; older checkpoints are left as they were.
     """
-    aside = Path(tempfile.mkdtemp(dir=directory, prefix=".tmp-"))
-    with open(aside / STATE, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
     target = directory / f"{PREFIX}{epoch:06d}"
-    if target.exists():
-        shutil.rmtree(target)
-    os.rename(aside, target)
+    with written_aside(target) as aside:
+        aside.mkdir()
+        with open(aside / STATE, "wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # what PyTorch makes of the error of a full disk
+                raise OSError(str(error)) from error
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(aside, target)
     for old in _checkpoints(directory):
         if old != target:
             shutil.rmtree(old)

@@ -7,8 +7,9 @@ from typing import Any
 
 import isoflop.methods  # noqa: F401  (registers the methods)
 from isoflop.errors import IsoflopError
+from isoflop.registry import did_you_mean, find_name
 from isoflop.sparsity.method import METHODS, Method
-from isoflop.training.recipes import Recipe
+from isoflop.training.recipes import METHOD_OPTIONS, Recipe
 from isoflop.transforms import TRANSFORMS, Transform
 
 
@@ -26,6 +27,7 @@ def build_transform(name: str, **options: Any) -> Transform:
         if key not in fields:
             raise IsoflopError(
                 f"The transform {name!r} takes no {key}; it takes {', '.join(fields)}."
+                f"{did_you_mean(key, fields)}"
             )
     for key, field in fields.items():
         no_default = field.default is dataclasses.MISSING
@@ -44,7 +46,7 @@ def build_method(name: str, recipe: Recipe, **options: Any) -> Method:
     """Return the training method called `name`, with the recipe's values where it takes them.
 
     The recipe's defaults are those of RigL in the paper. Another method keeps its own, unless the
-    recipe has been given other values.
+    recipe has other values or was given some (`Recipe.replace`).
 
     Args:
         name: Registered name of the method.
@@ -53,20 +55,43 @@ def build_method(name: str, recipe: Recipe, **options: Any) -> Method:
 
     Raises:
         UnknownNameError: No method has that name.
-        IsoflopError: It does not take an option.
+        IsoflopError: It does not take an option, or a value that the recipe was given.
     """
     kind: Any = METHODS.get(name)
     fields = method_options(name)
+    options = {find_name(key, fields) or key: value for key, value in options.items()}
     for key in options:
         if key not in fields:
-            takes = f"it takes {', '.join(fields)}" if fields else "it takes no options"
-            raise IsoflopError(f"The method {name!r} takes no {key}; {takes}.")
+            raise IsoflopError(
+                f"The method {name!r} takes no {key}; {_takes(fields)}.{did_you_mean(key, fields)}"
+            )
+    own = {field.name: field.default for field in dataclasses.fields(Recipe)}
     values = {}
-    for field in dataclasses.fields(Recipe):
-        value = getattr(recipe, field.name)
-        if field.name in ("alpha", "update_every", "end_fraction") and value != field.default:
-            values[field.name] = value
-    return kind(**{key: value for key, value in values.items() if key in fields} | options)
+    for key in METHOD_OPTIONS:
+        value = getattr(recipe, key)
+        if key in recipe.given and key not in fields:
+            raise IsoflopError(f"The method {name!r} takes no {key}; {_takes(fields)}.")
+        if key in fields and (key in recipe.given or value != own[key]):
+            values[key] = value
+    return kind(**values | options)
+
+
+def check_options(method: Method, recipe: Recipe) -> None:
+    """Raise if the recipe was given options of methods that `method` does not have."""
+    fields = [field.name for field in dataclasses.fields(method)]
+    for key in METHOD_OPTIONS:
+        value = getattr(recipe, key)
+        if key in recipe.given and key not in fields:
+            raise IsoflopError(f"The method {method.name!r} takes no {key}; {_takes(fields)}.")
+        if key in recipe.given and getattr(method, key) != value:
+            raise IsoflopError(
+                f"The recipe was given {key}={value!r}, the method {method.name!r} has "
+                f"{getattr(method, key)!r}. Give it once, to one of them."
+            )
+
+
+def _takes(fields: Sequence[str]) -> str:
+    return f"it takes {', '.join(fields)}" if fields else "it takes no options"
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
@@ -74,6 +99,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     options = {}
     for text in texts:
         key, equals, value = text.partition("=")
+        key = key.strip().replace("-", "_")
         if not equals or not key.isidentifier():
             raise IsoflopError(f"{text!r} is no option. Write name=value, such as ramp_end=0.3.")
         try:

@@ -6,6 +6,7 @@ from typing import Any
 
 from isoflop.errors import IsoflopError
 from isoflop.files import read_json, write_json
+from isoflop.registry import names_in
 from isoflop.training.distributed import build_accelerator
 from isoflop.training.harness import LEADERBOARD, Harness
 from isoflop.training.restore import restore
@@ -67,6 +68,7 @@ def evaluate(
             f"lm-eval measures language models; the run in {run.path} trained {recipe.model} for "
             f"{recipe.task}. Leave out --tasks to measure it on its test data."
         )
+    tasks = names_in(tasks, "tasks")
     harness = Harness(tasks, include_path)
     model = restored.model.to(accelerator.device)
     model_of_harness = harness.wrap(model, task.tokenizer(recipe, folder), recipe.input_shape[0])

@@ -44,7 +44,7 @@ from isoflop.training.rundir import RunDirectory
 from isoflop.training.setup import Job, Setup, build, count_weights
 from isoflop.training.sharding import gathered, spread_model_state, spread_optimizer_state
 from isoflop.training.tasks import TASKS, TaskData
-from isoflop.training.tracking import Display, Tracker
+from isoflop.training.tracking import Display, Tracker, messages
 from isoflop.transforms import Transform
 
 
@@ -92,7 +92,7 @@ def train(
     spectra: str | None = None,
     shard: bool = False,
     backbone: str | Path | None = None,
-    backbone_gap: float = TOLERANCE,
+    backbone_gap: float | None = None,
     resume: bool = False,
     quiet: bool = False,
     stop_after_epochs: int | None = None,
@@ -127,7 +127,8 @@ def train(
             instead of keeping a copy in each. Does not change the result but for rounding.
         backbone: Directory of a run that trained a classifier, whose layers but the last the recipe's
             model begins with. Their masks stay as they are; `method` is left at its default.
-        backbone_gap: Largest relative gap between the FLOPs of these layers and of the dense model's.
+        backbone_gap: Largest relative gap between the FLOPs of these layers and of the dense model's;
+            by default one part in a million.
         resume: Continue the run in `out`, if there is one. The result is the same, bit for bit,
             as that of a run that was never interrupted; on several processes, up to rounding.
         quiet: Show no progress.
@@ -148,15 +149,24 @@ def train(
             "A sharded model has masked storage, and its spectra are not measured during training: "
             "leave out --storage and --spectra, and use `isoflop spectra RUN` afterwards."
         )
+    if scope not in (None, recipe.scope) and transform is None:
+        raise IsoflopError(
+            "The scope says what meets the FLOP budget of a transform: leave it out (--scope), or give a "
+            "transform, such as --transform wide."
+        )
+    if backbone_gap is not None and backbone is None and not resume:
+        raise IsoflopError("--backbone-gap is for runs with a --backbone: leave it out.")
     accelerator = build_accelerator(recipe.mixed_precision, shard=shard)
     require("tensorboard", "train")
     run = RunDirectory(out)
     method = build_method(method, recipe) if isinstance(method, str) else method
-    found = find_backbone(backbone, run, resume=resume, tolerance=backbone_gap)
+    found = find_backbone(
+        backbone, run, resume=resume, tolerance=TOLERANCE if backbone_gap is None else backbone_gap
+    )
     if found is not None:
         method = found.method(method)
         if found.sparse and recipe.sparse_lr is not None:
-            recipe = recipe.replace(lr=recipe.sparse_lr)
+            recipe = dataclasses.replace(recipe, lr=recipe.sparse_lr)
     job = Job(
         recipe=recipe,
         transform=transform,
@@ -200,17 +210,18 @@ def train(
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
-    setup = build(
-        job,
-        steps * recipe.epochs,
-        accelerator.device,
-        calibration,
-        sharded=shard,
-        bf16=accelerator.mixed_precision == "bf16",
-    )
+    main = accelerator.is_main_process
+    with messages(quiet=quiet or not main):
+        setup = build(
+            job,
+            steps * recipe.epochs,
+            accelerator.device,
+            calibration,
+            sharded=shard,
+            bf16=accelerator.mixed_precision == "bf16",
+        )
     del calibration  # which ends the worker processes that read it
     last_epoch = min(recipe.epochs, stop_after_epochs or recipe.epochs)
-    main = accelerator.is_main_process
     claim = run.claim(job.config(), resume=resume) if main else contextlib.nullcontext()
     with claim, _reproducible():
         return _run(job, setup, dataset, run, accelerator, last_epoch, quiet=quiet)

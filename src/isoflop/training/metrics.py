@@ -1,5 +1,6 @@
 """The measures by which tasks are judged."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -19,13 +20,18 @@ class Metric:
     unit: str = ""
     higher_is_better: bool = True
 
-    def text(self, value: float) -> str:
+    def text(self, value: float | None) -> str:
         """Return name, value and unit, such as ``accuracy 93.10 %``."""
-        return f"{self.name} {value:.2f} {self.unit}".rstrip()
+        return f"{self.name} {number(value)} {self.unit}".rstrip()
 
     def better(self, one: float, other: float) -> float:
         """Return the better of two values."""
         return max(one, other) if self.higher_is_better else min(one, other)
+
+
+def number(value: float | None) -> str:
+    """Return a result as text; None stands for infinite ones and NaN in files."""
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:.2f}"
 
 
 ACCURACY = Metric(name="accuracy", label="Test accuracy (%)", unit="%")

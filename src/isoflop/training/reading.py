@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from isoflop.processor import usable_cores
 from isoflop.training.skipped import LIMIT, Skipped
 
 MOST_WORKERS = 16
@@ -140,7 +141,7 @@ def default_workers(device: torch.device) -> int:
     """
     if device.type == "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(max(cores, 1), MOST_WORKERS)
 
 

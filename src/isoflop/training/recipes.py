@@ -23,6 +23,25 @@ _CHOICES = {
 }
 
 
+_APPLIES = {
+    "momentum": ("optimizer", ("sgd",)),
+    "nesterov": ("optimizer", ("sgd",)),
+    "betas": ("optimizer", ("adamw",)),
+    "eps": ("optimizer", ("adamw",)),
+    "milestones": ("schedule", ("multistep",)),
+    "gamma": ("schedule", ("multistep",)),
+    "power": ("schedule", ("poly",)),
+    "final_lr": ("schedule", ("cosine", "poly")),
+    "schedule_by": ("schedule", ("cosine", "poly")),
+    "test_tokens": ("task", ("language",)),
+    "scale_range": ("task", ("segmentation",)),
+}
+"""Which choices some values belong to."""
+
+METHOD_OPTIONS = ("alpha", "update_every", "end_fraction")
+"""Values that are options of methods which change masks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides how a model is trained.
@@ -117,6 +136,8 @@ class Recipe:
     """Steps between two mask updates (paper, section 4; RigL)."""
     end_fraction: float = 0.75
     """Part of the training after which the masks stay fixed (paper, section 4; RigL)."""
+    given: tuple[str, ...] = ()
+    """Names of the values that `replace` was given in place of the recipe's own."""
 
     def __post_init__(self) -> None:
         """Reject values that no run could have."""
@@ -161,14 +182,28 @@ class Recipe:
     def replace(self, **changes: object) -> "Recipe":
         """Return the recipe with some values changed; those that are None stay.
 
-        Another number of epochs moves the milestones in proportion, unless they are given too.
+        What is changed is known as given, even if it has the value that it had: where it has no
+        effect, a run is refused. Another number of epochs moves the milestones in proportion, unless
+        they are given too.
         """
         changes = {name: value for name, value in changes.items() if value is not None}
+        changes["given"] = tuple(dict.fromkeys([*self.given, *changes]))
         epochs = changes.get("epochs")
         if isinstance(epochs, int) and "milestones" not in changes:
             scaled = (round(m * epochs / self.epochs) for m in self.milestones)
             changes["milestones"] = tuple(scaled)
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
+
+    def check_given(self) -> None:
+        """Raise if a value was given that has no effect beside the others."""
+        for name in self.given:
+            field, values = _APPLIES.get(name, (name, ()))
+            value = getattr(self, field)
+            if values and value not in values:
+                raise IsoflopError(
+                    f"{name} was given, but has no effect with the {field} {value!r}; it belongs to "
+                    f"{' and '.join(map(repr, values))}. Leave it out, or change {field} too."
+                )
 
     def steps_per_epoch(self, samples: int | None) -> int:
         """Return the optimizer steps of an epoch.

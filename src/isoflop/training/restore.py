@@ -10,7 +10,7 @@ from torch import nn
 from isoflop.errors import RunDirectoryError
 from isoflop.files import read_json
 from isoflop.kernels import compress, densify
-from isoflop.masks import SUFFIX, set_mask
+from isoflop.masks import mask_name, set_mask
 from isoflop.surgery import replace_modules
 from isoflop.training.checkpoint import PREFIX, STATE, load_checkpoint
 from isoflop.training.recipes import Recipe
@@ -119,7 +119,6 @@ def _put_masks(model: nn.Module, state: dict[str, Any]) -> None:
     for key in state:
         owner, _, name = key.rpartition(".")
         module = model.get_submodule(owner)
-        parameter = name.removesuffix(SUFFIX)
-        if name.endswith(SUFFIX) and parameter in module._parameters:
-            weight = module.get_parameter(parameter)
-            set_mask(module, parameter, torch.ones_like(weight, dtype=torch.bool))
+        for parameter, weight in list(module._parameters.items()):
+            if weight is not None and mask_name(module, parameter) == name:
+                set_mask(module, parameter, torch.ones_like(weight, dtype=torch.bool))

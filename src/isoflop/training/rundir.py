@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from isoflop.errors import RunDirectoryError
-from isoflop.files import read_json, write_json, write_lines
+from isoflop.errors import RunDirectoryError, WriteError
+from isoflop.files import ASIDE, make_folder, read_json, write_json, write_lines, writing
 
 LOCK = ".lock"
 
@@ -108,13 +108,18 @@ class RunDirectory:
 
         Raises:
             RunDirectoryError: As for `check`.
+            WriteError: The directory cannot be written; nothing is left of it if it is new.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         with self._locked(create=True):
             self._check_content(config, resume=resume)
             if not self.config_path.exists():
-                write_json(self.config_path, config)
-            for left in self.path.glob(".tmp-*"):  # of a process that was killed
+                try:
+                    write_json(self.config_path, config)
+                except WriteError:
+                    self._leave_nothing()
+                    raise
+            for left in self.path.glob(f"{ASIDE}*"):  # of a process that was killed
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield
 
@@ -146,7 +151,7 @@ class RunDirectory:
             others = sorted(
                 entry.name
                 for entry in self.path.iterdir()
-                if entry.name != LOCK and not entry.name.startswith(".tmp-")
+                if entry.name != LOCK and not entry.name.startswith(ASIDE)
             )
             if others:
                 raise RunDirectoryError(
@@ -171,13 +176,26 @@ class RunDirectory:
                 "the same options, or choose another directory."
             )
 
+    def _leave_nothing(self) -> None:
+        """Delete the directory of a run that could not begin, unless there is something in it."""
+        if self.config_path.exists():
+            return
+        with contextlib.suppress(OSError):
+            (self.path / LOCK).unlink(missing_ok=True)
+            self.path.rmdir()
+
     @contextlib.contextmanager
     def _locked(self, *, create: bool) -> Iterator[None]:
         path = self.path / LOCK
         if not create and not path.exists():
             yield
             return
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            with writing(path):
+                handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except WriteError:
+            self._leave_nothing()
+            raise
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,8 +5,6 @@ The same images are written twice, in the format of COCO and in that of Cityscap
 
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isoflop.errors import IsoflopError
+from isoflop.files import make_folder, written_aside
 from isoflop.models.extras import require
 from isoflop.training.data import ImageData
 
@@ -117,9 +116,8 @@ def write_scenes(
         raise IsoflopError(f"{out} is there already. Choose another folder.")
     if min(train, test, side) < 1:
         raise IsoflopError("Numbers of scenes and their side must be positive.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=".tmp-"))
-    try:
+    make_folder(out.parent)
+    with written_aside(out) as aside:
         splits: tuple[tuple[str, Tensor, Tensor, int], ...] = (
             ("train", fashion.train_images, fashion.train_labels, train),
             ("val", fashion.test_images, fashion.test_labels, test),
@@ -130,11 +128,7 @@ def write_scenes(
                 for number in range(count)
             )
             _write_split(aside, split, scenes)
-        aside.chmod(0o755)
         aside.rename(out)
-    except BaseException:
-        shutil.rmtree(aside)
-        raise
 
 
 def _write_split(folder: Path, split: str, scenes: Iterator[Scene]) -> None:

@@ -19,6 +19,7 @@ from isoflop.sparsity.patterns import parse_pattern
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches
 from isoflop.training.backbone import Backbone
+from isoflop.training.configs import check_options
 from isoflop.training.interval import Interval
 from isoflop.training.memory_format import use_fast_layout
 from isoflop.training.recipes import Recipe
@@ -49,6 +50,18 @@ class Job:
     def check(self) -> None:
         """Raise `IsoflopError` if the options contradict each other."""
         dense = not self.method.masks_weights
+        self.recipe.check_given()
+        check_options(self.method, self.recipe)
+        if dense and (self.pattern, self.allocation) != ("unstructured", "uniform"):
+            raise IsoflopError(
+                "Dense training has no masks, so a pattern or an allocation has no effect. Leave out "
+                "--pattern and --allocation, or choose a sparse method, such as --method rigl."
+            )
+        if self.backbone is not None and self.allocation != "uniform":
+            raise IsoflopError(
+                "The masks of a backbone stay as they are, so an allocation has no effect. Leave out "
+                "--allocation."
+            )
         if self.backbone is not None and (self.transform is not None or self.sparsity is not None):
             raise IsoflopError(
                 "A backbone is transformed and sparse already, or neither: leave out --transform and "
@@ -87,7 +100,7 @@ class Job:
         """Return all options as plain data, for `config.json`."""
         transform = self.transform
         return {
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": {k: v for k, v in dataclasses.asdict(self.recipe).items() if k != "given"},
             "transform": None if transform is None else TRANSFORMS.name_of(transform),
             "transform_config": None if transform is None else transform.to_dict(),
             "scope": self.scope,
@@ -175,7 +188,7 @@ def build(
         plan=plan,
         sparsity=job.sparsity,
         masks=masks or None,
-        allocation=job.allocation,
+        allocation=None if job.allocation == "uniform" else job.allocation,
         pattern=job.pattern,
         storage=job.storage,
         total_steps=steps,

@@ -1,14 +1,13 @@
 """Where the measurements of a run go: files of JSON lines, TensorBoard, and the terminal."""
 
 import contextlib
-import json
-import os
+import logging
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from isoflop.files import append_json
 from isoflop.models.extras import require
 from isoflop.training.mask_history import shares
 from isoflop.training.metrics import Metric
@@ -30,18 +29,18 @@ class Tracker:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Write the metrics of one epoch, safe from a kill once this returns."""
-        _append(self._run.metrics_path, metrics)
+        append_json(self._run.metrics_path, metrics)
         self._scalars("", metrics, metrics["step"])
 
     def log_masks(self, line: dict[str, Any]) -> None:
         """Write one change of the masks."""
-        _append(self._run.masks_path, line)
+        append_json(self._run.masks_path, line)
         self._scalars("masks/", shares(line["layers"]), line["step"])
         self._scalars("", {"training_flops": line["training_flops"]}, line["step"])
 
     def log_spectra(self, line: dict[str, Any]) -> None:
         """Write one measurement of the spectra."""
-        _append(self._run.spectra_path, line)
+        append_json(self._run.spectra_path, line)
         self._scalars("spectra/", line["network"], line["step"])
 
     def _scalars(self, prefix: str, values: Mapping[str, Any], step: int) -> None:
@@ -61,11 +60,19 @@ class Tracker:
         self._board.close()
 
 
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+@contextlib.contextmanager
+def messages(*, quiet: bool) -> Iterator[None]:
+    """Show on stderr, unless `quiet`, what the library tells of long work while the block runs."""
+    logger, handler = logging.getLogger("isoflop"), logging.StreamHandler()
+    level = logger.level
+    if not quiet:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class Display:

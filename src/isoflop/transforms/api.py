@@ -4,8 +4,11 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from isoflop.budget import meet_layer_budgets, meet_model_budget
 from isoflop.errors import (
@@ -14,11 +17,13 @@ from isoflop.errors import (
     IsoflopError,
     NoEffectWarning,
     NoTransformableLayersError,
+    TrainedModelWarning,
     WideningError,
 )
-from isoflop.flops import Trace, trace
+from isoflop.flops import Trace, trace, trace_for_budget
 from isoflop.masks import named_masks
 from isoflop.plan import LayerPlan, Plan
+from isoflop.registry import names_in
 from isoflop.surgery import ExampleInputs, match_paths
 from isoflop.transforms.base import (
     TRANSFORMS,
@@ -28,8 +33,9 @@ from isoflop.transforms.base import (
     Transform,
     replaceable_layers,
 )
-from isoflop.transforms.initialize import initialize
+from isoflop.transforms.initialize import fill_frozen, initialize
 from isoflop.transforms.layers import LayerShape
+from isoflop.transforms.trained import sign_of_training
 
 
 def transform(
@@ -38,13 +44,15 @@ def transform(
     *,
     example_inputs: ExampleInputs,
     scope: Literal["model", "layers"] = "model",
-    exclude: Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
     seed: int = 0,
 ) -> tuple[nn.Module, Plan]:
     """Replace a model's dense layers by larger, sparser ones of equal FLOPs.
 
     The weights of the result are drawn anew and are not masked yet: `isoflop.sparsify` does that,
-    guided by the plan.
+    guided by the plan. Frozen parameters (`requires_grad=False`) stay as they are, and their layers
+    dense. So transform a model before it is trained; a `TrainedModelWarning` tells where it shows that
+    it was.
 
     Args:
         model: Any dense module; it is not changed, and may be on the meta device.
@@ -54,7 +62,7 @@ def transform(
         scope: ``"model"``: the whole model costs what the dense one does, so the sparse layers pay
             for the parts that grow and stay dense (paper, appendix A.2). ``"layers"``: each layer
             costs what the layer that it replaces does.
-        exclude: Patterns of module paths to leave dense, besides those of `config`.
+        exclude: Patterns of module paths to leave dense, or one pattern, besides those of `config`.
         seed: Seed of the new weights.
 
     Returns:
@@ -63,17 +71,19 @@ def transform(
     Raises:
         IsoflopError: An option is invalid or an exclude pattern matches nothing.
         InputError: The model cannot be run on the example inputs.
-        WideningError: The model cannot be widened, or is masked or parametrised already.
+        WideningError: The model cannot be widened, is masked or parametrised already, or has a frozen
+            parameter of the size of a width whose content at another width is not known.
         NoTransformableLayersError: Nothing is left to transform.
         BudgetError: No sparsity meets the budget.
     """
-    _check_arguments(model, config, scope)
-    source = _source(model, config, example_inputs, tuple(exclude))
+    _check_arguments(model, config, scope, seed)
+    source = _source(model, config, example_inputs, names_in(exclude, "exclude"))
     if isinstance(config, LayerTransform) and all(
         LayerShape.of(layer).depthwise for layer in source.layers.values()
     ):
         raise _nothing_to_transform(source.model, config, source.trace)
     new, targets = config.build(source)
+    fill_frozen(new, source.model)
     plan = _plan(new, source, config, targets, scope)
     initialize(
         new,
@@ -84,6 +94,15 @@ def transform(
         active_fan=config.init == "active_fan",
         seed=seed,
     )
+    sign = sign_of_training(model)
+    if sign is not None:
+        warnings.warn(
+            f"{type(model).__name__} was trained: {sign}. A transform draws all weights anew, so that "
+            "what the model has learned is lost; only frozen parameters stay. Transform the model "
+            "before it is trained.",
+            TrainedModelWarning,
+            stacklevel=2,
+        )
     if plan.macs == plan.unmasked_macs and config.sparsity > 0:
         warnings.warn(
             f"{TRANSFORMS.name_of(config)} at sparsity {config.sparsity} changes no size of this "
@@ -94,7 +113,7 @@ def transform(
     return new, plan
 
 
-def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
+def _check_arguments(model: nn.Module, config: Transform, scope: str, seed: int) -> None:
     if not isinstance(model, nn.Module):
         raise IsoflopError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
     if not isinstance(config, Transform):
@@ -104,6 +123,8 @@ def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
         )
     if scope not in ("model", "layers"):
         raise IsoflopError(f"scope must be 'model' or 'layers', not {scope!r}.")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise IsoflopError(f"seed must be an integer, not {seed!r}.")
     for name, *_ in named_masks(model):
         raise WideningError(
             f"{name} is masked already: transform the dense model, before `isoflop.sparsify`."
@@ -124,11 +145,28 @@ def _check_arguments(model: nn.Module, config: Transform, scope: str) -> None:
                 f"{path or 'the model'} is parametrised; remove that first with "
                 "`torch.nn.utils.parametrize.remove_parametrizations`."
             )
+        for hook in module._forward_pre_hooks.values():
+            for kind, (state, remedy) in _RECOMPUTING.items():
+                if isinstance(hook, kind):
+                    name = getattr(hook, "_tensor_name", getattr(hook, "name", "weight"))
+                    raise WideningError(
+                        f"{path or 'the model'} is {state}: its {name!r} is computed from other tensors "
+                        f"before each forward pass. Remove that first with `{remedy}(module, {name!r})`."
+                    )
+
+
+_RECOMPUTING: dict[type, tuple[str, str]] = {
+    prune.BasePruningMethod: ("pruned", "torch.nn.utils.prune.remove"),
+    WeightNorm: ("weight-normalised", "torch.nn.utils.remove_weight_norm"),
+    SpectralNorm: ("spectrally normalised", "torch.nn.utils.remove_spectral_norm"),
+}
+"""Hooks that compute a weight before each forward pass: what the layer is, and what removes them."""
 
 
 def _is_quantised(module: nn.Module) -> bool:
     names = {"quantized", "torchao", "bitsandbytes"}
-    integers = any(not p.dtype.is_floating_point for p in module.parameters(recurse=False))
+    bytes_ = {torch.int8, torch.uint8}
+    integers = any(p.dtype in bytes_ for p in module.parameters(recurse=False))
     return integers or not names.isdisjoint(type(module).__module__.split("."))
 
 
@@ -144,6 +182,7 @@ def _source(
         if name not in ends
         and name.rpartition(".")[0] not in excluded
         and parameters[name].ndim >= 2
+        and parameters[name].requires_grad
     )
     source = Source(
         model=model,
@@ -162,7 +201,7 @@ def _prepared(
     model: nn.Module, config: Transform, example_inputs: ExampleInputs, exclude: tuple[str, ...]
 ) -> tuple[nn.Module, Trace, set[str]]:
     """Return the model that `config` works on, its trace, and the excluded paths in it."""
-    found = trace(model, example_inputs)
+    found = trace_for_budget(model, example_inputs)
     # Twice: patterns may name modules that preparing makes, and what they exclude is left alone.
     everything = config.prepared(model, found, ())
     paths = [path for path, _ in everything.named_modules() if path]
@@ -187,7 +226,19 @@ def _nothing_to_transform(
         f"{type(model).__name__} has no layer that {type(config).__name__} can transform: there must "
         "be a Linear or convolution besides the first layer, the last layer"
         f"{', depthwise convolutions' if isinstance(config, LayerTransform) else ''} and the "
-        f"excluded ones. `dense_ends=False` transforms the ends too.{_recomputed(found)}"
+        f"excluded ones. `dense_ends=False` transforms the ends too.{_frozen(model, found)}"
+        f"{_recomputed(found)}"
+    )
+
+
+def _frozen(model: nn.Module, found: Trace) -> str:
+    parameters = dict(model.named_parameters())
+    names = [n for n in found.table.prices(_numels(model)) if not parameters[n].requires_grad]
+    if not names:
+        return ""
+    return (
+        f" {len(names)} weights, such as {names[0]!r}, are frozen, and stay as they are: unfreeze with "
+        "`requires_grad_(True)` what is to be trained."
     )
 
 
@@ -240,8 +291,11 @@ def _plan(
                 macs_per_weight=price,
                 source_macs=dense_macs[original],
                 nominal_density=target.density,
+                nonlinearity=target.nonlinearity,
             )
         )
+    if not any(layer.kind == "sparse" for layer in layers):
+        raise _nothing_to_transform(source.model, config, after)
     plan = Plan(
         transform=TRANSFORMS.name_of(config),
         config=config.to_dict(),

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from isoflop.copies import copy_with_tensors
 from isoflop.flops import Trace
-from isoflop.surgery import copy_with_tensors, replace_modules
+from isoflop.surgery import replace_modules
 from isoflop.transforms.replacement import ReplacedLayer
 from isoflop.transforms.usage import owner_counts, weight_users
 
@@ -163,8 +164,8 @@ class SeparateAttention(nn.Module):
 def separate_attention(model: nn.Module, trace: Trace, keep: Collection[str]) -> nn.Module:
     """Return `model` with its multi-head attention taken apart, so that projections are layers.
 
-    A subclass of `nn.MultiheadAttention` may compute something else, and weights that are tied, or
-    that other modules use too, must stay where they are: such attention is left as it is.
+    A subclass of `nn.MultiheadAttention` may compute something else, and weights that are frozen or
+    tied, or that other modules use too, must stay where they are: such attention is left as it is.
 
     Args:
         model: The dense model; it is not changed, and the result shares its tensors.
@@ -180,6 +181,7 @@ def separate_attention(model: nn.Module, trace: Trace, keep: Collection[str]) ->
         for path, module in model.named_modules()
         if type(module) is nn.MultiheadAttention
         and path not in keep
+        and any(p.requires_grad for p in module.parameters())
         and type(module.out_proj) in _PROJECTIONS
         and (f"{path}.out_proj.weight" if path else "out_proj.weight") in users
         and all(

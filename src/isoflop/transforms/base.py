@@ -8,13 +8,16 @@ from typing import Any, Literal
 
 from torch import nn
 
+from isoflop.copies import copy_with_tensors
 from isoflop.errors import IsoflopError
 from isoflop.flops import Trace
-from isoflop.registry import Registry
-from isoflop.surgery import ExampleInputs, copy_with_tensors, replace_modules
+from isoflop.registry import Registry, names_in
+from isoflop.replaced import check_replaced
+from isoflop.surgery import ExampleInputs, replace_modules
 from isoflop.transforms.attention import forbid_fast_path, separate_attention
 from isoflop.transforms.layers import LayerShape, is_replaceable, unflipped
 from isoflop.transforms.nonlinearity import NONLINEARITIES
+from isoflop.transforms.positions import positions_per_sample
 from isoflop.transforms.replacement import ReplacedLayer
 from isoflop.transforms.usage import owner_counts, weight_users
 from isoflop.widths import check_unnamed, check_widened, solve_widths, widen
@@ -31,12 +34,14 @@ class Target:
         kind: ``"sparse"`` or ``"dense"``.
         density: Nominal density of a sparse weight.
         gain: Gain of its initialisation.
+        nonlinearity: Name of σ, where it is another than elsewhere in the model.
     """
 
     source: str
     kind: Literal["sparse", "dense"]
     density: float = 1.0
     gain: float = math.sqrt(2.0)
+    nonlinearity: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Transform:
     Attributes:
         sparsity: Fraction of zeros in [0, 1), the one hyperparameter of the paper; it sets the
             sizes.
-        exclude: Patterns (`fnmatch`) of module paths to leave dense.
+        exclude: Patterns (`fnmatch`) of module paths to leave dense, or one pattern.
         dense_ends: Keep the first and the last layer dense, as the paper does (appendix A.2).
         init: ``"active_fan"`` draws weights with the variance that fits the connections that are
             left; ``"dense_fan"`` with that which fits a dense layer of the same size, as the paper
@@ -88,11 +93,7 @@ class Transform:
             )
         if self.init not in ("active_fan", "dense_fan"):
             raise IsoflopError(f"init must be 'active_fan' or 'dense_fan', not {self.init!r}.")
-        if isinstance(self.exclude, str):
-            raise IsoflopError(
-                f"exclude must be a sequence of patterns, such as ({self.exclude!r},)."
-            )
-        object.__setattr__(self, "exclude", tuple(self.exclude))
+        object.__setattr__(self, "exclude", names_in(self.exclude, "exclude"))
 
     def prepared(self, model: nn.Module, trace: Trace, keep: Collection[str]) -> nn.Module:
         """Return an equivalent of the dense model, of the same FLOPs, that suits this transform.
@@ -123,7 +124,9 @@ class LayerTransform(Transform):
     are layers whose weight is tied to another module's, or used outside its own layer.
 
     Attributes:
-        nonlinearity: Name of σ in `isoflop.transforms.NONLINEARITIES`.
+        nonlinearity: Name of σ in `isoflop.transforms.NONLINEARITIES`. ``"auto"`` is ReLU alone where
+            a convolution has one position per sample, as in squeeze-and-excitation: BatchNorm would
+            fail on a single sample there, and divide by the noise of a few. The plan names these.
     """
 
     nonlinearity: str = field(default="auto", kw_only=True)
@@ -158,20 +161,28 @@ class LayerTransform(Transform):
         model = self.resized(source)
         modules = dict(model.named_modules())
         new: dict[nn.Module, nn.Module] = {}
+        replaced: dict[str, tuple[nn.Module, nn.Module]] = {}
         targets: dict[str, Target] = {}
+        positions = {}
+        if self.nonlinearity == "auto":
+            positions = positions_per_sample(source.model, source.example_inputs, source.layers)
         for path, dense in source.layers.items():
             shape = LayerShape.of(dense)
             if shape.depthwise:
                 continue
             layer = modules[path]
-            new[layer] = replacement = self.replacement(unflipped(layer), shape)
+            other = "relu" if positions.get(path) == 1 else None
+            config = self if other is None else dataclasses.replace(self, nonlinearity=other)
+            new[layer] = replacement = config.replacement(unflipped(layer), shape)
             replacement.keep_attributes(layer)
+            replaced[path] = (layer, replacement)
             targets |= {
-                f"{path}.{name}" if path else name: target
+                f"{path}.{name}" if path else name: dataclasses.replace(target, nonlinearity=other)
                 for name, target in self.targets(path, dense, shape).items()
             }
         model = replace_modules(model, new)
         forbid_fast_path(model)
+        check_replaced(model, source.example_inputs, replaced)
         return model, targets
 
 

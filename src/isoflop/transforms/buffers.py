@@ -15,8 +15,9 @@ def resized(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
 
     A constant stays one. Frequencies, such as those of rotary position embeddings, run over the
     same range in more steps: between those that there are, they are interpolated geometrically. A
-    table of sines and cosines of positions is made anew from its frequencies. What is the same for
-    every channel, such as the filter of a blur, is so for more channels.
+    table of sines and cosines of positions is made anew from its frequencies, also one whose halves
+    are of the rows and of the columns of a grid. What is the same for every channel, such as the
+    filter of a blur, is so for more channels. Dimensions of size 1 may be anywhere.
 
     Args:
         old: The content in the dense model.
@@ -33,12 +34,13 @@ def resized(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     repeated = _repeated(old, shape)
     if repeated is not None:
         return repeated
-    values = old.detach().double().cpu().numpy()
+    sizes = [pair for pair in zip(old.shape, shape, strict=True) if pair != (1, 1)]
+    values = old.detach().double().cpu().numpy().reshape([before for before, _ in sizes])
     new = None
-    if old.ndim == 1:
-        new = _more_frequencies(values, shape[0])
-    elif old.ndim == 2 and old.shape[0] == shape[0]:
-        new = _wider_sinusoids(values, shape[1])
+    if len(sizes) == 1:
+        new = _more_frequencies(values, sizes[0][1])
+    elif len(sizes) == 2 and sizes[0][0] == sizes[0][1]:
+        new = _wider_sinusoids(values, sizes[1][1])
     return None if new is None else torch.from_numpy(new).to(old.dtype).reshape(shape)
 
 
@@ -83,8 +85,27 @@ def _more_frequencies(old: np.ndarray, size: int) -> np.ndarray | None:
 
 def _wider_sinusoids(old: np.ndarray, size: int) -> np.ndarray | None:
     """Recognise a table of sines and cosines, (positions, width), and make it wider."""
+    if old.shape[1] % 2 or size % 2:
+        return None
+    wider = _wider_positions(old, size)
+    if wider is None and old.shape[1] % 4 == 0 and size % 4 == 0:
+        halves = [_wider_grid(half, size // 2) for half in np.split(old, 2, axis=1)]
+        if halves[0] is not None and halves[1] is not None:
+            return np.concatenate([halves[0], halves[1]], axis=1)
+    return wider
+
+
+def _wider_grid(old: np.ndarray, size: int) -> np.ndarray | None:
+    """Make wider a table that repeats the sinusoids of each position of one side of a grid."""
+    _, first, which = np.unique(old, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # by where they are first
+    wider = _wider_positions(old[first[order]], size)
+    return None if wider is None else wider[np.argsort(order)[which.reshape(-1)]]
+
+
+def _wider_positions(old: np.ndarray, size: int) -> np.ndarray | None:
     rows = np.flatnonzero(np.abs(old).sum(axis=1))  # those of padding are zero
-    if old.shape[1] % 2 or size % 2 or len(rows) < 3:
+    if len(rows) < 3:
         return None
     for layout in _LAYOUTS:
         sines, cosines = layout(old)

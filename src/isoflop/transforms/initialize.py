@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from isoflop.copies import contained_tensors, owned_tensors
 from isoflop.errors import WideningError
 from isoflop.plan import LayerPlan
 from isoflop.rules import rule_of
-from isoflop.surgery import owned_tensors, weight_sides
+from isoflop.surgery import weight_sides
 from isoflop.transforms.buffers import constant, resized
 
 _KAIMING = math.sqrt(2.0)
@@ -40,6 +41,10 @@ def initialize(
     the dense model, such as a scale that starts at zero, keeps its constant. The global random state
     is left alone.
 
+    What no optimizer trains is not drawn: frozen parameters, buffers and plain tensors keep their
+    content, and get it at another width where it tells what it is there, see `resized`. Statistics of
+    a frozen normalisation stay too.
+
     Args:
         model: The model, on any device; on the meta device nothing happens.
         dense: The dense model, read for constants, spreads and fans.
@@ -47,11 +52,13 @@ def initialize(
         gains: Gains of weights by name, where not `sqrt(2)`, if the dense model has no others.
         active_fan: Whether zeros count.
         seed: Seed of the draw.
+
+    Raises:
+        WideningError: The content of a frozen parameter, a buffer or a plain tensor at another width
+            is not known.
     """
-    old = {
-        (f"{path}.{name}" if path else name): tensor
-        for _, path, name, tensor in owned_tensors(dense)
-    }
+    old = _tensors(dense)
+    frozen = _frozen_modules(dense)
     gains = _gains(dense, layers, gains)
     # Tensors that several modules share are drawn once, and as weights if they are planned.
     drawn = {model.get_parameter(name) for name in layers}
@@ -60,6 +67,34 @@ def initialize(
         torch.manual_seed(seed)
         for path, module in model.named_modules():
             _initialize_module(module, path, old, layers, gains, active_fan, drawn)
+            _fill_buffers(module, path, old, keep_statistics=_lies_in(path, frozen))
+        # Again, since a module may reset the parameters of its children too.
+        fill_frozen(model, dense)
+        for module in model.modules():
+            _rebuild(module)
+        _fill_plain(model, old)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        (f"{path}.{name}" if path else name): tensor
+        for _, path, name, tensor in (*owned_tensors(model), *contained_tensors(model))
+    }
+
+
+def _frozen_modules(model: nn.Module) -> set[str]:
+    """Return the paths of the modules that have parameters, all of which are frozen."""
+    frozen = set()
+    for path, module in model.named_modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            frozen.add(path)
+    return frozen
+
+
+def _lies_in(path: str, modules: set[str]) -> bool:
+    parts = path.split(".")
+    return any(".".join(parts[:end]) in modules for end in range(1, len(parts) + 1))
 
 
 def _gains(
@@ -90,6 +125,88 @@ def _clear_caches(model: nn.Module) -> None:
         module.training = training
 
 
+@torch.no_grad()
+def fill_frozen(model: nn.Module, dense: nn.Module) -> None:
+    """Give the frozen parameters of `model` the content that they have in the dense model.
+
+    Raises:
+        WideningError: A frozen parameter has another size, and its content there is not known.
+    """
+    old = _tensors(dense)
+    for module, path, name, tensor in owned_tensors(model):
+        parameter = module._parameters.get(name)
+        if parameter is not None and parameter is tensor and not parameter.requires_grad:
+            _keep(module, f"{path}.{name}" if path else name, "frozen parameter", tensor, old)
+
+
+def _fill_buffers(
+    module: nn.Module, path: str, old: Mapping[str, Tensor], *, keep_statistics: bool
+) -> None:
+    prefix = f"{path}." if path else ""
+    for name, buffer in module._buffers.items():
+        if buffer is None or buffer.is_meta:
+            continue
+        before = old.get(prefix + name)
+        same = before is not None and before.shape == buffer.shape
+        if isinstance(module, _NORMS) and name in _STATISTICS:
+            if not (keep_statistics and same):
+                buffer.fill_(_STATISTICS[name])
+        elif not same:
+            _keep(module, prefix + name, "buffer", buffer, old)
+
+
+def _fill_plain(model: nn.Module, old: Mapping[str, Tensor]) -> None:
+    """Fill tensors that are neither parameters nor buffers, such as those of lists."""
+    registered = {id(t) for t in (*model.parameters(), *model.buffers())}
+    for module, path, name, tensor in (*owned_tensors(model), *contained_tensors(model)):
+        key = f"{path}.{name}" if path else name
+        if id(tensor) not in registered and key in old and old[key].shape != tensor.shape:
+            _keep(module, key, "plain tensor", tensor, old)
+
+
+def _keep(
+    module: nn.Module, name: str, noun: str, tensor: Tensor, old: Mapping[str, Tensor]
+) -> None:
+    """Give a tensor that nothing trains the content that it had, at its size.
+
+    Raises:
+        WideningError: That content is not known.
+    """
+    before = old.get(name)
+    if tensor.is_meta or before is None:
+        return
+    same = before.shape == tensor.shape
+    content = before if same else resized(before, tuple(tensor.shape))
+    if content is not None:
+        tensor.copy_(content)
+    elif rule_of(module).rebuild is None:
+        kind = type(module).__name__
+        odd = any(
+            after % 4
+            for before, after in zip(before.shape, tensor.shape, strict=True)
+            if before != after
+        )
+        multiple = " Sinusoids need an even width, which `multiple_of=4` gives." if odd else ""
+        trained = (
+            "Unfreeze it (`requires_grad_(True)`) if it may be drawn anew and trained; s"
+            if noun.startswith("frozen")
+            else "S"
+        )
+        raise WideningError(
+            f"The {noun} {name!r} has the size of a width, and its content at another width "
+            f"is not known: {tuple(before.shape)} became {tuple(tensor.shape)}, and it is no constant, "
+            f"no frequencies and no sinusoids.{multiple} {trained}ay how to fill it with "
+            f"`isoflop.register_widening_rule({kind}, rebuild=...)`, or that its size must stay with "
+            "`constants=(...)`; or use a transform that keeps widths, such as SparseParallel."
+        )
+
+
+def _rebuild(module: nn.Module) -> None:
+    rebuild = rule_of(module).rebuild
+    if rebuild is not None and not any(t.is_meta for t in module.state_dict().values()):
+        rebuild(module)
+
+
 def _initialize_module(
     module: nn.Module,
     path: str,
@@ -99,15 +216,17 @@ def _initialize_module(
     active_fan: bool,
     drawn: set[nn.Parameter],
 ) -> None:
+    """Draw the parameters that are trained."""
     prefix = f"{path}." if path else ""
     everything = {name: p for name, p in module._parameters.items() if p is not None}
-    planned = {name: layers[prefix + name] for name in everything if prefix + name in layers}
-    own = {name: p for name, p in everything.items() if name in planned or p not in drawn}
+    trained = {name: p for name, p in everything.items() if p.requires_grad}
+    planned = {name: layers[prefix + name] for name in trained if prefix + name in layers}
+    own = {name: p for name, p in trained.items() if name in planned or p not in drawn}
     drawn.update(own.values())
     # A single number is that of the dense model, or has followed a width.
     numbers = {name: p.item() for name, p in own.items() if p.numel() == 1 and not p.is_meta}
     # One that shares a part of its parameters would draw that again.
-    reset = getattr(module, "reset_parameters", None) if len(own) == len(everything) else None
+    reset = getattr(module, "reset_parameters", None) if len(own) == len(trained) else None
     unset: set[str] = set()
     if own and not planned and callable(reset) and not any(p.is_meta for p in own.values()):
         for parameter in own.values():
@@ -137,26 +256,6 @@ def _initialize_module(
             parameter *= before.float().std() / parameter.float().std()
         elif not callable(reset) or name in unset:
             _like(parameter, before)
-    rebuild = rule_of(module).rebuild
-    for name, buffer in module._buffers.items():
-        if buffer is None or buffer.is_meta:
-            continue
-        if isinstance(module, _NORMS) and name in _STATISTICS:
-            buffer.fill_(_STATISTICS[name])
-        elif prefix + name in old and old[prefix + name].shape != buffer.shape:
-            content = resized(old[prefix + name], tuple(buffer.shape))
-            if content is not None:
-                buffer.copy_(content)
-            elif rebuild is None:
-                raise WideningError(
-                    f"The buffer {prefix + name!r} has the size of a width, and its content at "
-                    "another width is not known: it is no constant, no frequencies and no sinusoids. "
-                    "Say how to fill it with `isoflop.register_widening_rule("
-                    f"{type(module).__name__}, rebuild=...)`, or use a transform that keeps widths, "
-                    "such as SparseParallel."
-                )
-    if rebuild is not None and not any(t.is_meta for t in module.state_dict().values()):
-        rebuild(module)
 
 
 def _fan(module: nn.Module, weight: Tensor) -> int:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import skip_init
 
-from isoflop.surgery import copy_with_tensors, is_flipped
+from isoflop.copies import copy_with_tensors
+from isoflop.surgery import is_flipped
+from isoflop.transforms.replacement import HOOKS
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -72,7 +74,10 @@ def unflipped(layer: nn.Module) -> nn.Module:
     if not is_flipped(layer):
         return layer
     weight = layer.get_parameter("weight")
-    return skip_init(nn.Linear, *weight.shape, device=weight.device, dtype=weight.dtype)
+    new = skip_init(nn.Linear, *weight.shape, device=weight.device, dtype=weight.dtype)
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(layer.get_parameter(name).requires_grad)
+    return new
 
 
 def like(layer: nn.Module, first: int | None = None) -> nn.Module:
@@ -95,6 +100,8 @@ def like(layer: nn.Module, first: int | None = None) -> nn.Module:
 
     source = copy.copy(layer)
     source._parameters = {**layer._parameters, "bias": None}
+    # Those of the layer are around the whole of what takes its place.
+    source.__dict__ |= {name: vars(nn.Module())[name] for name in HOOKS}
     new = copy_with_tensors(source, make)
     if first is not None:
         ends = ("in", "out") if transposed else ("out", "in")

@@ -36,7 +36,8 @@ class LowRank(LayerTransform):
         super().__post_init__()
         if self.width is None:
             return
-        if not (math.isfinite(self.width) and self.width >= 1.0):
+        number = isinstance(self.width, (int, float)) and not isinstance(self.width, bool)
+        if not (number and math.isfinite(self.width) and self.width >= 1.0):
             raise IsoflopError(f"width must be a finite factor of at least 1, not {self.width!r}.")
         if self.sparsity:
             raise IsoflopError("Give LowRank a width or a sparsity to derive it from, not both.")

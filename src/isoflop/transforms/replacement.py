@@ -4,6 +4,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+"""Where a module keeps the hooks around its passes."""
+
 
 class ReplacedLayer(nn.Module):
     """Base of the modules that take the place of a Linear or convolution.
@@ -47,7 +59,9 @@ class ReplacedLayer(nn.Module):
         return x if self.bias is None else x + self.bias.reshape(-1, *[1] * self._trailing)
 
     def keep_attributes(self, layer: nn.Module) -> None:
-        """Take over the plain attributes (numbers, strings, tuples) and the mode of `layer`."""
+        """Take over hooks, plain attributes (numbers, strings, tuples) and the mode of `layer`."""
+        for name in HOOKS:
+            self.__dict__[name] = layer.__dict__[name]
         for name, value in layer.__dict__.items():
             plain = isinstance(value, (int, float, str, tuple))
             if plain and not name.startswith("_") and not hasattr(self, name):

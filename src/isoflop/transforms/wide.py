@@ -38,9 +38,10 @@ class SparseWide(Transform):
         modules = dict(source.model.named_modules())
         targets = {}
         for name in source.weights:
-            path = name.rpartition(".")[0]
+            path, _, attribute = name.rpartition(".")
             layer = modules[path]
-            depthwise = is_replaceable(layer) and LayerShape.of(layer).depthwise
+            plain = attribute == "weight" and is_replaceable(layer)
+            depthwise = plain and LayerShape.of(layer).depthwise
             density = math.sqrt(1.0 - self.sparsity) if depthwise else 1.0 - self.sparsity
             targets[name] = Target(path, "sparse", density)
         return model, targets

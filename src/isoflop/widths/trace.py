@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
+from isoflop.copies import copy_with_tensors
 from isoflop.errors import InputError, WideningError
 from isoflop.fakes import (
     RunningModules,
@@ -23,13 +23,13 @@ from isoflop.fakes import (
     fake_like,
     fake_mode,
     follow_rules,
-    plain_output,
+    output_tensors,
     run_on_fakes,
     unfused,
 )
 from isoflop.flops import trace as plain_trace
 from isoflop.rules import WideningRule, rule_of
-from isoflop.surgery import ExampleInputs, configs, copy_with_tensors, normalize_inputs
+from isoflop.surgery import ExampleInputs, configs, normalize_inputs
 from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import Space, expression_of
 from isoflop.widths.scales import Scale, Source, follow, hold, may_be_a_scale, number_in
@@ -104,12 +104,12 @@ class SymbolicTrace:
     def _run(self, example_inputs: ExampleInputs) -> None:
         args, kwargs = normalize_inputs(self.model, example_inputs)
         with contextlib.ExitStack() as stack:
-            for context in (torch.no_grad(), unfused(), _more_like_integers()):
+            for context in (unfused(), _more_like_integers()):
                 stack.enter_context(context)
             # Symbolic shapes hardly ever repeat, so looking them up costs more than it saves.
             mode = stack.enter_context(fake_mode(cache=False))
             stack.enter_context(_Functions(self))
-            fake = copy_with_tensors(self.model, self._make)
+            fake = copy_with_tensors(self.model, self._make, share_others=True)
             fake.train().eval()  # see `isoflop.flops.trace`
             follow_rules(fake)
             given = {id(config) for config in configs(self.model).values()}
@@ -133,12 +133,11 @@ class SymbolicTrace:
 
     def _pin(self, output: Any) -> None:
         """Keep the sizes of what the model returns."""
-        for tensor in tree_leaves(plain_output(output)):
-            if isinstance(tensor, Tensor):
-                for size in tensor.shape:
-                    expression = expression_of(size)
-                    pinned = Expression.constant(expression.value)
-                    self.space.equations.equate(expression, pinned, "the model's output")
+        for tensor in output_tensors(self.model, output):
+            for size in tensor.shape:
+                expression = expression_of(size)
+                pinned = Expression.constant(expression.value)
+                self.space.equations.equate(expression, pinned, "the model's output")
 
     def _idle(self) -> list[Expression]:
         """Return the sizes of parameters no size of which is part of an equation."""

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from isoflop.fakes import plain_output
 from isoflop.models import build_model, default_example_shape
 from isoflop.models.extras import require
+from isoflop.nests import tensors_in
 from isoflop.zoo.sizes import TARGET_TOKENS, TOKENS
 from isoflop.zoo.tiny import tiny_model
 
@@ -61,7 +61,7 @@ def inputs_for(spec: str, model: nn.Module, *, batch: int = 1) -> Any:
 def forward(model: nn.Module, inputs: Any) -> list[Tensor]:
     """Return the tensors that a forward pass returns."""
     output = model(**inputs) if isinstance(inputs, dict) else model(inputs)
-    return [t for t in tree_leaves(plain_output(output)) if isinstance(t, Tensor)]
+    return tensors_in(plain_output(output))
 
 
 def _tokens(batch: int, length: int) -> Tensor:

@@ -15,6 +15,10 @@ from isoflop.sparsity.patterns import NM, Block, Transposable, Unstructured, par
         ("1:8-T", Transposable(n=1, m=8)),
         ("16x16", Block(rows=16, columns=16)),
         ("4x1", Block(rows=4, columns=1)),
+        ("4X1", Block(rows=4, columns=1)),
+        ("1:8-t", Transposable(n=1, m=8)),
+        ("Unstructured", Unstructured()),
+        ("NM", NM(n=2, m=4)),
     ],
 )
 def test_forms_and_names(text, pattern):

@@ -7,7 +7,7 @@ from isoflop.errors import FigureError
 from isoflop.report.figure import Figure, Panel, Points
 from isoflop.report.figures.registry import FIGURES
 from isoflop.report.runs import Group
-from isoflop.report.table import rows_of
+from isoflop.report.table import drawable, left_out, rows_of
 
 SAME_FLOPS = 0.05
 SPACING = 14.0  # points
@@ -16,9 +16,12 @@ SPACING = 14.0  # points
 @FIGURES.register("accuracy-flops")
 def accuracy_against_flops(groups: Sequence[Group]) -> list[Figure]:
     """Accuracy against training FLOPs, a panel per task; error bars are the standard deviation."""
-    rows = rows_of(groups)
-    if not rows:
+    everything = rows_of(groups)
+    if not everything:
         raise FigureError("No run is complete.")
+    rows = [row for row in everything if drawable(row) and row["training_flops"] > 0]
+    if not rows:
+        raise FigureError("No complete run has a finite result.")
     tasks = dict.fromkeys(row["recipe"] for row in rows)
     counts = sorted({row["runs"] for row in rows})
     seeds = "–".join(str(count) for count in (counts[0], counts[-1])[: len(counts)])
@@ -28,7 +31,7 @@ def accuracy_against_flops(groups: Sequence[Group]) -> list[Figure]:
             name="accuracy-flops",
             title="Accuracy against training FLOPs",
             caption=f"{spread}. Logarithmic scale; in print, points of about equal FLOPs stand side "
-            "by side.",
+            f"by side.{left_out(everything, rows)}",
             panels=[_panel(task, [row for row in rows if row["recipe"] == task]) for task in tasks],
         )
     ]
@@ -39,7 +42,7 @@ def _panel(task: str, rows: Sequence[dict[str, Any]]) -> Panel:
     low = min(row["mean"] - (row["std"] or 0) for row in rows)
     high = max(row["mean"] + (row["std"] or 0) for row in rows)
     # At least a hundredth high, or the axis would make much of differences that are noise.
-    margin = max(0.1 * (high - low), (abs(high) / 100 - (high - low)) / 2)
+    margin = max(0.1 * (high - low), (abs(high) / 100 - (high - low)) / 2) or 1.0
     return Panel(
         title=task,
         x_label="Training FLOPs",

@@ -7,7 +7,7 @@ from isoflop.errors import FigureError
 from isoflop.report.figure import Figure, Line, Panel, Points
 from isoflop.report.figures.registry import FIGURES
 from isoflop.report.runs import METHOD_NAMES, Group
-from isoflop.report.table import rows_of
+from isoflop.report.table import drawable, left_out, rows_of
 
 Row = dict[str, Any]
 
@@ -15,13 +15,18 @@ Row = dict[str, Any]
 @FIGURES.register("accuracy-sparsity")
 def accuracy_against_sparsity(groups: Sequence[Group]) -> list[Figure]:
     """Accuracy against sparsity: families, structured against unstructured, sparse against dense."""
-    rows = [row for row in rows_of(groups) if row["sparsity"]]
-    if not rows:
+    everything = rows_of(groups)
+    sparse = [row for row in everything if row["sparsity"]]
+    if not sparse:
         raise FigureError("No complete run is sparse.")
+    drawn = [row for row in everything if drawable(row)]
+    rows = [row for row in sparse if row in drawn]
+    if not rows:
+        raise FigureError("No complete sparse run has a finite result.")
     panels = []
     for task in dict.fromkeys(row["recipe"] for row in rows):
         own = [row for row in rows if row["recipe"] == task]
-        dense = [row for row in rows_of(groups) if _is_dense(row) and row["recipe"] == task]
+        dense = [row for row in drawn if _is_dense(row) and row["recipe"] == task]
         for title, chosen in _comparisons(own).items():
             if chosen:
                 panels.append(_panel(f"{task}: {title}", chosen, dense))
@@ -30,7 +35,8 @@ def accuracy_against_sparsity(groups: Sequence[Group]) -> list[Figure]:
             name="accuracy-sparsity",
             title="Accuracy against sparsity",
             caption="Means over seeds; error bars are the standard deviation. Every sparse model "
-            "costs the FLOPs of the dense one at 0, except those without a transform.",
+            "costs the FLOPs of the dense one at 0, except those without a transform."
+            f"{left_out(everything, drawn)}",
             panels=panels,
             columns=2,
         )

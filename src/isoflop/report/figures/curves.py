@@ -24,7 +24,7 @@ def training_curves(groups: Sequence[Group]) -> list[Figure]:
     """Loss, test results, density and FLOPs by epoch, with confidence bands over seeds."""
     panels = panels_by_task(groups, _curves, "Epoch", _series)
     if not panels:
-        raise FigureError("No run has finished an epoch.")
+        raise FigureError("No run has finished an epoch with finite results.")
     caption = f"Means over seeds. {BAND}"
     return [Figure(name="curves", title="Training", caption=caption, panels=panels, columns=2)]
 

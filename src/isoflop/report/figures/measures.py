@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from isoflop.errors import FigureError
-from isoflop.report.figure import Figure, Panel, Points
+from isoflop.report.figure import Figure, Panel, Points, is_finite
 from isoflop.report.figures.registry import FIGURES
 from isoflop.report.figures.seeds import BAND, Series, seed_line
 from isoflop.report.runs import Group, Run
@@ -27,7 +27,7 @@ def measures_against_accuracy(groups: Sequence[Group]) -> list[Figure]:
     for group in groups:
         points = [point for run in group.runs for point in epochs_with_spectra(run)]
         for name in _DRAWN:
-            known = [point for point in points if point.measures[name] is not None]
+            known = [p for p in points if is_finite(p.measures[name], p.score)]
             if known:
                 mark = Points(
                     label="",
@@ -81,8 +81,4 @@ def measures_over_training(groups: Sequence[Group]) -> list[Figure]:
 
 
 def _series(name: str) -> Callable[[Run], Series]:
-    return lambda run: [
-        (line["step"], line["network"][name])
-        for line in run.spectra
-        if line["network"].get(name) is not None
-    ]
+    return lambda run: [(line["step"], line["network"].get(name)) for line in run.spectra]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from isoflop.errors import FigureError
-from isoflop.report.figure import COLORS, Figure, Line, Panel, Points
+from isoflop.report.figure import COLORS, Figure, Line, Panel, Points, is_finite
 from isoflop.report.figures.measures import NAMES, WITHOUT
 from isoflop.report.figures.registry import FIGURES
 from isoflop.report.runs import Group
@@ -47,8 +47,7 @@ def _panel(task: str, groups: Sequence[Group], pair: tuple[str, str]) -> Panel |
             (x, y, point.score)
             for run in group.runs
             for point in epochs_with_spectra(run)
-            if (x := point.measures[pair[0]]) is not None
-            and (y := point.measures[pair[1]]) is not None
+            if is_finite(x := point.measures[pair[0]], y := point.measures[pair[1]], point.score)
         ]
         if points:
             x, y, scores = (list(column) for column in zip(*points, strict=True))

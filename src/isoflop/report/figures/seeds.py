@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from isoflop.report.figure import Line, Panel
+from isoflop.report.figure import Line, Panel, is_finite
 from isoflop.report.runs import Group, Run
 from isoflop.training.metrics import Metric
 
@@ -52,10 +52,11 @@ def seed_line(group: Group, series: Callable[[Run], Series], **options: Any) -> 
 
     Args:
         group: The group.
-        series: Returns positions and values of a run; runs with none are left out.
+        series: Returns positions and values of a run; what is not finite is left out, and so are runs
+            with nothing.
         options: Further options of the line.
     """
-    found = [dict(series(run)) for run in group.runs]
+    found = [{x: y for x, y in series(run) if is_finite(x, y)} for run in group.runs]
     found = [values for values in found if values]
     if not found:
         return None
@@ -69,5 +70,6 @@ def seed_line(group: Group, series: Callable[[Run], Series], **options: Any) -> 
         quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(found) - 1)
         half = quantile * table.std(axis=0, ddof=1) / math.sqrt(len(found))
         low, high = (mean - half).tolist(), (mean + half).tolist()
-    line = {"x": places, "y": mean.tolist(), "low": low, "high": high}
+    # A single point is no line.
+    line = {"x": places, "y": mean.tolist(), "low": low, "high": high, "markers": len(places) == 1}
     return Line(label=group.label, group=group.index, **line, **options)

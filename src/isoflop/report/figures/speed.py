@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import FigureError, IsoflopError
-from isoflop.report.figure import COLORS, Figure, Line, Panel
+from isoflop.report.figure import COLORS, Figure, Line, Panel, is_finite
 from isoflop.report.figures.paper_times import PAPER_TIMES
 
 Result = Mapping[str, Any]
@@ -137,7 +137,7 @@ def _is_result(result: Any) -> bool:
 def _speed_up(result: Result) -> dict[str, float]:
     seconds = result["seconds"]
     slow = seconds.get("masked")
-    return {k: slow / v for k, v in seconds.items() if k != "masked"} if slow else {}
+    return {k: slow / v for k, v in seconds.items() if k != "masked" and v} if slow else {}
 
 
 def _lines(
@@ -146,7 +146,8 @@ def _lines(
     table = {100 * r["workload"]["sparsity"]: values(r) for r in results}
     lines = []
     for name, (label, group) in LOOKS.items():
-        points = sorted((x, row[name]) for x, row in table.items() if name in row)
+        known = ((x, row.get(name)) for x, row in table.items())
+        points = sorted((x, y) for x, y in known if y is not None and is_finite(x, y) and y > 0)
         if points:
             x, y = zip(*points, strict=True)
             lines.append(Line(label=label, group=group, x=x, y=y, markers=True))

@@ -1,15 +1,15 @@
 """Patterns by name, as users write them."""
 
-import difflib
 import re
 
 from isoflop.errors import UnknownNameError
+from isoflop.registry import did_you_mean, find_name
 from isoflop.sparsity.patterns.base import PATTERNS, Pattern
 from isoflop.sparsity.patterns.block import Block
 from isoflop.sparsity.patterns.nm import NM
 from isoflop.sparsity.patterns.transposable import Transposable
 
-_FORM = re.compile(r"(\d+)([:x])(\d+)(-T)?")
+_FORM = re.compile(r"(\d+)([:x])(\d+)(-t)?", re.IGNORECASE)
 
 
 def parse_pattern(text: str) -> Pattern:
@@ -31,11 +31,10 @@ def parse_pattern(text: str) -> Pattern:
             return Transposable(n=a, m=b) if transposable else NM(n=a, m=b)
         if not transposable:
             return Block(rows=a, columns=b)
-    if text in PATTERNS.names():
+    if find_name(text, PATTERNS.names()):
         return PATTERNS.get(text)()
-    close = difflib.get_close_matches(text, PATTERNS.names(), n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     raise UnknownNameError(
-        f"Unknown pattern {text!r}.{hint} Known: {', '.join(PATTERNS.names())}, and the forms "
-        "'2:4' (N:M), '4:8-T' (transposable N:M) and '16x16' (blocks of output x input channels)."
+        f"Unknown pattern {text!r}.{did_you_mean(text, PATTERNS.names())} Known: "
+        f"{', '.join(PATTERNS.names())}, and the forms '2:4' (N:M), '4:8-T' (transposable N:M) and "
+        "'16x16' (blocks of output x input channels)."
     )

@@ -1,7 +1,14 @@
 """Exact selection of the best positions, the same on every device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+_DIGIT = 16
+"""Bits of a score by which scores are counted at a time."""
+
+_VALUES = 1 << _DIGIT
 
 
 def highest(scores: Tensor, count: int, allowed: Tensor | None = None) -> Tensor:
@@ -42,6 +49,71 @@ def highest_of_each(scores: Tensor, count: int, first: Tensor | None = None) -> 
             rank[a] += later_wins
             rank[b] += ~later_wins
     return rank < count
+
+
+def highest_of_rows(scores: Tensor, count: int) -> Tensor:
+    """Return the mask of the `count` highest of each row; of equal ones the first in order.
+
+    Args:
+        scores: Floating-point matrix without NaN.
+        count: How many to choose; all of a row that has fewer.
+    """
+    count = min(count, scores.shape[1])
+    if count == 0:
+        return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    # Of `topk` only the values are used, as in `_extreme`.
+    threshold = scores.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
+    beyond = scores > threshold
+    ties = scores == threshold
+    wanted = count - beyond.sum(1, keepdim=True, dtype=torch.int32)
+    return beyond | (ties & (ties.cumsum(1, dtype=torch.int32) <= wanted))
+
+
+def counts_within(scores: Sequence[Tensor], prices: Sequence[int], cost: int) -> list[int]:
+    """Return how many of the highest scores each tensor has, when as many stay as `cost` buys.
+
+    All scores are ranked together: of equal ones, first those of the earlier tensor, then those of
+    lower index. They are taken in this order until one is too dear. Nothing is sorted: scores are
+    counted by their leading digits, then those with the deciding digits by the next ones.
+
+    Args:
+        scores: Floating-point tensors without NaN, on any devices.
+        prices: What one score of each tensor costs, not negative.
+        cost: What all that stay may cost together.
+    """
+    dtype = torch.float64 if any(s.dtype == torch.float64 for s in scores) else torch.float32
+    keys = [_sortable(score.flatten(), dtype) for score in scores]
+    counts = [0] * len(scores)
+    for shift in range(torch.finfo(dtype).bits - _DIGIT, -1, -_DIGIT):
+        digits = [(key >> shift).bitwise_and_(_VALUES - 1) for key in keys]
+        # Highest digits first.
+        found = [digit.bincount(minlength=_VALUES).cpu().flip(0) for digit in digits]
+        spent = torch.stack([n * price for n, price in zip(found, prices, strict=True)])
+        spent = spent.sum(0).cumsum(0)
+        whole = int((spent <= cost).sum())
+        counts = [n + int(f[:whole].sum()) for n, f in zip(counts, found, strict=True)]
+        cost -= int(spent[whole - 1]) if whole else 0
+        deciding = _VALUES - 1 - whole
+        keys = [key[digit == deciding] for key, digit in zip(keys, digits, strict=True)]
+    # What is left is equal.
+    for i, (key, price) in enumerate(zip(keys, prices, strict=True)):
+        bought = min(len(key), max(0, cost) // price) if price else len(key)
+        counts[i] += bought
+        cost -= bought * price
+        if bought < len(key):
+            break
+    return counts
+
+
+def _sortable(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return integers whose bits, read as those of an unsigned integer, are in the order of `values`."""
+    integer = torch.int64 if dtype == torch.float64 else torch.int32
+    # Zero has a sign, which the sum with zero takes away.
+    bits = (values.to(dtype) + 0.0).view(integer)
+    # The first bit of a float is its sign, the others are its magnitude: all bits of a negative one
+    # are turned, the first of others.
+    turned = (bits >> (torch.iinfo(integer).bits - 1)).bitwise_or_(torch.iinfo(integer).min)
+    return bits.bitwise_xor_(turned)
 
 
 def _extreme(scores: Tensor, count: int, allowed: Tensor | None, *, largest: bool) -> Tensor:

@@ -1,0 +1,222 @@
+"""What kinds of operations there are: products, element-wise work, moves of data.
+
+An operation that is in none of these lists costs what nobody knows, and is never taken for free.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import flop_counter
+
+aten = torch.ops.aten
+
+_MOVES = frozenset((
+    "alias_copy", "as_strided", "as_strided_scatter", "detach",
+    "squeeze", "swapaxes", "t", "unsqueeze", "block_diag", "cat", "channel_shuffle", "chunk_cat",
+    "clone", "coalesce", "constant_pad_nd", "copy", "diag_embed", "diagonal_scatter", "embedding",
+    "expand_copy", "flip", "gather", "im2col", "index", "index_copy", "index_put", "index_select",
+    "lift_fresh_copy", "narrow_copy", "pack_padded_sequence", "permute_copy", "pin_memory",
+    "pixel_shuffle", "pixel_unshuffle", "put", "reflection_pad1d", "reflection_pad2d",
+    "reflection_pad3d", "repeat", "repeat_interleave", "replication_pad1d", "replication_pad2d",
+    "replication_pad3d", "reshape_copy", "resize", "resize_as", "roll", "rot90", "select_copy",
+    "select_scatter", "slice_copy", "slice_scatter", "split_copy", "split_with_sizes_copy", "stack",
+    "t_copy", "take", "to_copy", "transpose", "transpose_copy", "unbind_copy", "unfold_copy",
+    "unsafe_index", "unsafe_split", "unsafe_split_with_sizes", "unsafe_view", "unsqueeze_copy",
+    "view_copy",
+))  # fmt: skip
+"""Operations that only move data."""
+
+_ELEMENTWISE = frozenset((
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d", "add_relu", "addr", "affine_grid_generator", "all", "allclose", "amax",
+    "amin", "aminmax", "any", "arange", "argmax", "argmin", "assert_async",
+    "assert_tensor_metadata", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm",
+    "batch_norm_elemt", "batch_norm_gather_stats", "batch_norm_gather_stats_with_counts",
+    "batch_norm_no_update", "batch_norm_stats", "batch_norm_update_stats", "batch_norm_with_update",
+    "batch_norm_with_update_functional", "bernoulli", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "bincount", "binomial", "bucketize", "cauchy", "col2im",
+    "complex", "conj_physical", "count_nonzero", "ctc_loss", "cummax", "cummax_helper", "cummin",
+    "cummin_helper", "cumprod", "cumsum", "dequantize", "dist", "dropout", "embedding_bag",
+    "embedding_bag_forward_only", "embedding_renorm", "empty", "empty_like", "empty_permuted",
+    "empty_strided", "equal", "erfinv", "exponential", "eye",
+    "fake_quantize_learnable_per_channel_affine", "fake_quantize_learnable_per_tensor_affine",
+    "fake_quantize_per_channel_affine_cachemask", "fake_quantize_per_tensor_affine_cachemask",
+    "fill", "floor_divide", "fractional_max_pool2d", "fractional_max_pool3d", "full", "full_like",
+    "functional_assert_async", "fused_dropout", "fused_moving_avg_obs_fq_helper", "geometric",
+    "glu", "glu_jvp", "grid_sampler_2d", "grid_sampler_2d_cpu_fallback", "grid_sampler_3d",
+    "hardswish", "histc", "huber_loss", "index_add", "index_fill", "index_reduce", "is_all_true",
+    "is_any_true", "is_nonzero", "isin", "isinf", "isnan", "item", "kthvalue", "linalg_cross",
+    "linalg_vector_norm", "linspace", "local_scalar_dense", "log_normal", "log_sigmoid_forward",
+    "log_softmax", "logcumsumexp", "logspace", "logsumexp", "masked_fill", "masked_scale",
+    "masked_scatter", "masked_select", "masked_softmax", "max", "max_pool2d_with_indices",
+    "max_pool3d_with_indices", "max_unpool2d", "max_unpool3d", "mean", "median", "min", "mode",
+    "mse_loss", "multi_margin_loss", "multilabel_margin_loss_forward", "multinomial", "nanmedian",
+    "nansum", "native_batch_norm", "native_batch_norm_legit", "native_batch_norm_legit_functional",
+    "native_batch_norm_legit_no_training", "native_dropout", "native_group_norm",
+    "native_layer_norm", "native_norm", "new_empty", "new_empty_strided", "new_full", "new_ones",
+    "new_zeros", "nll_loss2d_forward", "nll_loss_forward", "nonzero", "nonzero_static", "norm",
+    "normal", "normal_functional", "ones", "ones_like", "poisson", "polar", "powsum",
+    "prelu_kernel", "prod", "quantize_per_channel", "quantize_per_tensor", "rand", "rand_like",
+    "randint", "randint_like", "randn", "randn_like", "random", "randperm", "range", "renorm",
+    "rrelu_with_noise", "rrelu_with_noise_functional", "safe_softmax", "sample_dirichlet",
+    "scalar_tensor", "scatter", "scatter_add", "scatter_reduce", "searchsorted", "segment_reduce",
+    "smooth_l1_loss", "soft_margin_loss", "softmax", "sort", "standard_gamma", "std", "std_mean",
+    "sum", "thnn_fused_gru_cell", "thnn_fused_lstm_cell", "topk", "trace",
+    "transform_bias_rescale_qkv", "tril", "tril_indices", "triu", "triu_indices", "uniform",
+    "unique", "unique2", "unique_consecutive", "unique_dim", "unsafe_index_put",
+    "unsafe_masked_index", "upsample_bicubic2d", "upsample_bicubic2d_aa", "upsample_bilinear2d",
+    "upsample_bilinear2d_aa", "upsample_lanczos2d_aa", "upsample_linear1d", "upsample_nearest1d",
+    "upsample_nearest2d", "upsample_nearest3d", "upsample_nearest_exact1d",
+    "upsample_nearest_exact2d", "upsample_nearest_exact3d", "upsample_trilinear3d", "var",
+    "var_mean", "weight_norm_interface", "zero", "zeros", "zeros_like",
+))  # fmt: skip
+"""Element-wise operations besides those that PyTorch tags so, normalisations, reductions, pooling,
+interpolation, sorting, random numbers and constants."""
+
+_OTHER_ELEMENTWISE = frozenset(
+    {
+        "isoflop::batch_norm",
+        "torchvision::nms",
+        "torchvision::ps_roi_align",
+        "torchvision::ps_roi_pool",
+        "torchvision::roi_align",
+        "torchvision::roi_pool",
+    }
+)
+_COLLECTIVES = ("_c10d_functional", "c10d", "c10d_functional")
+
+_SCALES = frozenset(["mul", "div", "neg", "abs", "relu", "tanh"])
+
+_KEEP_ZEROS = _SCALES | frozenset((
+    "asin", "asinh", "atan", "celu", "elu", "erf", "expm1", "floor", "gelu", "hardtanh",
+    "leaky_relu", "log1p", "positive", "prelu_kernel", "real", "conj_physical", "round", "sgn",
+    "sign", "silu", "sin", "sinh", "softshrink", "sqrt", "square", "tan", "trunc",
+))  # fmt: skip
+
+
+def kind_of(operation: Any) -> str:
+    """Return what an operation of a dispatch mode does.
+
+    Returns:
+        ``"product"``, if its cost is known by a formula; ``"view"``; ``"move"``; ``"elementwise"``;
+        or ``"unknown"``.
+    """
+    # Formulas may be registered at any time, the rest is fixed.
+    product = has_formula(getattr(operation, "_overloadpacket", operation))
+    return "product" if product else _other_kind(operation)
+
+
+@functools.cache
+def _other_kind(operation: Any) -> str:
+    if getattr(operation, "is_view", False):
+        return "view"
+    namespace, name = full_name(operation).split("::", 1)
+    if (namespace == "aten" and name in _MOVES) or namespace in _COLLECTIVES:
+        return "move"
+    if torch.Tag.pointwise in getattr(operation, "tags", ()):
+        return "elementwise"
+    if namespace in ("aten", "prims"):
+        forward = name.removesuffix("_backward").removesuffix("_double")
+        if forward in _ELEMENTWISE | _MOVES or name.startswith("foreach_"):
+            return "elementwise"
+    return "elementwise" if f"{namespace}::{name}" in _OTHER_ELEMENTWISE else "unknown"
+
+
+def full_name(operation: Any) -> str:
+    """Return the name of an operation, such as ``"aten::relu"``, in-place or private ones alike."""
+    packet = getattr(operation, "_overloadpacket", operation)
+    name = getattr(packet, "_qualified_op_name", None) or f"other::{packet}"
+    namespace, _, own = name.rpartition("::")
+    return f"{namespace or 'other'}::{own.strip('_')}"
+
+
+@functools.cache
+def scales(operation: Any) -> bool:
+    """Return whether an operation multiplies a weight, so that it stays that weight."""
+    return full_name(operation).removeprefix("aten::") in _SCALES
+
+
+def keeps_zeros(operation: Any) -> bool:
+    """Return whether an element-wise operation makes zeros of zeros."""
+    return full_name(operation).removeprefix("aten::") in _KEEP_ZEROS
+
+
+@functools.cache
+def is_joining(operation: Any) -> bool:
+    """Return whether an operation puts tensors beside each other."""
+    return full_name(operation) in ("aten::cat", "aten::stack")
+
+
+def has_formula(packet: Any) -> bool:
+    """Return whether the MACs of an operation are known."""
+    return packet in flop_counter.flop_registry or _formula(packet) is not None
+
+
+def macs_of(packet: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """Return the MACs of an operation that has a formula."""
+    formula = _formula(packet)
+    if formula is not None:
+        return int(formula(args, out))
+    return int(flop_counter.flop_registry[packet](*args, **kwargs, out_val=out)) // 2
+
+
+def _formula(packet: Any) -> Callable[[Any, Any], int] | None:
+    return _FORMULAS.get(getattr(packet, "_qualified_op_name", ""))
+
+
+def _numel(tensor: Any) -> int:
+    return math.prod(tensor.shape)
+
+
+def _trilinear(args: Any, _: Any) -> int:
+    """MACs of a product of three tensors, the first of its two multiplications fused."""
+    *tensors, expand1, expand2, expand3 = args[:6]
+    shapes = []
+    for tensor, expand in zip(tensors, (expand1, expand2, expand3), strict=True):
+        shape = list(tensor.shape)
+        for dim in sorted(expand):
+            shape.insert(dim, 1)
+        shapes.append(shape)
+    return math.prod(torch.broadcast_shapes(*shapes))
+
+
+def _fourier(args: Any, out: Any) -> int:
+    """MACs of fast transforms: n/2 log2(n) complex products of 4 MACs, of real ones half."""
+    x, dims = args[0], args[1]
+    larger = x if _numel(x) >= _numel(out) else out
+    steps = sum(math.ceil(math.log2(max(1, larger.shape[dim]))) for dim in dims)
+    complex_both = x.is_complex() and out.is_complex()
+    return (2 if complex_both else 1) * _numel(larger) * steps
+
+
+_FORMULAS: dict[str, Callable[[Any, Any], int]] = {
+    "aten::mv": lambda args, out: _numel(args[0]),
+    "aten::addmv": lambda args, out: _numel(args[1]),
+    "aten::dot": lambda args, out: _numel(args[0]),
+    "aten::vdot": lambda args, out: _numel(args[0]),
+    "aten::addbmm": lambda args, out: _numel(args[1]) * args[2].shape[-1],
+    "aten::_trilinear": _trilinear,
+    "aten::_grouped_mm": lambda args, out: _numel(args[0]) * out.shape[-1],
+    "aten::_int_mm": lambda args, out: _numel(args[0]) * out.shape[-1],
+    "aten::_addmm_activation": lambda args, out: _numel(args[1]) * out.shape[-1],
+    "aten::_scaled_dot_product_flash_attention_for_cpu": lambda args, out: (
+        flop_counter.sdpa_flop_count(args[0].shape, args[1].shape, args[2].shape) // 2
+    ),
+    # Distances between all pairs of vectors.
+    "aten::_cdist_forward": lambda args, out: _numel(out) * args[0].shape[-1],
+    "aten::_euclidean_dist": lambda args, out: _numel(out) * args[0].shape[-1],
+    "aten::_pdist_forward": lambda args, out: _numel(out) * args[0].shape[-1],
+    # Half of the matrix is zero.
+    "aten::linalg_solve_triangular": lambda args, out: _numel(out) * args[0].shape[-1] // 2,
+    "aten::conv_tbc": lambda args, out: _numel(out) * args[1].shape[0] * args[1].shape[1],
+    "aten::_fft_c2c": _fourier,
+    "aten::_fft_r2c": _fourier,
+    "aten::_fft_c2r": _fourier,
+    "torchvision::deform_conv2d": lambda args, out: (
+        _numel(out) // args[1].shape[0] * _numel(args[1])
+    ),
+}
+"""Products that `torch.utils.flop_counter` has no formula for, in MACs."""

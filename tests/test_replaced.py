@@ -1,0 +1,82 @@
+"""Layers that models hold in other places than as registered children."""
+
+import collections
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import isoflop
+from isoflop.errors import WideningError
+from isoflop.replaced import check_replaced
+from isoflop.surgery import replace_modules
+
+Pair = collections.namedtuple("Pair", ["first", "second"])
+
+
+class Net(nn.Module):
+    """Three layers, the middle one called by `run`."""
+
+    def __init__(self, hold: Any) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.held, self.run = hold(self)
+
+    def forward(self, x):
+        return self.c(self.run(self.held, self.a(x)))
+
+
+class Holder:
+    def __init__(self, layer):
+        self.layer = layer
+
+
+FOLLOWED = {
+    "attribute": lambda net: ({"b": net.b}, lambda held, x: held["b"](x)),
+    "list": lambda net: ([net.b], lambda held, x: held[0](x)),
+    "tuple": lambda net: ((1, net.b), lambda held, x: held[1](x)),
+    "named tuple": lambda net: (Pair(net.a, net.b), lambda held, x: held.second(x)),
+    "nest": lambda net: ({"k": [("b", {"x": net.b})]}, lambda held, x: held["k"][0][1]["x"](x)),
+    "deque": lambda net: (collections.deque([net.b]), lambda held, x: held[0](x)),
+    "partial": lambda net: (functools.partial(net.b), lambda held, x: held(x)),
+    "partial of a function": lambda net: (
+        functools.partial(lambda layer, x: layer(x), net.b),
+        lambda held, x: held(x),
+    ),
+    "bound call": lambda net: (net.b.__call__, lambda held, x: held(x)),
+}
+
+
+@pytest.mark.parametrize("hold", FOLLOWED.values(), ids=FOLLOWED)
+@pytest.mark.parametrize("kind", [isoflop.SparseParallel, isoflop.SparseDoped, isoflop.LowRank])
+def test_layers_in_containers_are_replaced_there_too(hold, kind):
+    model, plan = isoflop.transform(Net(hold), kind(0.75), example_inputs=(2, 8))
+    assert {layer.source for layer in plan.sparse_layers} == {"b"}
+    model(torch.ones(2, 8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_bound_forward_is_replaced_and_other_methods_are_not():
+    net = Net(lambda net: ([net.b.forward, net.b.extra_repr], None))
+    new = nn.Linear(16, 16)
+    replace_modules(net, {net.b: new})
+    assert net.held[0].__self__ is new
+    assert net.held[1].__self__ is not new
+
+
+def test_a_layer_held_where_it_is_not_found_is_refused_by_name():
+    net = Net(lambda net: (Holder(net.b), lambda held, x: held.layer(x)))
+    with pytest.raises(WideningError, match=r"b \(Linear\).*still runs the old layer"):
+        isoflop.transform(net, isoflop.SparseParallel(0.75), example_inputs=(2, 8))
+
+
+def test_a_new_layer_that_is_never_called_is_refused():
+    net = Net(lambda net: (None, lambda held, x: x))
+    old = net.b
+    replace_modules(net, {old: (new := nn.Linear(16, 16))})
+    with pytest.raises(WideningError, match="does not call the new one"):
+        check_replaced(net, (2, 8), {"b": (old, new)})
+    replace_modules(net, {new: old})
+    assert net.b is old
