@@ -13,7 +13,13 @@ class UnknownNameError(IsoflopError):
 
 
 class InputError(IsoflopError):
-    """Example inputs that the model cannot take."""
+    """Example inputs that the model cannot take.
+
+    Attributes:
+        reason: Where and why the forward pass failed, if it was run.
+    """
+
+    reason = ""
 
 
 class WideningError(IsoflopError):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -26,7 +27,8 @@ from isoflop.rules import rule_of
 _KNOWN_VALUES = 65536
 """Largest number of elements of an integer tensor whose values a trace follows."""
 
-_INNER = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+# With the separator: torchvision is not PyTorch.
+_INNER = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, __file__))
 
 
 def fake_like(tensor: Tensor) -> Tensor:
@@ -240,15 +242,20 @@ def _failure(
     error: Exception,
 ) -> InputError:
     shapes = [tuple(t.shape) for t in tensors_in((args, kwargs))]
-    what = (
-        f"{type(model).__name__} cannot be traced with example inputs of shapes {shapes}: "
+    reason = (
         f"{_place(model, running)}{_line(error)} raised {type(error).__name__}: "
-        f"{str(error).strip().partition(chr(10))[0]}. "
+        f"{str(error).strip().partition(chr(10))[0]}"
+    )
+    what = f"{type(model).__name__} cannot be traced with example inputs of shapes {shapes}: {reason}. "
+    advice = (
+        "Pass example_inputs that `model(*example_inputs)` accepts. A module whose course depends on "
+        "the values of tensors cannot be traced; `isoflop.register_widening_rule` gives it a "
+        "forward pass that can."
     )
     if isinstance(error, DynamicOutputShapeException):
         part = _largest_finished(model, running)
-        return InputError(
-            f"{what}The size of what this operation returns depends on the values of tensors, which a "
+        advice = (
+            "The size of what this operation returns depends on the values of tensors, which a "
             "trace does not have. "
             + (
                 f"Transform a part of the model without it, such as `model.{part}`, "
@@ -258,12 +265,9 @@ def _failure(
             + ("or g" if part else "G")
             + "ive the module a forward pass without it by `isoflop.register_widening_rule`."
         )
-    return InputError(
-        f"{what}Pass "
-        "example_inputs that `model(*example_inputs)` accepts. A module whose course depends on "
-        "the values of tensors cannot be traced; `isoflop.register_widening_rule` gives it a "
-        "forward pass that can."
-    )
+    failure = InputError(f"{what}{advice}")
+    failure.reason = reason
+    return failure
 
 
 def _largest_finished(model: nn.Module, running: RunningModules) -> str | None:

@@ -54,9 +54,10 @@ def register_widening_rule(
             cost what the real one does, in operations that PyTorch counts, and return the shapes
             that the real one returns; no values are needed. For modules that read values (which
             expert a token goes to), or that call code that PyTorch does not know.
-        widths: Names of integer attributes that restate a width, if their names do not say so.
-        constants: Names of integer attributes that are no widths though their names or values say
-            so, and of parameters and buffers no size of which may change.
+        widths: Names of integer attributes that restate a width, if their names do not say so, and of
+            floats that are a power of one.
+        constants: Names of integer attributes and floats that do not follow a width though their names
+            or values say so, and of parameters and buffers no size of which may change.
         rebuild: Called as ``rebuild(module)`` for each module of a widened model that is not on the
             meta device, after it has its new sizes: it fills buffers whose content depends on a
             width.

@@ -300,7 +300,7 @@ def build_index(
     offset_out = row % block_out * taps + tap
     # The first entry of the tile is that of its first row, whatever the order.
     tile = starts[segment - (row - block * block_out) // rows].long()
-    within = torch.arange(len(entry)) - tile
+    within = torch.arange(len(entry), device=entry.device) - tile
     t_order = (column * (block_out * taps) + offset_out).argsort()
     index = SparseIndex(
         shape=shape,
@@ -356,7 +356,8 @@ def _check(
 
 def _starts(owners: Tensor, count: int) -> Tensor:
     """Return where each of `count` owners starts in the ascending `owners`, and the end."""
-    return torch.searchsorted(owners, torch.arange(count + 1)).to(torch.int32)
+    ends = torch.arange(count + 1, device=owners.device)
+    return torch.searchsorted(owners, ends).to(torch.int32)
 
 
 def _ceil_div(a: int, b: int) -> int:

@@ -13,6 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from isoflop.budget import meet_layer_budgets, meet_model_budget
 from isoflop.errors import (
     BudgetError,
+    InputError,
     IsoflopError,
     NoEffectWarning,
     NoTransformableLayersError,
@@ -267,7 +268,16 @@ def _plan(
     targets: Mapping[str, Target],
     scope: str,
 ) -> Plan:
-    after = trace(new, source.example_inputs)
+    try:
+        after = trace(new, source.example_inputs)
+    except InputError as error:
+        raise WideningError(
+            f"{type(source.model).__name__} runs on the example inputs, the transformed model does not: "
+            f"{error.reason or error}. A size that the code there computes did not follow a width: `//` "
+            "keeps one that `int`, `round` or `/` would make a plain number. Change the code, tell with "
+            "`isoflop.register_widening_rule` what the trace does not see, or use a transform that keeps "
+            "widths, such as SparseParallel."
+        ) from error
     _check_outputs(source.trace, after)
     before = source.trace.table
     dense_parameters = dict(source.model.named_parameters())

@@ -20,7 +20,7 @@ from isoflop.transforms.nonlinearity import NONLINEARITIES
 from isoflop.transforms.positions import positions_per_sample
 from isoflop.transforms.replacement import ReplacedLayer
 from isoflop.transforms.usage import owner_counts, weight_users
-from isoflop.widths import check_widened, solve_widths, widen
+from isoflop.widths import check_unnamed, check_widened, solve_widths, widen
 
 TRANSFORMS: Registry[type["Transform"]] = Registry("transform")
 
@@ -191,6 +191,7 @@ def widened(source: Source, factor: float, *, multiple_of: int = 1) -> nn.Module
     widths = solve_widths(source.model, factor, source.example_inputs, multiple_of=multiple_of)
     model = widen(source.model, widths)
     check_widened(source.model, model, widths, source.trace, source.excluded)
+    check_unnamed(model, widths, source.example_inputs)
     return model
 
 

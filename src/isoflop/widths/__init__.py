@@ -7,7 +7,7 @@ makes one the sum of others, the input and the output pin theirs to constants. W
 multiplied by the factor; everything else follows. No rule per model is needed.
 """
 
-from isoflop.widths.check import check_widened
+from isoflop.widths.check import check_unnamed, check_widened
 from isoflop.widths.solve import Widths, solve_widths, widen
 
-__all__ = ["Widths", "check_widened", "solve_widths", "widen"]
+__all__ = ["Widths", "check_unnamed", "check_widened", "solve_widths", "widen"]

@@ -5,10 +5,11 @@ from collections.abc import Collection
 
 from torch import nn
 
-from isoflop.errors import WideningError
+from isoflop.errors import InputError, WideningError
 from isoflop.flops import Trace
-from isoflop.surgery import weight_sides
+from isoflop.surgery import ExampleInputs, weight_sides
 from isoflop.widths.solve import ADVICE, Widths, scaled
+from isoflop.widths.trace import SymbolicTrace
 
 _TOLERATED = 0.05
 """Largest share of a model's MACs in weights that may keep one of their two widths."""
@@ -80,6 +81,38 @@ def check_widened(
         raise WideningError(
             f"The {side} width of {name!r} ({type(module).__name__}, shape {tuple(old[name].shape)}) "
             f"did not grow with the others by {factor:.3f}: "
-            f"{cause or 'the forward pass'} ties it to a size that must stay. If it rightly "
+            f"{cause or 'the forward pass ties it to a size that must stay'}. If it rightly "
             f"stays, exclude {path!r}. {ADVICE}"
         )
+
+
+def check_unnamed(wide: nn.Module, widths: Widths, example_inputs: ExampleInputs) -> None:
+    """Refuse a result in which a number that is no attribute should have followed a width.
+
+    Such numbers may be computed from a size in each forward pass, and then follow it; so the wide
+    model is run too, where there are any.
+
+    Args:
+        wide: The model after.
+        widths: The sizes that it was given.
+        example_inputs: Inputs that it takes.
+
+    Raises:
+        WideningError: The number and its place are named.
+    """
+    if not widths.unnamed:
+        return
+    trace = SymbolicTrace(wide)
+    try:
+        trace.run(example_inputs)
+    except (InputError, WideningError):
+        return  # whoever runs the model next says so
+    for index, (place, old, new) in widths.unnamed.items():
+        now = trace.unnamed[index].value if index < len(trace.unnamed) else old
+        if abs(now - new) > 1e-5 * new:
+            raise WideningError(
+                f"In {place}, {old:.6g} is a power of the width over which a product of activations "
+                f"sums, as the scale of attention is, and would be {new:.6g} in the widened model; but "
+                "it comes from no attribute of a module and cannot follow. Keep it as an attribute, or "
+                "compute it in the forward pass from the size of a tensor."
+            )

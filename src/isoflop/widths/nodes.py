@@ -11,17 +11,25 @@ A copy of a node is the node itself, whoever copies what holds it. A node refers
 names of modules, never to the model: code that walks what a size refers to meets no tensor.
 """
 
+import linecache
+import sys
 import uuid
 import weakref
+from pathlib import Path
 from typing import Any
 
 import sympy
 import torch
+from torch.fx.experimental import sym_node
 
 from isoflop.widths.equations import Equations
 from isoflop.widths.expressions import Expression
 
 Claim = tuple[Expression, Expression]
+
+_TORCH = str(Path(torch.__file__).parent)
+_OURS = str(Path(__file__).parent.parent)
+_CONVERSIONS = (__file__, torch.__file__, sym_node.__file__)
 
 
 class Space:
@@ -32,6 +40,7 @@ class Space:
         root: What to call the model itself.
         running: Paths of the modules that run, the innermost last.
         operation: Name of the operation that runs, if one does.
+        plain: The code that made a plain number of a symbolic one, by the number.
     """
 
     def __init__(self, root: str = "the model") -> None:
@@ -39,6 +48,12 @@ class Space:
         self.root = root
         self.running: list[str] = [""]
         self.operation = ""
+        self.plain: dict[int, str] = {}
+
+    def made_plain(self, number: float) -> None:
+        """Note that the code that runs makes a plain number, which says nothing of its origin."""
+        if number not in self.plain and (line := line_of_user()) is not None:
+            self.plain[int(number)] = line
 
     def location(self) -> str:
         """Describe the module and operation being run."""
@@ -53,6 +68,17 @@ class Space:
         """Record equations that the run of the model relies on."""
         for left, right in claims:
             self.equations.equate(left, right, self.location())
+
+
+def line_of_user() -> str | None:
+    """Return the line that makes a plain number of a symbolic one, if that is the user's."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename in _CONVERSIONS:
+        frame = frame.f_back
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    if file.startswith((_TORCH, _OURS)):
+        return None
+    return f"`{linecache.getline(file, line).strip()}` in {Path(file).name}:{line}"
 
 
 def expression_of(size: Any) -> Expression:
@@ -135,11 +161,11 @@ class _Node:
     def clone(self) -> "_Node":
         return self
 
+    # Code may look a module up by the text of a width.
     def str(self) -> Any:
-        return repr(self)
+        return str(self.hint)
 
-    def _graph_repr(self) -> Any:
-        return repr(self)
+    _graph_repr = str
 
     def maybe_as_float(self) -> None:
         return None
@@ -184,6 +210,8 @@ class IntegerNode(_Node):
         return self.expression.value if self.expression.is_constant else None
 
     def int_(self) -> int:
+        if not self.expression.is_constant:
+            self.space.made_plain(self.expression.value)
         return self.expression.value
 
     def guard_int(self, file: Any = "", line: int = 0) -> int:
@@ -389,6 +417,7 @@ class FloatNode(_Node):
         return self.hint
 
     def guard_float(self, file: Any = "", line: int = 0) -> float:
+        self.space.made_plain(self.hint)
         return self.hint
 
     def _new(self, value: float) -> "FloatNode":
@@ -431,20 +460,24 @@ class FloatNode(_Node):
     def sym_max(self, other: Any) -> "FloatNode":
         return self._new(max(self.hint, other.hint))
 
+    def _plain(self, value: int) -> IntegerNode:
+        self.space.made_plain(value)
+        return self.wrap_int(value)
+
     def floor(self) -> IntegerNode:
-        return self.wrap_int(int(self.hint // 1))
+        return self._plain(int(self.hint // 1))
 
     def ceil(self) -> IntegerNode:
-        return self.wrap_int(-int(-self.hint // 1))
+        return self._plain(-int(-self.hint // 1))
 
     def trunc(self) -> IntegerNode:
-        return self.wrap_int(int(self.hint))
+        return self._plain(int(self.hint))
 
     sym_int = trunc
 
     def round(self, ndigits: int | None = None) -> Any:
         return (
-            self.wrap_int(round(self.hint))
+            self._plain(round(self.hint))
             if ndigits is None
             else self._new(round(self.hint, ndigits))
         )

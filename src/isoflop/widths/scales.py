@@ -7,8 +7,9 @@ that product. Where a number multiplies something else, such as an embedding by 
 its name must say that it is a scale as well.
 """
 
+import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -19,8 +20,12 @@ from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import expression_of
 
 _ROOTS = (-0.5, 0.5)
-_POWERS = (*_ROOTS, -1.0, 1.0, -0.25, 0.25)
+_FOURTH_ROOTS = (-0.25, 0.25)
+_POWERS = (*_ROOTS, -1.0, 1.0, *_FOURTH_ROOTS)
 """The powers of a width that are looked for, the most common first."""
+
+_SMALLEST = 8
+"""Numbers that are no attributes are taken for powers of widths of this size or more."""
 
 _SCALE_NAME = re.compile(r"scal|factor|multiplier|temp|tau$|norm|sqrt|rsqrt|gain|coef")
 _OTHER_NAME = re.compile(
@@ -28,6 +33,10 @@ _OTHER_NAME = re.compile(
 )
 
 _PRODUCTS = frozenset({"matmul", "bmm", "mm", "dot", "vecdot", "linalg_vecdot", "mv"})
+_SUMS_OF_PRODUCTS = frozenset({"baddbmm", "addbmm", "addmm"})
+_CREATIONS = frozenset(
+    {"tensor", "as_tensor", "full", "scalar_tensor", "new_tensor", "new_full", "full_like"}
+)
 _MULTIPLICATIONS = frozenset({"mul", "multiply", "div", "divide", "true_divide", "rdiv"})
 _END = re.compile(
     r"linear$|conv|softmax$|sigmoid|(layer|rms|batch|group|instance)_norm$|normalize|embedding"
@@ -39,9 +48,9 @@ class Source:
     """A number that a module holds, and what is known of its use.
 
     Args:
-        name: Name of the attribute.
+        name: Name of the attribute; empty if the number comes from elsewhere.
         value: Its value in the model as it is.
-        place: Where it is, for messages.
+        place: Where it is, or where it is used, for messages.
 
     Attributes:
         products: Over what the products sum that it multiplies.
@@ -54,6 +63,11 @@ class Source:
         self.place = place
         self.products: dict[Expression, None] = {}
         self.factors: dict[Expression, None] = {}
+
+    @property
+    def is_scale(self) -> bool:
+        """Whether its name says that it is a scale."""
+        return bool(_SCALE_NAME.search(self.name)) and not _OTHER_NAME.search(self.name)
 
     def resized(
         self,
@@ -71,13 +85,18 @@ class Source:
         Raises:
             WideningError: It is a power of several sizes, which grow differently.
         """
-        if told:
+        if not self.name:
+            large = [size for size in self.products if size.value >= _SMALLEST]
+            # Numbers such as 0.5 have other reasons than to be the fourth root of a width.
+            fourth = () if math.frexp(self.value)[0] == 0.5 else _FOURTH_ROOTS
+            groups = [(large, (*_ROOTS, -1.0, *fourth))]
+        elif told:
             groups = [(part, _POWERS) for part in (self.products, self.factors, sizes())]
         elif _OTHER_NAME.search(self.name):
             return self.value
         elif self.products:
             groups = [(self.products, _POWERS), (sizes(), _ROOTS)]
-        elif _SCALE_NAME.search(self.name):
+        elif self.is_scale:
             groups = [(self.factors, (*_ROOTS, -1.0))]
         else:
             return self.value
@@ -163,22 +182,53 @@ def hold(tensor: Tensor, source: Source) -> None:
     tensor._isoflop_past = _Past([source])  # type: ignore[attr-defined]
 
 
-def follow(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    """Note by what the arguments of a function of PyTorch were multiplied, for what it returns."""
+def follow(
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    result: Any,
+    unnamed: Callable[[float], Source],
+) -> None:
+    """Note by what the arguments of a function of PyTorch were multiplied, for what it returns.
+
+    Args:
+        function: The function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        result: What it returned.
+        unnamed: Returns a source for a float that comes from no attribute.
+    """
     results = result if isinstance(result, (tuple, list)) else (result,)
     results = [item for item in results if isinstance(item, Tensor)]
     if not results:
         return
-    name = getattr(function, "__name__", "")
-    if _END.search(name):
-        past = _NOTHING
-    else:
-        given = list(_leaves((*args, *kwargs.values())))
-        tensors = [item for item in given if isinstance(item, Tensor)]
-        numbers = {s: None for item in given if isinstance(item, Scale) for s in item.sources}
+    name = getattr(function, "__name__", "").strip("_")
+    past = _NOTHING
+    if not _END.search(name):
+        tensors = [t for t in _leaves((*args, *kwargs.values())) if isinstance(t, Tensor)]
+        numbers: dict[Source, None] = {}
+        for number in _numbers(name, args, kwargs):
+            if isinstance(number, Scale):
+                numbers |= dict.fromkeys(number.sources)
+            elif type(number) is float and may_be_a_scale(number):
+                numbers[unnamed(number)] = None
         past = _past(name, args, kwargs, tensors, numbers)
     for tensor in results:
         tensor._isoflop_past = past  # type: ignore[attr-defined]
+
+
+def may_be_a_scale(number: float) -> bool:
+    """Tell whether a number can be a power of a width at all."""
+    return 0.0 < number < math.inf and number != 1.0
+
+
+def _numbers(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterable[Any]:
+    """Return the numbers by which a function multiplies, or of which it makes a tensor."""
+    if name in _MULTIPLICATIONS or name in _CREATIONS:
+        return _leaves((*args, *kwargs.values()))
+    if name == "scaled_dot_product_attention":
+        return [kwargs.get("scale")]
+    return [kwargs.get("alpha")] if name in _SUMS_OF_PRODUCTS else []
 
 
 def _leaves(values: Iterable[Any]) -> Iterator[Any]:
@@ -196,7 +246,7 @@ def _past(
     tensors: list[Tensor],
     numbers: dict[Source, None],
 ) -> _Past:
-    multiplies = name.strip("_") in _MULTIPLICATIONS
+    multiplies = name in _MULTIPLICATIONS
     pasts = {id(tensor): getattr(tensor, "_isoflop_past", _NOTHING) for tensor in tensors}
     if multiplies:
         for tensor in tensors:
@@ -211,7 +261,7 @@ def _past(
         for source in (*numbers, *(s for past in pasts.values() for s in past.sources)):
             source.products[summed] = None
         return _Past(products=[summed])
-    sources = dict(numbers) if multiplies or not tensors else {}
+    sources = dict(numbers)
     for tensor in tensors:
         if not _is_scalar(tensor) or len(tensors) == 1 or multiplies:
             sources |= pasts[id(tensor)].sources
@@ -219,11 +269,11 @@ def _past(
     return _Past(sources, products) if sources or products else _NOTHING
 
 
-def _summed(name: str, args: Any, kwargs: Any) -> Expression | None:
+def _summed(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Expression | None:
     """Return over how many channels a function sums products, or None if it does not."""
     if name in _PRODUCTS:
         return expression_of(args[0].shape[-1])
-    if name in ("baddbmm", "addbmm", "addmm"):
+    if name in _SUMS_OF_PRODUCTS:
         return expression_of(args[1].shape[-1])
     if name == "scaled_dot_product_attention":
         query = args[0] if args else kwargs["query"]

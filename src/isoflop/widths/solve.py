@@ -1,6 +1,7 @@
 """New sizes from the equations of a trace, and a model of those sizes."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from isoflop.copies import copy_with_tensors
 from isoflop.errors import WideningError
 from isoflop.rules import rule_of
 from isoflop.surgery import ExampleInputs, configs
+from isoflop.widths.equations import Equation
 from isoflop.widths.expressions import Atom, Expression
 from isoflop.widths.nodes import expression_of
 from isoflop.widths.scales import Scale, Source
@@ -34,14 +36,17 @@ class Widths:
         shapes: New shape of every parameter and buffer by `(module path, attribute)`.
         attributes: New value of every attribute that changes, likewise: integers and powers of them.
         numbers: New value of every tensor with one element that is a power of a width, likewise.
+        unnamed: Floats that are a power of a width though they come from no attribute, by their
+            number in `SymbolicTrace.unnamed`: where they are used, their value and the new one.
         pinned: Why a size of a parameter must stay, by `(module path, attribute, dimension)`: the
-            equation that says so, and where it was found.
+            equation that says so, where it was found, and what may be the reason.
     """
 
     factor: float
     shapes: dict[Key, tuple[int, ...]] = field(default_factory=dict)
     attributes: dict[Key, Any] = field(default_factory=dict)
     numbers: dict[Key, float] = field(default_factory=dict)
+    unnamed: dict[int, tuple[str, float, float]] = field(default_factory=dict)
     pinned: dict[tuple[str, str, int], str] = field(default_factory=dict)
 
 
@@ -89,7 +94,7 @@ def solve_widths(
             return [size for size in trace.sizes(path) if evaluate(size) != size.value]
 
         told = name in rule_of(holders[path]).widths
-        return source.resized(evaluate, grown, told)
+        return trace.use_of(source, path, name).resized(evaluate, grown, told)
 
     def attribute(value: Any, path: str, name: str) -> Any:
         if isinstance(value, (tuple, list)):
@@ -115,7 +120,8 @@ def solve_widths(
                 f"{type(model).__name__}: a sum of widths there must stay. {ADVICE}"
             )
     pinned = {
-        (*key, dim): str(equation)
+        (*key, dim): f"{equation} ties it to a size that must stay"
+        f"{_made_plain(equation, trace.space.plain)}"
         for key in trace.parameters
         for dim, size in enumerate(trace.shapes[key])
         if size > 1 and equations.resolve(expression_of(size)).is_constant
@@ -132,7 +138,24 @@ def solve_widths(
         for key, source in trace.numbers.items()
         if (changed := number(source, *key)) != source.value
     }
-    return Widths(factor, shapes, attributes, numbers, pinned)
+    unnamed = {
+        index: (source.place, source.value, changed)
+        for index, source in enumerate(trace.unnamed)
+        if (changed := source.resized(evaluate, list, told=False)) != source.value
+    }
+    return Widths(factor, shapes, attributes, numbers, unnamed, pinned)
+
+
+def _made_plain(equation: Equation, plain: Mapping[int, str]) -> str:
+    """Return which code made the plain number that an equation sets a width to, if it is known."""
+    numbers = [abs(c) for side in (equation.left, equation.right) for m, c in side.terms if not m]
+    line = next((plain[number] for number in numbers if number in plain), None)
+    if line is None:
+        return ""
+    return (
+        f"; {line} makes a plain number of that value of a width, which a trace cannot follow, where "
+        "`//` in the place of `int`, `round` or `/` would keep it a size"
+    )
 
 
 def _units(weights: list[Expression], multiple_of: int) -> dict[Atom, int]:

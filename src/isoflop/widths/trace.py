@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from isoflop.copies import copy_with_tensors
-from isoflop.errors import InputError
+from isoflop.errors import InputError, WideningError
 from isoflop.fakes import (
     RunningModules,
     fake_inputs,
@@ -26,11 +27,12 @@ from isoflop.fakes import (
     run_on_fakes,
     unfused,
 )
+from isoflop.flops import trace as plain_trace
 from isoflop.rules import WideningRule, rule_of
 from isoflop.surgery import ExampleInputs, configs, normalize_inputs
 from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import Space, expression_of
-from isoflop.widths.scales import Scale, Source, follow, hold, number_in
+from isoflop.widths.scales import Scale, Source, follow, hold, may_be_a_scale, number_in
 from isoflop.widths.stand_ins import STAND_INS, recurrent
 
 # Names of integers that are widths.
@@ -66,6 +68,8 @@ class SymbolicTrace:
         attributes: Symbolic value of every attribute that restates a width, likewise.
         parameters: The keys of `shapes` that are parameters.
         numbers: What is known of the use of every tensor with one element, likewise.
+        unnamed: The same of the floats that come from no attribute, in the order of their use.
+        attended: The number of channels of a head in the fused attention that ran in a module.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -75,21 +79,43 @@ class SymbolicTrace:
         self.attributes: dict[tuple[str, str], Any] = {}
         self.parameters: set[tuple[str, str]] = set()
         self.numbers: dict[tuple[str, str], Source] = {}
+        self.unnamed: list[Source] = []
+        self.attended: dict[str, dict[Expression, None]] = {}
 
     def run(self, example_inputs: ExampleInputs) -> None:
-        """Run the forward pass and pin what the model returns to its sizes."""
+        """Run the forward pass and pin what the model returns to its sizes.
+
+        Raises:
+            InputError: The model cannot be run on the example inputs.
+            WideningError: It can, but not on symbolic sizes.
+        """
+        try:
+            self._run(example_inputs)
+        except InputError as error:
+            plain_trace(self.model, example_inputs)
+            raise WideningError(
+                f"{type(self.model).__name__} runs on the example inputs, but not where its widths are "
+                f"symbols: {error.reason or error}. Let the code there use sizes as they are, without "
+                "turning them into text or asking for their type, or give the module a forward pass for "
+                "traces with `isoflop.register_widening_rule`. Transforms that keep widths, such as "
+                "SparseParallel, need none."
+            ) from error
+
+    def _run(self, example_inputs: ExampleInputs) -> None:
         args, kwargs = normalize_inputs(self.model, example_inputs)
         with contextlib.ExitStack() as stack:
             for context in (unfused(), _more_like_integers()):
                 stack.enter_context(context)
             # Symbolic shapes hardly ever repeat, so looking them up costs more than it saves.
             mode = stack.enter_context(fake_mode(cache=False))
-            stack.enter_context(_Functions(self.space))
+            stack.enter_context(_Functions(self))
             fake = copy_with_tensors(self.model, self._make, share_others=True)
             fake.train().eval()  # see `isoflop.flops.trace`
             follow_rules(fake)
+            given = {id(config) for config in configs(self.model).values()}
             for path, config in configs(fake).items():
-                self._set_config(path, config)
+                if id(config) not in given:  # one that has no copy is the user's
+                    self._set_config(path, config)
             for path, module in fake.named_modules():
                 self._set_attributes(path, module)
                 if isinstance(module, nn.RNNBase):
@@ -133,7 +159,7 @@ class SymbolicTrace:
         if shape is None:
             return fake_like(tensor)
         number = number_in(tensor)
-        if number is not None and _may_be_a_scale(number):
+        if number is not None and may_be_a_scale(number):
             fake = fake_like(tensor)
             self.numbers[path, name] = Source(name, number, _full(path, name))
             hold(fake, self.numbers[path, name])
@@ -272,7 +298,7 @@ class SymbolicTrace:
         """Return what follows the use of a float in its place, also within a container."""
         if isinstance(value, (float, np.floating)):
             number = float(value)
-            if _may_be_a_scale(number):
+            if may_be_a_scale(number):
                 return Scale(number, Source(name, number, _full(path, name)))
         elif type(value) in (tuple, list, dict) and len(value) <= _LARGEST_CONTAINER:
             items = list(value.values() if isinstance(value, dict) else value)
@@ -282,6 +308,35 @@ class SymbolicTrace:
                     dict(zip(value, new, strict=True)) if type(value) is dict else type(value)(new)
                 )
         return value
+
+    def use_of(self, source: Source, path: str, name: str) -> Source:
+        """Return what is known of the use of a number of a module, or else what its use would be.
+
+        Modules that can fuse their attention, which scales by itself, keep the scale for when they do
+        not; and those that share their weights with others, such as embeddings, need not run.
+        """
+        if source.products or source.factors or not source.is_scale:
+            return source
+        source.products |= self.attended.get(path, {})
+        if not source.products:
+            for twin in self._twins(path):
+                value = self.attributes.get((twin, name))
+                if isinstance(value, Scale):
+                    source.products |= value.sources[0].products
+                    source.factors |= value.sources[0].factors
+        return source
+
+    def _twins(self, path: str) -> list[str]:
+        """Return the paths of modules of the same class that share parameters with a module."""
+        modules = dict(self.model.named_modules())
+        module = modules.get(path)
+        own = {id(p) for p in module.parameters()} if module is not None else set()
+        return [
+            twin
+            for twin, other in modules.items()
+            if type(other) is type(module)
+            and own & {id(p) for p in other.parameters(recurse=False)}
+        ]
 
     def sizes(self, path: str) -> list[Expression]:
         """Return the sizes of a module and of what it consists of, or those of what it is part of."""
@@ -307,10 +362,6 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (int, float, str, np.floating))
-
-
-def _may_be_a_scale(number: float) -> bool:
-    return 0.0 < number < math.inf and number != 1.0
 
 
 def _full(path: str, name: str) -> str:
@@ -359,32 +410,47 @@ def _recurrent_sizes(module: nn.Module) -> dict[str, Any]:
 def _more_like_integers() -> Iterator[None]:
     """Let symbolic sizes do more of what integers do.
 
-    `numpy.sqrt` asks an object for a method of that name, and tables that a forward pass keeps by
-    shape need a hash.
+    `numpy.sqrt` asks an object for a method of that name, tables that a forward pass keeps by shape
+    need a hash, and texts a format.
     """
-    hashing = torch.SymInt.__hash__
-    torch.SymInt.sqrt = lambda size: math.sqrt(int(size))  # type: ignore[attr-defined]
-    torch.SymInt.__hash__ = lambda size: hash(int(size))  # type: ignore[method-assign]
+    methods = {
+        "sqrt": lambda size: math.sqrt(int(size)),
+        "__hash__": lambda size: hash(int(size)),
+        "__format__": lambda size, spec: format(int(size), spec),
+    }
+    own = {name: vars(torch.SymInt)[name] for name in methods if name in vars(torch.SymInt)}
+    for name, method in methods.items():
+        setattr(torch.SymInt, name, method)
     try:
         yield
     finally:
-        torch.SymInt.__hash__ = hashing  # type: ignore[method-assign]
-        del torch.SymInt.sqrt  # type: ignore[attr-defined]
+        for name in methods:
+            delattr(torch.SymInt, name)
+        for name, method in own.items():
+            setattr(torch.SymInt, name, method)
 
 
 class _Functions(TorchFunctionMode):
     """Puts the stand-ins in the place of their functions and notes which function runs."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, trace: SymbolicTrace) -> None:
         super().__init__()
-        self.space = space
+        self.trace = trace
+        self.space = trace.space
+
+    def _unnamed(self, number: float) -> Source:
+        self.trace.unnamed.append(Source("", number, self.space.location()))
+        return self.trace.unnamed[-1]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outer, self.space.operation = self.space.operation, getattr(func, "__name__", str(func))
         try:
             run: Any = STAND_INS.get(func, func)
             result = run(*args, **(kwargs or {}))
-            follow(func, args, kwargs or {}, result)
+            follow(func, args, kwargs or {}, result, self._unnamed)
+            if func is F.scaled_dot_product_attention:
+                channels = expression_of((args[0] if args else kwargs["query"]).shape[-1])
+                self.trace.attended.setdefault(self.space.running[-1], {})[channels] = None
             return result
         finally:
             self.space.operation = outer
