@@ -1,10 +1,13 @@
 """Stand-ins return the shapes that the functions return, and make their comparisons."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import isoflop
 from isoflop.widths.stand_ins import STAND_INS, recurrent
 
 X = torch.randn(2, 8, 6, 6)
@@ -136,3 +139,21 @@ def test_projected_lstm():
     (out, state), (found, found_state) = layer(x), recurrent(layer, x)
     assert found.shape == out.shape
     assert [s.shape for s in found_state] == [s.shape for s in state]
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.MultiMarginLoss()])
+def test_a_model_that_returns_its_loss_alone_keeps_its_classes(loss):
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(*(nn.Linear(12, 12) for _ in range(3)), nn.Linear(12, 5))
+            self.loss = loss
+
+        def forward(self, x, target):
+            return self.loss(self.layers(x), target)
+
+    inputs = (torch.randn(4, 12), torch.tensor([0, 1, 2, 4]))
+    wide: Any
+    wide, _ = isoflop.transform(Loss(), isoflop.SparseWide(0.5), example_inputs=inputs)
+    assert wide.layers[-1].out_features == 5
+    assert wide.layers[0].out_features == 17

@@ -278,3 +278,18 @@ def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, An
     if module.mode == "LSTM":
         return result, (last, x.new_empty((layers, *batch, inner)))
     return result, last
+
+
+def _over_classes(loss: Callable[..., Tensor]) -> StandIn:
+    def run(x: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        # Targets are numbers of classes, so that scores must stay as many: a model that returns nothing
+        # but its loss shows this nowhere else.
+        classes = x.shape[1] if x.ndim > 1 else x.shape[0]
+        _require(classes == int(classes), "as many scores as classes")
+        return loss(x, target, *args, **kwargs)
+
+    return run
+
+
+for _loss in (F.cross_entropy, F.nll_loss, F.multi_margin_loss):
+    stands_for(_loss)(_over_classes(_loss))
