@@ -69,6 +69,9 @@ CALLS = {
     "reshape to sizes": (torch.Tensor.reshape, (X, 2, 8, 36), {}),
     "view": (torch.Tensor.view, (X, 16, -1, 6), {}),
     "view as": (torch.Tensor.view, (X, torch.int32), {}),
+    "cross_entropy": (F.cross_entropy, (torch.ones(2, 5), torch.tensor([0, 4])), {}),
+    "nll_loss": (F.nll_loss, (torch.ones(2, 5), torch.tensor([0, 4])), {"reduction": "none"}),
+    "multi_margin_loss": (F.multi_margin_loss, (torch.ones(5), torch.tensor(4)), {}),
     "unfold": (F.unfold, (X, (3, 2)), {"dilation": (1, 2), "padding": (2, 1), "stride": 2}),
 }
 
