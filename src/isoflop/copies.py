@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from isoflop.errors import IsoflopError
+from isoflop.nests import slots_of
 from isoflop.surgery import STORES
 
 Make = Callable[[nn.Module, str, str, Tensor], Tensor]
@@ -42,7 +43,7 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
         if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
         tensors[id(tensor)] = new
-    functions = _functions(model)
+    functions = _functions(model, hooks=share_others)
     try:
         return _copied(model, functions, dict(tensors))
     except Exception as error:
@@ -81,14 +82,27 @@ def _copied(model: nn.Module, functions: list["_Function"], memo: dict[int, Any]
     result = copy.deepcopy(model, memo)
     for function in functions:
         function.fill(memo)
+    for old, new in zip(model.modules(), result.modules(), strict=False):
+        for name, value in slots_of(old).items():  # which PyTorch's modules do not copy
+            if not hasattr(new, name):
+                setattr(new, name, copy.deepcopy(value, memo))
+    made = {id(tensor) for tensor in memo.values() if isinstance(tensor, Tensor)}
+    for name, parameter in result.named_parameters():
+        if id(parameter) not in made:
+            owner = type(model.get_submodule(name.rpartition(".")[0])).__name__
+            raise TypeError(
+                f"{name} is not what copy.deepcopy was told to make: {type(model).__name__}, {owner} or "
+                "a module between them has a `__deepcopy__` that disregards its memo"
+            )
     return result
 
 
 class _Function:
     """A function and its copy, which is filled once it is known what it refers to."""
 
-    def __init__(self, old: types.FunctionType) -> None:
+    def __init__(self, old: types.FunctionType, own: set[int] | None) -> None:
         self.old = old
+        self._own = own
         self._globals = dict(old.__globals__)
         cells = tuple(types.CellType() for _ in old.__closure__ or ())
         self.new = types.FunctionType(
@@ -97,22 +111,24 @@ class _Function:
 
     def fill(self, memo: dict[int, Any]) -> None:
         old, new = self.old, self.new
-        new.__defaults__ = _duplicate(old.__defaults__, memo)
-        new.__kwdefaults__ = _duplicate(old.__kwdefaults__, memo)
-        new.__dict__.update(_duplicate(old.__dict__, memo))
+        new.__defaults__ = self._duplicate(old.__defaults__, memo)
+        new.__kwdefaults__ = self._duplicate(old.__kwdefaults__, memo)
+        new.__dict__.update(old.__dict__)
         for before, after in zip(old.__closure__ or (), new.__closure__ or (), strict=True):
             if _is_full(before):
-                after.cell_contents = _duplicate(before.cell_contents, memo)
+                after.cell_contents = self._duplicate(before.cell_contents, memo)
         for name, value in _globals_of(old):
-            self._globals[name] = _duplicate(value, memo)
+            self._globals[name] = self._duplicate(value, memo)
 
-
-def _duplicate(value: Any, memo: dict[int, Any]) -> Any:
-    """Return a deep copy of what a function refers to, or the thing itself if it has none."""
-    try:
-        return copy.deepcopy(value, memo)
-    except Exception:  # an open file, for instance
-        return value
+    def _duplicate(self, value: Any, memo: dict[int, Any]) -> Any:
+        """Return what the copy refers to in place of `value`."""
+        own = self._own
+        if own is not None and all(id(thing) not in own for thing in _reachable([value], own)):
+            return value
+        try:
+            return copy.deepcopy(value, memo)
+        except Exception:  # an open file, for instance
+            return value
 
 
 def _is_full(cell: types.CellType) -> bool:
@@ -132,22 +148,29 @@ def _globals_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _functions(model: nn.Module) -> list[_Function]:
+def _functions(model: nn.Module, *, hooks: bool) -> list[_Function]:
     """Return the functions in the attributes of modules that a copy cannot share with `model`.
 
-    Those are the ones that refer to its modules or tensors; and hooks, which may note what they see.
+    Those are the ones that refer to its modules or tensors. What else they refer to is shared.
+
+    Args:
+        model: The model.
+        hooks: Whether hooks are to be run on copies of all that they refer to, since they may note what
+            they see.
     """
     own = {id(module) for module in model.modules()}
     own |= {id(tensor) for *_, tensor in owned_tensors(model)}
     places = [(name, value) for module in model.modules() for name, value in _attributes(module)]
-    hooks = _functions_in([v for name, v in places if name.endswith("_hooks")], own)
-    others = _functions_in([v for name, v in places if not name.endswith("_hooks")], own)
-    own_others = {
-        key: function
-        for key, function in others.items()
+    found = _functions_in([value for _, value in places], own)
+    functions = {
+        key: _Function(function, None if hooks else own)
+        for key, function in found.items()
         if any(id(thing) in own for thing in _reachable([function], own))
     }
-    return [_Function(function) for function in (hooks | own_others).values()]
+    if hooks:
+        noting = _functions_in([v for name, v in places if name.endswith("_hooks")], own)
+        functions |= {key: _Function(function, None) for key, function in noting.items()}
+    return list(functions.values())
 
 
 def _functions_in(values: list[Any], own: set[int]) -> dict[int, types.FunctionType]:

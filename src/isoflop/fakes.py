@@ -190,6 +190,12 @@ def check_model(model: Any) -> None:
                 f"{what} is compiled by torch.compile: pass the model as it was before "
                 "(`compiled._orig_mod`), and compile what you get."
             )
+        if any(
+            map(nn.parameter.is_lazy, (*module._parameters.values(), *module._buffers.values()))
+        ):
+            raise InputError(
+                f"{what} is lazy and has no sizes yet. Run the model once on an input first."
+            )
         if isinstance(module, torch.jit.ScriptModule):
             raise IsoflopError(
                 f"{what} is a TorchScript program, which cannot be looked into: pass the Python "

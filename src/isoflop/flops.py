@@ -591,7 +591,12 @@ class _Counter(TorchDispatchMode):
                     return tensors_in(func(*args, **kwargs))
                 if not masked:
                     return None
-                found = [self._stand_in(t) for t in args if isinstance(t, Tensor)]
+                # Zeros of other numbers than masked weights are not for us to know.
+                found = [
+                    self._stand_in(t) if self._get(t).masked else torch.ones(tuple(t.shape)).bool()
+                    for t in args
+                    if isinstance(t, Tensor)
+                ]
                 together = torch.stack(torch.broadcast_tensors(*found))
                 name = func._overloadpacket.__name__.strip("_")
                 if name == "mul":

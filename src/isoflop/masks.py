@@ -90,6 +90,8 @@ def remove_mask(module: nn.Module, parameter: str = "weight") -> None:
 def named_masks(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
     """Iterate over `(full parameter name, module, parameter, mask)` of every masked weight."""
     for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
         for parameter in module._parameters:
             mask = get_mask(module, parameter)
             if mask is not None:

@@ -68,10 +68,14 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _attributes(value)
 
 
-def _attributes(value: Any) -> list[tuple[str, Any]]:
+def slots_of(value: Any) -> dict[str, Any]:
+    """Return the attributes that an object has in slots."""
     slots = [s for kind in type(value).__mro__ for s in _slots(kind) if hasattr(value, s)]
-    found = {name: getattr(value, name) for name in slots}
-    return list((found | getattr(value, "__dict__", {})).items())
+    return {name: getattr(value, name) for name in slots}
+
+
+def _attributes(value: Any) -> list[tuple[str, Any]]:
+    return list((slots_of(value) | getattr(value, "__dict__", {})).items())
 
 
 def _slots(kind: type) -> tuple[str, ...]:

@@ -255,6 +255,7 @@ def test_new_weights_start_at_zero_with_zero_state(name, kind):
 
 
 @methods
+@pytest.mark.filterwarnings("ignore:Step .* is past the total_steps")
 def test_masks_change_only_when_due(name):
     run = Run(name)
     method = run.sparsifier.method
@@ -531,6 +532,7 @@ def test_a_layer_without_gradient_is_left_alone(name):
 
 
 @methods
+@pytest.mark.filterwarnings("ignore:.*whose sparsifier was removed")
 def test_remove_lets_go(name):
     run = Run(name)
     run.train(range(3))

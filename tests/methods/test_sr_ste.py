@@ -125,6 +125,7 @@ def test_masked_weights_keep_their_optimizer_state():
     assert not model.weight[~sparsifier.masks["weight"]].any()
 
 
+@pytest.mark.filterwarnings("ignore:Step .* is past the total_steps")
 def test_masks_follow_no_longer_after_the_end():
     torch.manual_seed(0)
     model = nn.Linear(8, 8)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -62,7 +63,7 @@ def assert_same(one, two):
 @pytest.fixture(scope="module")
 def sparse_run(tmp_path_factory):
     """A complete run with mask updates, and what `train` returned."""
-    recipe = get_recipe("digits").replace(base_width=4, epochs=3, update_every=8)
+    recipe = dataclasses.replace(get_recipe("digits"), base_width=4, epochs=3, update_every=8)
     path = tmp_path_factory.mktemp("runs") / "rigl"
     summary = train(recipe, path, transform=WIDE, method="rigl", quiet=True)
     return recipe, path, summary
@@ -212,7 +213,8 @@ def test_kill_and_resume_gives_the_same_bits(sparse_run, tmp_path, method):
     code = (
         "import isoflop\nfrom isoflop.training import *\nimport torch\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
-        "recipe = get_recipe('digits').replace(base_width=4, epochs=3, update_every=8)\n"
+        "recipe = dataclasses.replace("
+        "get_recipe('digits'), base_width=4, epochs=3, update_every=8)\n"
         f"train(recipe, {str(out)!r}, transform=isoflop.SparseWide(sparsity=0.75),"
         f" method={method!r}, quiet=True)\n"
     )
@@ -247,7 +249,7 @@ def test_compressed_storage_ends_like_masked(tiny_recipe, tmp_path, method):
     # Few updates, small steps, and a network that is not too narrow: in a narrower one, outputs
     # without weights have norms of nothing but rounding errors, and masked runs differ from each
     # other in the same way when PyTorch's convolutions are computed by another library.
-    recipe = tiny_recipe.replace(epochs=1, update_every=8, base_width=8, lr=0.005)
+    recipe = dataclasses.replace(tiny_recipe, epochs=1, update_every=8, base_width=8, lr=0.005)
     if method == "gmp":
         method = isoflop.Gmp(update_every=4)
     summaries = [
@@ -394,7 +396,11 @@ def test_sparse_training_without_a_transform(tiny_recipe, tmp_path, allocation):
 @pytest.mark.parametrize("method", isoflop.methods())
 def test_every_method_trains_at_the_plans_flops(tiny_recipe, tmp_path, method):
     summary = train(
-        tiny_recipe.replace(update_every=4), tmp_path, transform=WIDE, method=method, quiet=True
+        dataclasses.replace(tiny_recipe, update_every=4),
+        tmp_path,
+        transform=WIDE,
+        method=method,
+        quiet=True,
     )
     assert summary["accuracy"] > 10
     plan = isoflop.Plan.load(tmp_path / "plan.json")

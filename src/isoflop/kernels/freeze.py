@@ -108,7 +108,7 @@ def _first_that_agrees(reference: Reference, attempts: Iterator[nn.Module]) -> n
     """Return the first model that computes what it should, else a copy of the dense one."""
     for model in attempts:
         if reference.agrees(model):
-            return model
+            return model.eval()  # containers that a graph makes anew too
     unchanged = without_masks(masked_copy(reference))
     if not reference.agrees(unchanged):
         warnings.warn(
@@ -118,7 +118,7 @@ def _first_that_agrees(reference: Reference, attempts: Iterator[nn.Module]) -> n
             NoEffectWarning,
             stacklevel=3,
         )
-    return unchanged
+    return unchanged.eval()
 
 
 def _foldings(reference: Reference) -> Iterator[nn.Module]:

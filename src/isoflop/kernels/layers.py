@@ -284,15 +284,15 @@ class SparseLayer(nn.Module):
     def _check_signature(self) -> None:
         """Raise if the values were averaged with, or replaced by, those of another index."""
         own = self.signature
-        functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-        if (
-            torch.compiler.is_compiling()
-            or type(own) is not Tensor
-            or not own.is_cpu
-            or functorch.is_functorch_wrapped_tensor(own)
-        ):
+        if torch.compiler.is_compiling():
             return
-        if not _agree(own, self._signature):
+        functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+        while functorch.is_functorch_wrapped_tensor(own):
+            own = functorch.get_unwrapped(own)
+        if type(own) is not Tensor or not own.is_cpu:
+            return
+        # Of models whose states were stacked, all must have the same positions.
+        if any(not _agree(each, self._signature) for each in own.view(-1, len(self._signature))):
             raise KernelError(
                 f"The values of this {type(self).__name__} do not belong to its positions: they were "
                 "averaged with those of other positions, or copied from them. Call "

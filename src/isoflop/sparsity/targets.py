@@ -199,6 +199,12 @@ def from_sparsity(
     skipped = _tied_to(model, excluded | ends)
     kept = [(path, module) for path, module in candidates if id(module.weight) not in skipped]
     if not kept:
+        for path, module in model.named_modules():
+            if "quantized" in type(module).__module__.split("."):
+                raise NoTransformableLayersError(
+                    f"{path or 'The model'} is quantised ({type(module).__name__}): sparsify the "
+                    "floating-point model, and quantise the result."
+                )
         raise NoTransformableLayersError(
             f"No layer of {type(model).__name__} is left to mask: of its {len(candidates)} linear "
             f"and convolution layers, {len(ends)} are kept dense as the ends of the network and "

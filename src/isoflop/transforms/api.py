@@ -137,6 +137,11 @@ def _check_arguments(model: nn.Module, config: Transform, scope: str, seed: int)
                 f"{path or 'the model'} is quantised ({type(module).__name__}): transform and train "
                 "the floating-point model, and quantise the result."
             )
+        if any(p.is_complex() for p in module.parameters(recurse=False)):
+            raise WideningError(
+                f"{path or 'the model'} has complex weights, of which no transform knows how to draw new "
+                "ones. Hold them as real and imaginary parts (`torch.view_as_complex`)."
+            )
         if any(nn.parameter.is_lazy(p) for p in module.parameters(recurse=False)):
             raise WideningError(
                 f"{path or 'the model'} is lazy: run the model once, so that its sizes are known, "

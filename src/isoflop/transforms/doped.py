@@ -31,12 +31,12 @@ class DopedLayer(ReplacedLayer):
         """Return the sparse layer."""
         return self.sparse
 
-    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         """Map `(…, Din)` to `(…, Dout)`, or `(B, cin, …)` to `(B, cout, …)`."""
-        y = self.nonlinearity(call(self.sparse, x, output_size))
+        y = self.nonlinearity(call(self.sparse, input, output_size))
         if self.low_rank is not None:
             down, up = self.low_rank
-            y = y + call(up, down(x), output_size)
+            y = y + call(up, down(input), output_size)
         return self.add_bias(y)
 
 

@@ -30,9 +30,9 @@ class FactorizedLayer(ReplacedLayer):
         """Return the first factor."""
         return self.down
 
-    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         """Map `(…, Din)` to `(…, Dout)`, or `(B, cin, …)` to `(B, cout, …)`."""
-        return self.add_bias(call(self.up, self.nonlinearity(self.down(x)), output_size))
+        return self.add_bias(call(self.up, self.nonlinearity(self.down(input)), output_size))
 
 
 @TRANSFORMS.register("factorized")

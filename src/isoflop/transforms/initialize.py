@@ -274,4 +274,5 @@ def _like(parameter: Tensor, old: Tensor | None) -> None:
         nn.init.normal_(parameter, std=0.02)
     else:
         values = old.float()
-        nn.init.normal_(parameter, mean=values.mean().item(), std=values.std().item())
+        spread = values.std().item() if values.numel() > 1 else 0.0
+        nn.init.normal_(parameter, mean=values.mean().item(), std=spread)

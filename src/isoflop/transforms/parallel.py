@@ -32,10 +32,10 @@ class ParallelBranches(ReplacedLayer):
         """Return the first branch."""
         return self.branches[0]
 
-    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         """Map `(…, Din)` to `(…, Dout)`, or `(B, cin, …)` to `(B, cout, …)`."""
         pairs = zip(self.branches, self.nonlinearities, strict=True)
-        first, *others = (sigma(call(branch, x, output_size)) for branch, sigma in pairs)
+        first, *others = (sigma(call(branch, input, output_size)) for branch, sigma in pairs)
         for other in others:
             first = first + other
         return self.add_bias(first)

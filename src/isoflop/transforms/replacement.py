@@ -59,11 +59,11 @@ class ReplacedLayer(nn.Module):
         return x if self.bias is None else x + self.bias.reshape(-1, *[1] * self._trailing)
 
     def keep_attributes(self, layer: nn.Module) -> None:
-        """Take over hooks, plain attributes (numbers, strings, tuples) and the mode of `layer`."""
+        """Take over hooks, attributes of the user's own and the mode of `layer`."""
         for name in HOOKS:
             self.__dict__[name] = layer.__dict__[name]
         for name, value in layer.__dict__.items():
-            plain = isinstance(value, (int, float, str, tuple))
-            if plain and not name.startswith("_") and not hasattr(self, name):
-                setattr(self, name, value)
+            own = value is not None and not isinstance(value, (Tensor, nn.Module))
+            if own and not name.startswith("_") and not hasattr(self, name):
+                self.__dict__[name] = value
         self.train(layer.training)

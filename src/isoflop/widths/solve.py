@@ -114,7 +114,9 @@ def solve_widths(
             )
     shapes = {key: new(tuple(shape)) for key, shape in trace.shapes.items()}
     for (path, name), shape in shapes.items():
-        if any(size < 1 for size in shape):
+        if any(
+            size < 1 and old != 0 for size, old in zip(shape, trace.shapes[path, name], strict=True)
+        ):
             raise WideningError(
                 f"{path}.{name} would get the shape {shape} at {factor:.3f} times the widths of "
                 f"{type(model).__name__}: a sum of widths there must stay. {ADVICE}"

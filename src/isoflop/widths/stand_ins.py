@@ -20,6 +20,17 @@ STAND_INS: dict[Callable[..., Any], StandIn] = {}
 """Stand-ins by the function that they replace."""
 
 
+BY_NAME: dict[str, StandIn] = {}
+"""Stand-ins of operators of other libraries, which need not be installed, by full name."""
+
+
+def stand_in_of(function: Any) -> Any:
+    """Return the stand-in of a function, or the function itself."""
+    packet = getattr(function, "_overloadpacket", function)
+    name = getattr(packet, "_qualified_op_name", "")
+    return STAND_INS.get(function) or BY_NAME.get(name, function)
+
+
 def stands_for(*functions: Callable[..., Any]) -> Callable[[StandIn], StandIn]:
     """Decorator that registers a stand-in."""
 
@@ -293,3 +304,21 @@ def _over_classes(loss: Callable[..., Tensor]) -> StandIn:
 
 for _loss in (F.cross_entropy, F.nll_loss, F.multi_margin_loss):
     stands_for(_loss)(_over_classes(_loss))
+
+
+def _deformable(
+    x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, *args: Any
+) -> Tensor:
+    groups, offset_groups, masked = args[6:9]
+    taps = weight.shape[2] * weight.shape[3] * offset_groups
+    _require(
+        x.shape[1] == weight.shape[1] * groups, f"deform_conv2d of {weight.shape} got {x.shape}"
+    )
+    _require(offset.shape[1] == 2 * taps, "two offsets for each tap")
+    if masked:
+        _require(mask.shape[1] == taps, "one factor for each tap")
+    _require(bias.shape[0] == weight.shape[0], "bias and weight differ")
+    return x.new_empty((x.shape[0], weight.shape[0], *offset.shape[2:]))
+
+
+BY_NAME["torchvision::deform_conv2d"] = _deformable

@@ -33,7 +33,7 @@ from isoflop.surgery import ExampleInputs, configs, normalize_inputs
 from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import Space, expression_of
 from isoflop.widths.scales import Scale, Source, follow, hold, may_be_a_scale, number_in
-from isoflop.widths.stand_ins import STAND_INS, recurrent
+from isoflop.widths.stand_ins import recurrent, stand_in_of
 
 # Names of integers that are widths.
 _WIDTH_NAME = re.compile(
@@ -445,8 +445,7 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outer, self.space.operation = self.space.operation, getattr(func, "__name__", str(func))
         try:
-            run: Any = STAND_INS.get(func, func)
-            result = run(*args, **(kwargs or {}))
+            result = stand_in_of(func)(*args, **(kwargs or {}))
             follow(func, args, kwargs or {}, result, self._unnamed)
             if func is F.scaled_dot_product_attention:
                 channels = expression_of((args[0] if args else kwargs["query"]).shape[-1])

@@ -13,7 +13,7 @@ from torch import Tensor
 HOOKS = "hook"
 
 
-@habit(SHAPE, mlp_macs, refused={"replacing": HOOKS})
+@habit(SHAPE, mlp_macs)
 class ForwardHook(Mlp):
     """A hook that changes the output."""
 
@@ -26,7 +26,7 @@ def _double(module, args, output):
     return 2 * output
 
 
-@habit(SHAPE, mlp_macs, refused={"replacing": HOOKS})
+@habit(SHAPE, mlp_macs)
 class ForwardPreHook(Mlp):
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def _scaled(module, args, kwargs):
     return tuple(0.5 * x for x in args), kwargs
 
 
-@habit(SHAPE, mlp_macs, refused={"replacing": HOOKS})
+@habit(SHAPE, mlp_macs)
 class RecordsFeatures(Mlp):
     """As feature extractors and profilers do; a run on fakes must not leave fakes behind."""
 
@@ -63,7 +63,7 @@ class RecordsFeatures(Mlp):
         self.seen[:] = [output.detach()]
 
 
-@habit(SHAPE, mlp_macs, refused={"replacing": HOOKS})
+@habit(SHAPE, mlp_macs)
 class BackwardHook(Mlp):
     def __init__(self) -> None:
         super().__init__()

@@ -79,7 +79,7 @@ class BoundMethodOfSelf(Mlp):
         return self.c(F.relu(self.run(F.relu(self.a(x)))))
 
 
-@habit(SHAPE, mlp_macs, refused={"transform": ".", "inference": "."})
+@habit(SHAPE, mlp_macs)
 class LambdaOverSelf(Mlp):
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class LambdaOverSelf(Mlp):
         return self.c(self.run(F.relu(self.a(x))))
 
 
-@habit(SHAPE, mlp_macs, refused={"transform": ".", "inference": "."})
+@habit(SHAPE, mlp_macs)
 class Closure(Mlp):
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Scaled:
     __slots__ = ("scale",)
 
 
-@habit(SHAPE, mlp_macs, refused={"transform": "scale", "inference": "scale", "export": "scale"})
+@habit(SHAPE, mlp_macs)
 class Slots(Scaled, Mlp):
     """Neither `copy` nor `pickle` knows what to do with this class."""
 

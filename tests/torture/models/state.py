@@ -150,7 +150,11 @@ class Logger(Mlp):
         return self.b(x)
 
 
-@habit(SHAPE, mlp_macs, refused={"transform": "copie", "inference": "copie", "export": "copie"})
+@habit(
+    SHAPE,
+    mlp_macs,
+    refused={"profile": "copied", "transform": "copie", "inference": "copie", "export": "copie"},
+)
 class RefusesToBeCopied(Mlp):
     def __deepcopy__(self, memo):
         raise RuntimeError("make a new one")

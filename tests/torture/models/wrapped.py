@@ -38,7 +38,7 @@ def OneConvolution() -> nn.Module:  # noqa: N802
 @habit(
     SHAPE,
     lambda w: 4 * w("_orig_mod.a", "_orig_mod.b", "_orig_mod.c"),
-    refused={"transform": "compile"},
+    refused={"profile": "compile", "transform": "compile"},
 )
 def Compiled() -> nn.Module:  # noqa: N802
     return torch.compile(Mlp(), backend="eager")  # pyright: ignore[reportReturnType]

@@ -1,5 +1,6 @@
 """Small data for detection and segmentation, and a classifier whose layers are transferred."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def recipes():
 @pytest.fixture(scope="session")
 def classifier_recipe():
     """Recipe of the classifier."""
-    recipe = get_recipe("digits").replace(epochs=1, update_every=8, base_width=4)
+    recipe = dataclasses.replace(get_recipe("digits"), epochs=1, update_every=8, base_width=4)
     return recipe.replace(model="isoflop:resnet18_cifar")
 
 
