@@ -61,16 +61,24 @@ def set_mask(module: nn.Module, parameter: str, mask: Tensor) -> None:
     Raises:
         IsoflopError: The names of its buffer are taken (see `mask_name`).
     """
-    weight = module.get_parameter(parameter)
+    attach_mask(module, parameter, mask)
+    with torch.no_grad():
+        # A product would keep NaN.
+        module.get_parameter(parameter).masked_fill_(~mask, 0)
+
+
+def attach_mask(module: nn.Module, parameter: str, mask: Tensor) -> None:
+    """Attach `mask` to `module.<parameter>`, which is zero off it already.
+
+    Raises:
+        IsoflopError: The names of its buffer are taken (see `mask_name`).
+    """
     assert mask.dtype == torch.bool
-    assert mask.shape == weight.shape
+    assert mask.shape == module.get_parameter(parameter).shape
     name = mask_name(module, parameter)
     module.register_buffer(name, mask, persistent=True)
     # Not changed in place: shallow copies of the module share it.
     module.__dict__[_MASKS] = {**_masks_of(module), parameter: (name, _active(mask))}
-    with torch.no_grad():
-        # A product would keep NaN.
-        weight.masked_fill_(~mask, 0)
 
 
 def remove_mask(module: nn.Module, parameter: str = "weight") -> None:

@@ -1,5 +1,6 @@
 """Run directories to report on."""
 
+import dataclasses
 import json
 
 import pytest
@@ -95,7 +96,7 @@ def write_lines(path, lines):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """Directories of real runs: dense, and two seeds of RigL with spectra."""
-    recipe = get_recipe("digits").replace(base_width=4, epochs=2, update_every=8)
+    recipe = dataclasses.replace(get_recipe("digits"), base_width=4, epochs=2, update_every=8)
     folder = tmp_path_factory.mktemp("trained")
     train(recipe, folder / "dense", quiet=True)
     wide = isoflop.SparseWide(sparsity=0.5)

@@ -16,7 +16,7 @@ from isoflop.bench.work import Work
 from isoflop.errors import NoEffectWarning
 from isoflop.kernels import has_bfloat16
 from isoflop.kernels.layout import to_batch_innermost
-from isoflop.masks import get_mask
+from isoflop.masks import attach_mask, get_mask
 
 
 class InProcess(Contestant):
@@ -212,7 +212,9 @@ class CsrLinear(nn.Module):
             self.weight = nn.Parameter(layer.weight.detach().to_sparse_csr())
         self.bias = copy.deepcopy(layer.bias)
         # PyTorch computes the gradient of every weight; only those on the mask are to be compared.
-        self.register_buffer("weight_mask", get_mask(layer))
+        mask = get_mask(layer)
+        if mask is not None:
+            attach_mask(self, "weight", mask)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (rows, in) to (rows, out)."""
