@@ -190,9 +190,8 @@ def check_model(model: Any) -> None:
                 f"{what} is compiled by torch.compile: pass the model as it was before "
                 "(`compiled._orig_mod`), and compile what you get."
             )
-        if any(
-            map(nn.parameter.is_lazy, (*module._parameters.values(), *module._buffers.values()))
-        ):
+        own: list[Any] = [*module._parameters.values(), *module._buffers.values()]
+        if any(map(nn.parameter.is_lazy, own)):
             raise InputError(
                 f"{what} is lazy and has no sizes yet. Run the model once on an input first."
             )

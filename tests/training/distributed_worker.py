@@ -48,7 +48,8 @@ def batch_norm_net(num_classes: int = 10, in_channels: int = 1, base_width: int 
 
 # The last of 6 batches has 67 samples, which do not divide evenly.
 UNEVEN = dataclasses.replace(
-    get_recipe("digits"), model="tests.training.distributed_worker:net", base_width=4, epochs=2, batch_size=256, clip_norm=1.0,
+    get_recipe("digits"), model="tests.training.distributed_worker:net", base_width=4, epochs=2,
+    batch_size=256, clip_norm=1.0,
     drop_last=False, update_every=4,
 )  # fmt: skip
 
