@@ -21,7 +21,7 @@ def make(method="rigl", *, storage="masked", **options):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     method = isoflop.RigL(update_every=2) if method == "rigl" else method
     options = {"sparsity": 0.8, "dense_ends": False, "total_steps": 400, **options}
-    return model, optimizer, isoflop.sparsify(model, optimizer, method, storage=storage, **options)
+    return model, optimizer, isoflop.sparsify(model, optimizer, method, storage=storage, **options)  # pyright: ignore[reportArgumentType]
 
 
 def backward(model, optimizer=None):
@@ -84,7 +84,7 @@ def test_another_optimizer_goes_on_with_the_masks():
     for _ in range(3):
         backward(model, other)
     assert all(torch.equal(masks[name], mask) for name, mask in again.masks.items())
-    assert int(model[0].weight.count_nonzero()) == again.nnz["0.weight"]
+    assert int(model[0].weight.count_nonzero()) == again.nnz["0.weight"]  # pyright: ignore[reportCallIssue]
 
 
 class Lookahead(torch.optim.Optimizer):
@@ -160,11 +160,11 @@ def test_weights_that_others_change_are_noticed(how):
         elif how == "data":
             weight.data = torch.randn(32, 32)
         elif how == "in place":
-            weight.add_(1.0)
+            weight.add_(1.0)  # pyright: ignore[reportCallIssue]
         elif how == "state":
             model.load_state_dict({"2.weight": torch.randn(32, 32)}, strict=False)
         else:
-            weight -= 0.1 * torch.randn(32, 32)
+            weight -= 0.1 * torch.randn(32, 32)  # pyright: ignore[reportOperatorIssue]
     with pytest.raises(IsoflopError, match=r"'2.weight'"):
         backward(model, optimizer)
     if how in ("data", "in place", "state", "manual"):
@@ -207,7 +207,7 @@ def test_training_by_hand_is_warned_of():
     for _ in range(63):
         backward(model)
         for p in model.parameters():
-            p.data -= 0.1 * p.grad
+            p.data -= 0.1 * p.grad  # pyright: ignore[reportOperatorIssue]
     with pytest.warns(NoEffectWarning, match=r"no step in 64 backward passes"):
         backward(model)
     for _ in range(130):  # gradients alone are looked at by many
@@ -248,12 +248,12 @@ def test_the_density_of_another_state_is_told_and_refused(storage):
 
 def test_models_of_the_middle_of_a_ramp_are_loaded_in_either_order():
     method = isoflop.Gmp(update_every=2)
-    model, optimizer, sparsifier = make(method, total_steps=20)
+    model, optimizer, sparsifier = make(method, total_steps=20)  # pyright: ignore[reportArgumentType]
     for _ in range(6):
         backward(model, optimizer)
     states = model.state_dict(), sparsifier.state_dict()
     for first in (0, 1):
-        model, optimizer, again = make(method, total_steps=20)
+        model, optimizer, again = make(method, total_steps=20)  # pyright: ignore[reportArgumentType]
         loads = [model.load_state_dict, again.load_state_dict]
         loads[first](states[first])
         loads[1 - first](states[1 - first])

@@ -32,9 +32,9 @@ def test_what_a_recipe_is_given_reaches_the_method_or_is_refused(recipe, method)
 
 def test_methods_keep_their_own_values_unless_others_are_given():
     recipe = get_recipe("cifar100")
-    assert build_method("granet", recipe).update_every == 1000
-    assert build_method("granet", recipe.replace(update_every=100)).update_every == 100
-    assert build_method("granet", get_recipe("digits")).update_every == 20
+    assert build_method("granet", recipe).update_every == 1000  # pyright: ignore[reportAttributeAccessIssue]
+    assert build_method("granet", recipe.replace(update_every=100)).update_every == 100  # pyright: ignore[reportAttributeAccessIssue]
+    assert build_method("granet", get_recipe("digits")).update_every == 20  # pyright: ignore[reportAttributeAccessIssue]
     assert dataclasses.replace(recipe, epochs=3).given == ()
     assert recipe.replace(lr=0.1, epochs=None).replace(alpha=0.3).given == ("lr", "alpha")
 

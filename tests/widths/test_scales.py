@@ -335,7 +335,7 @@ def test_language_models(name, attention):
 )
 def test_vision_transformers(name, options, fused):
     timm = pytest.importorskip("timm")
-    from timm.layers import set_fused_attn
+    from timm.layers import set_fused_attn  # pyright: ignore[reportPrivateImportUsage]
 
     set_fused_attn(fused)
     try:
