@@ -72,5 +72,5 @@ def test_all_are_found():
     assert len(PRINTED) > 40
     assert (
         "reproduce.md",
-        "isoflop report reproduction/runs/*/seed* --out report.html",
+        "isoflop report reproduction/runs/*/seed*",
     ) in MENTIONED
