@@ -35,7 +35,7 @@ from isoflop.fakes import (
     unfused,
 )
 from isoflop.masks import named_masks
-from isoflop.nests import map_tensors, tensors_in
+from isoflop.nests import tensors_in
 from isoflop.operations import (
     aten,
     has_formula,
@@ -301,18 +301,6 @@ def _trace(model: nn.Module, example_inputs: ExampleInputs, *, gradients: bool) 
         return _run(model, fake, *fake_inputs(mode, (args, kwargs)), gradients=gradients)
 
 
-def trace_values(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
-    """Run one forward pass on real inputs and return all that it shows.
-
-    For models whose course depends on values. The pass is run by a copy with the same tensors.
-
-    Raises:
-        InputError: The model cannot be run on these inputs, or takes or returns no tensor.
-    """
-    copied = copy_with_tensors(model, lambda *place: place[-1], share_others=True)
-    return _run(model, copied, *map_tensors((args, kwargs), torch.clone), gradients=True)
-
-
 def _run(model: nn.Module, copied: nn.Module, args: Any, kwargs: Any, *, gradients: bool) -> Trace:
     """Count one forward pass of `copied`, a copy of `model` with other tensors."""
     # Training first: by convention it clears what modules keep between evaluations.
@@ -417,10 +405,9 @@ class _Counter(TorchDispatchMode):
             values = _real(masks[name]) if name in masks else None
             origin = _Origin(weights=(name,), values=values, masked=name in masks)
             self._set(parameter, origin)
-            if original is not parameter:
-                # What reaches the model not through its modules meets the original's parameters.
-                self._set(original, origin)
-                self._originals[id(original)] = name
+            # What reaches the model not through its modules meets the original's parameters.
+            self._set(original, origin)
+            self._originals[id(original)] = name
         if masks:
             for buffer, original in zip(fake.buffers(), model.buffers(), strict=True):
                 if not (original.is_meta or _is_numeric(original)):
