@@ -8,9 +8,10 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,11 @@ from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 
+from isoflop.copies import Make, copy_with_tensors
 from isoflop.errors import InputError, IsoflopError
 from isoflop.nests import map_tensors, tensors_in
 from isoflop.rules import rule_of
+from isoflop.surgery import ExampleInputs, normalize_inputs
 
 _KNOWN_VALUES = 65536
 """Largest number of elements of an integer tensor whose values a trace follows."""
@@ -200,6 +203,64 @@ def check_model(model: Any) -> None:
                 f"{what} is a TorchScript program, which cannot be looked into: pass the Python "
                 "module that it was made of."
             )
+
+
+_WatchT = TypeVar("_WatchT", bound=AbstractContextManager[Any])
+
+
+def _make_fake(_module: nn.Module, _path: str, _name: str, tensor: Tensor) -> Tensor:
+    return fake_like(tensor)
+
+
+def run_on_copy(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    watch: Callable[[nn.Module, "RunningModules", list[Tensor]], _WatchT],
+    *,
+    make: Make = _make_fake,
+    others: Sequence[nn.Module] = (),
+) -> tuple[Any, _WatchT]:
+    """Run one forward pass, in evaluation mode, of a copy of a model that is made of fake tensors.
+
+    Args:
+        model: The model.
+        example_inputs: See `isoflop.profile`.
+        watch: Called with the copy, its running modules and the tensors that it takes; returns the
+            context in which the pass runs.
+        make: Makes the tensors of the copy, see `copy_with_tensors`.
+        others: Modules that the model may lead to by other ways than as its children.
+
+    Returns:
+        What the model returns, and the context.
+
+    Raises:
+        InputError: The model cannot be run on the example inputs.
+    """
+    args, kwargs = normalize_inputs(model, example_inputs)
+
+    def run(*, gradients: bool) -> tuple[Any, _WatchT]:
+        with unfused(), fake_mode() as mode:
+            fake = _copy(model, make, others)
+            # Training first: by convention it clears what modules keep between evaluations.
+            fake.train().eval()
+            follow_rules(fake)
+            given, named = fake_inputs(mode, (args, kwargs))
+            running = RunningModules(fake)
+            with watch(fake, running, tensors_in((given, named))) as context:
+                return run_on_fakes(fake, given, named, running, gradients=gradients), context
+
+    try:
+        return run(gradients=False)
+    except NeedsGradientsError:
+        return run(gradients=True)
+
+
+def _copy(model: nn.Module, make: Make, others: Sequence[nn.Module]) -> nn.Module:
+    if not others:
+        return copy_with_tensors(model, make, share_others=True)
+    # One copy of all, in which what is held in two places is the copy of the same module.
+    together = copy_with_tensors(nn.ModuleList([model, *others]), make, share_others=True)
+    return together.get_submodule("0")
 
 
 class NeedsGradientsError(InputError):

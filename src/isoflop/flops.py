@@ -19,20 +19,13 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from isoflop.copies import copy_with_tensors
 from isoflop.errors import BudgetError, InputError, UncountedOperationWarning
 from isoflop.fakes import (
-    NeedsGradientsError,
     RunningModules,
     check_model,
-    fake_inputs,
-    fake_like,
-    fake_mode,
-    follow_rules,
     grouped_product,
     output_tensors,
-    run_on_fakes,
-    unfused,
+    run_on_copy,
 )
 from isoflop.masks import named_masks
 from isoflop.nests import tensors_in
@@ -45,7 +38,7 @@ from isoflop.operations import (
     macs_of,
     scales,
 )
-from isoflop.surgery import ExampleInputs, normalize_inputs
+from isoflop.surgery import ExampleInputs
 
 
 @dataclass(frozen=True)
@@ -285,37 +278,17 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
         InputError: The model cannot be run on these inputs, or takes or returns no tensor.
     """
     check_model(model)
-    try:
-        return _trace(model, example_inputs, gradients=False)
-    except NeedsGradientsError:
-        return _trace(model, example_inputs, gradients=True)
 
+    def watch(fake: nn.Module, running: RunningModules, inputs: list[Tensor]) -> _Counter:
+        if not inputs:
+            raise InputError(
+                f"No tensor was found in the example inputs of {type(model).__name__}: pass the "
+                "tensors that its forward pass takes, or their shapes."
+            )
+        return _Counter(model, fake, running, inputs)
 
-def _trace(model: nn.Module, example_inputs: ExampleInputs, *, gradients: bool) -> Trace:
-    args, kwargs = normalize_inputs(model, example_inputs)
-    with fake_mode() as mode:
-        fake = copy_with_tensors(
-            model, lambda _module, _path, _name, tensor: fake_like(tensor), share_others=True
-        )
-        follow_rules(fake)
-        return _run(model, fake, *fake_inputs(mode, (args, kwargs)), gradients=gradients)
-
-
-def _run(model: nn.Module, copied: nn.Module, args: Any, kwargs: Any, *, gradients: bool) -> Trace:
-    """Count one forward pass of `copied`, a copy of `model` with other tensors."""
-    # Training first: by convention it clears what modules keep between evaluations.
-    copied.train().eval()
-    inputs = tensors_in((args, kwargs))
-    if not inputs:
-        raise InputError(
-            f"No tensor was found in the example inputs of {type(model).__name__}: pass the tensors "
-            "that its forward pass takes, or their shapes."
-        )
-    with unfused():
-        counter = _Counter(model, copied, inputs)
-        with counter:
-            output = run_on_fakes(copied, args, kwargs, counter.running, gradients=gradients)
-        outputs = output_tensors(model, output)
+    output, counter = run_on_copy(model, example_inputs, watch)
+    outputs = output_tensors(model, output)
     return Trace(
         table=counter.table(),
         first=frozenset(counter.first),
@@ -383,11 +356,13 @@ class _Counter(TorchDispatchMode):
     through, so that the non-zeros of each factor are counted as they arrive at the product.
     """
 
-    def __init__(self, model: nn.Module, fake: nn.Module, inputs: list[Tensor]) -> None:
+    def __init__(
+        self, model: nn.Module, fake: nn.Module, running: RunningModules, inputs: list[Tensor]
+    ) -> None:
         super().__init__()
         self._origins: dict[int, tuple[Tensor, _Origin]] = {}
         self._rows: dict[tuple[str, str, tuple[str, ...]], list[int]] = {}
-        self.running = RunningModules(fake)
+        self._running = running
         self._time = 0
         self.elementwise: dict[str, int] = {}
         self.first: set[str] = set()
@@ -464,7 +439,7 @@ class _Counter(TorchDispatchMode):
             self._set(tensor, dataclasses.replace(origin, values=known))
 
     def _not_counted(self, what: str) -> None:
-        self.uncounted[f"{what} in {self.running[-1] or 'the model'}"] = None
+        self.uncounted[f"{what} in {self._running[-1] or 'the model'}"] = None
 
     def _product(self, packet: Any, args: Any, kwargs: Any, out: Any) -> _Origin:
         """Count a product, and return the origin of its result."""
@@ -482,7 +457,7 @@ class _Counter(TorchDispatchMode):
             plain, learned_input = [weight], True
         weights = tuple(dict.fromkeys(w for _, o in plain or fixed for w in o.weights))
         row = self._rows.setdefault(
-            (self.running[-1], str(packet).removeprefix("aten."), weights), [0, 0, 0]
+            (self._running[-1], str(packet).removeprefix("aten."), weights), [0, 0, 0]
         )
         row[0] += 1
         row[1] += self._without_zeros(packet, factors, dense)
@@ -509,7 +484,7 @@ class _Counter(TorchDispatchMode):
         ]
         if len(whole) == 1:  # the others are repeated, for each sample
             return whole[0]
-        path = self.running[-1]
+        path = self._running[-1]
         own = [(t, o) for t, o in factors if all(n.rpartition(".")[0] == path for n in o.weights)]
         return own[0] if path and len(own) == 1 else None
 

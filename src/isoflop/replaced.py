@@ -3,23 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from isoflop.copies import copy_with_tensors
 from isoflop.errors import WideningError
-from isoflop.fakes import (
-    RunningModules,
-    fake_inputs,
-    fake_like,
-    fake_mode,
-    follow_rules,
-    run_on_fakes,
-    unfused,
-)
-from isoflop.surgery import ExampleInputs, normalize_inputs
+from isoflop.fakes import fake_like, run_on_copy
+from isoflop.surgery import ExampleInputs
 
 
 def check_replaced(
@@ -68,29 +58,17 @@ def _used_tensors(
     model: nn.Module, example_inputs: ExampleInputs, old: list[nn.Module]
 ) -> set[int]:
     """Return the ids of the tensors of `model` and of `old` that a forward pass uses."""
-    args, kwargs = normalize_inputs(model, example_inputs)
-    with torch.no_grad(), unfused(), fake_mode() as mode:
-        # One copy of all, in which what is held in other places is the copy of the same layer.
-        everything = nn.Module()
-        everything.add_module("model", model)
-        everything.add_module("old", nn.ModuleList(old))
-        originals: dict[int, int] = {}
-        kept: list[Tensor] = []
+    originals: dict[int, int] = {}
+    kept: list[Tensor] = []
 
-        def make(_module: nn.Module, _path: str, _name: str, tensor: Tensor) -> Tensor:
-            fake: Any = fake_like(tensor)
-            fake = nn.Parameter(fake, False) if isinstance(tensor, nn.Parameter) else fake
-            originals[id(fake)] = originals[id(tensor)] = id(tensor)
-            kept.append(fake)
-            return fake
+    def make(_module: nn.Module, _path: str, _name: str, tensor: Tensor) -> Tensor:
+        fake: Any = fake_like(tensor)
+        fake = nn.Parameter(fake, False) if isinstance(tensor, nn.Parameter) else fake
+        originals[id(fake)] = originals[id(tensor)] = id(tensor)
+        kept.append(fake)
+        return fake
 
-        fake = copy_with_tensors(everything, make, share_others=True).get_submodule("model")
-        fake.train().eval()  # see `isoflop.flops.trace`
-        follow_rules(fake)
-        running = RunningModules(fake)
-        args, kwargs = fake_inputs(mode, (args, kwargs))
-        with _Seen() as seen:
-            run_on_fakes(fake, args, kwargs, running)
+    _, seen = run_on_copy(model, example_inputs, lambda *_: _Seen(), make=make, others=old)
     return {originals[key] for key in seen.ids if key in originals}
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,15 +56,8 @@ class DenseView(Tensor):
         return view
 
     @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of PyTorch that has a view among its arguments."""
-        del types
         kwargs = dict(kwargs or {})
         if not args and kwargs and isinstance(next(iter(kwargs.values())), DenseView):
             # `nn.init` passes everything by keyword.
@@ -85,15 +78,8 @@ class DenseView(Tensor):
         return func(*_made(args), **_made(kwargs))
 
     @classmethod
-    def __torch_dispatch__(
-        cls,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call an operator that was reached without `__torch_function__`."""
-        del types
         return func(*_made(args), **_made(dict(kwargs or {})))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "DenseView":

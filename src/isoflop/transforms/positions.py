@@ -1,24 +1,15 @@
 """At how many positions of a sample convolutions work."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from isoflop.copies import copy_with_tensors
-from isoflop.fakes import (
-    RunningModules,
-    fake_inputs,
-    fake_like,
-    fake_mode,
-    follow_rules,
-    run_on_fakes,
-    unfused,
-)
-from isoflop.surgery import ExampleInputs, normalize_inputs
+from isoflop.fakes import run_on_copy
+from isoflop.surgery import ExampleInputs
 
 
 def positions_per_sample(
@@ -40,15 +31,13 @@ def positions_per_sample(
             count = math.prod(tensor.shape[-(layer.weight.ndim - 2) :])
             found[path] = min(count, found.get(path, count))
 
-    args, kwargs = normalize_inputs(model, example_inputs)
-    with torch.no_grad(), unfused(), fake_mode() as mode:
-        fake = copy_with_tensors(model, lambda _module, _path, _name, tensor: fake_like(tensor))
-        fake.train().eval()  # see `isoflop.flops.trace`
-        follow_rules(fake)
+    def watch(fake: nn.Module, *_: Any) -> contextlib.AbstractContextManager[None]:
+        found.clear()
         for path in paths:
             fake.get_submodule(path).register_forward_hook(
                 lambda layer, inputs, output, path=path: note(path, layer, inputs, output)
             )
-        args, kwargs = fake_inputs(mode, (args, kwargs))
-        run_on_fakes(fake, args, kwargs, RunningModules(fake))
+        return contextlib.nullcontext()
+
+    run_on_copy(model, example_inputs, watch)
     return found
