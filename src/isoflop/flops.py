@@ -6,38 +6,17 @@ apart. The formulas per operation are PyTorch's own (`torch.utils.flop_counter`)
 """
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from isoflop.counter import Counter
 from isoflop.errors import BudgetError, InputError, UncountedOperationWarning
-from isoflop.fakes import (
-    RunningModules,
-    check_model,
-    grouped_product,
-    output_tensors,
-    run_on_copy,
-)
-from isoflop.masks import named_masks
-from isoflop.nests import tensors_in
-from isoflop.operations import (
-    aten,
-    has_formula,
-    is_joining,
-    keeps_zeros,
-    kind_of,
-    macs_of,
-    scales,
-)
+from isoflop.fakes import RunningModules, check_model, output_tensors, run_on_copy
 from isoflop.surgery import ExampleInputs
 
 
@@ -75,12 +54,14 @@ class FlopTable:
             do not stay zeros, as by weight standardisation.
         uncounted: Operations that are neither element-wise nor of a known cost, as ``"NAME in
             MODULE"``; what they cost is not part of `macs`.
+        uneven: Parameters of which some weights multiply more often than others.
     """
 
     rows: tuple[FlopRow, ...]
     elementwise_ops: dict[str, int]
     recomputed: frozenset[str] = frozenset()
     uncounted: tuple[str, ...] = ()
+    uneven: frozenset[str] = frozenset()
 
     @property
     def macs(self) -> int:
@@ -129,8 +110,8 @@ class FlopTable:
     def prices(self, numels: Mapping[str, int]) -> dict[str, int | Fraction]:
         """Return the MACs that each weight of a parameter causes, by the parameter's name.
 
-        Left out are parameters of which only a part multiplies: they are tables, such as those of
-        relative positions. So are those that are `recomputed`, in which a zero saves nothing.
+        Left out are parameters that are `uneven`, such as tables of relative positions, and those
+        that are `recomputed`, in which a zero saves nothing.
 
         Args:
             numels: Number of weights of every parameter.
@@ -139,7 +120,7 @@ class FlopTable:
         prices = {}
         for name, macs in self.by_parameter().items():
             price = Fraction(macs, numels[name])
-            if name in self.recomputed:
+            if name in self.recomputed | self.uneven:
                 continue
             if price.denominator == 1:
                 prices[name] = price.numerator
@@ -279,18 +260,18 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     """
     check_model(model)
 
-    def watch(fake: nn.Module, running: RunningModules, inputs: list[Tensor]) -> _Counter:
+    def watch(fake: nn.Module, running: RunningModules, inputs: list[Tensor]) -> Counter:
         if not inputs:
             raise InputError(
                 f"No tensor was found in the example inputs of {type(model).__name__}: pass the "
                 "tensors that its forward pass takes, or their shapes."
             )
-        return _Counter(model, fake, running, inputs)
+        return Counter(model, fake, running, inputs)
 
     output, counter = run_on_copy(model, example_inputs, watch)
     outputs = output_tensors(model, output)
     return Trace(
-        table=counter.table(),
+        table=_table(counter),
         first=frozenset(counter.first),
         last=frozenset(name for tensor in outputs for name in counter.last_layers(tensor)),
         output_shapes=tuple(tuple(tensor.shape) for tensor in outputs),
@@ -319,303 +300,15 @@ def trace_for_budget(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     return found
 
 
-def _numel(tensor: Tensor) -> int:
-    return math.prod(tensor.shape)
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Where a tensor comes from.
-
-    Attributes:
-        weights: Parameters it is made of, if it does not depend on the model's input.
-        active: Whether it depends on the model's input.
-        recomputed: Whether zeros of its weights may have become other numbers.
-        reached: Whether a weighted layer lies between the model's input and this.
-        last: The weighted layers whose outputs it is made of without another one in between.
-        time: When the latest of `last` ran.
-        values: Of an integer or boolean buffer and its views the values; of what is made of masked
-            weights where they are not zero, as booleans; else None.
-        masked: Whether there are masked weights in it.
-    """
-
-    weights: tuple[str, ...] = ()
-    active: bool = False
-    recomputed: bool = False
-    reached: bool = False
-    last: tuple[str, ...] = ()
-    time: int = -1
-    values: Tensor | None = None
-    masked: bool = False
-
-
-class _Counter(TorchDispatchMode):
-    """Counts every ATen operation of a forward pass and follows where its operands come from.
-
-    Where weights are masked, their masks go through the views, joins and scales that the weights go
-    through, so that the non-zeros of each factor are counted as they arrive at the product.
-    """
-
-    def __init__(
-        self, model: nn.Module, fake: nn.Module, running: RunningModules, inputs: list[Tensor]
-    ) -> None:
-        super().__init__()
-        self._origins: dict[int, tuple[Tensor, _Origin]] = {}
-        self._rows: dict[tuple[str, str, tuple[str, ...]], list[int]] = {}
-        self._running = running
-        self._time = 0
-        self.elementwise: dict[str, int] = {}
-        self.first: set[str] = set()
-        self.recomputed: set[str] = set()
-        self.uncounted: dict[str, None] = {}
-        self.shared: set[str] = set()
-        masks = {name: mask for name, _, _, mask in named_masks(model)}
-        if any(mask.is_meta for mask in masks.values()):
-            raise InputError("A masked model on the meta device has no countable non-zeros.")
-        self._numels = {name: p.numel() for name, p in model.named_parameters()}
-        self._originals: dict[int, str] = {}
-        for (name, parameter), original in zip(
-            fake.named_parameters(), model.parameters(), strict=True
-        ):
-            values = _real(masks[name]) if name in masks else None
-            origin = _Origin(weights=(name,), values=values, masked=name in masks)
-            self._set(parameter, origin)
-            # What reaches the model not through its modules meets the original's parameters.
-            self._set(original, origin)
-            self._originals[id(original)] = name
-        if masks:
-            for buffer, original in zip(fake.buffers(), model.buffers(), strict=True):
-                if not (original.is_meta or _is_numeric(original)):
-                    self._set(buffer, _Origin(values=_real(original)))
-        for tensor in inputs:
-            self._set(tensor, _Origin(active=True))
-
-    def _set(self, tensor: Tensor, origin: _Origin) -> None:
-        # The tensor is kept, so that its id stays its own.
-        self._origins[id(tensor)] = (tensor, origin)
-
-    def _get(self, tensor: Tensor) -> _Origin:
-        return self._origins[id(tensor)][1] if id(tensor) in self._origins else _Origin()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        packet = getattr(func, "_overloadpacket", func)
-        if not has_formula(packet):
-            decompose = getattr(func, "decompose", None)
-            if decompose is not None and func is not torch.ops.prim.device.default:
-                with self:
-                    out = decompose(*args, **kwargs)
-                if out is not NotImplemented:
-                    return out
-        # PyTorch knows the shape of this one for half precision only.
-        run = grouped_product if packet is aten._grouped_mm else func
-        out = run(*args, **kwargs)
-        self._record(func, packet, args, kwargs, out)
-        return out
-
-    def _record(self, func: Any, packet: Any, args: Any, kwargs: Any, out: Any) -> None:
-        operands = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        results = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        if not results:
-            return
-        self.shared.update(self._originals[id(t)] for t in operands if id(t) in self._originals)
-        kind = kind_of(func)
-        if kind == "product":
-            origin, values = self._product(packet, args, kwargs, out), None
-        else:
-            if kind == "elementwise" and operands:
-                work = max(_numel(t) for t in (*operands, *results))
-                name = str(packet).removeprefix("aten.")
-                self.elementwise[name] = self.elementwise.get(name, 0) + work
-            elif kind == "unknown" and any(_is_numeric(t) for t in operands):
-                self._not_counted(str(packet))
-            origin = self._passed_on(func, kind, operands)
-            values = None if origin.active else self._values(func, kind, args, kwargs, operands)
-            if origin.masked and values is None and kind in ("view", "move"):
-                self._not_counted(f"{packet} of masked weights")
-        self._time += 1
-        for number, tensor in enumerate(results):
-            known = values[number] if values is not None else None
-            self._set(tensor, dataclasses.replace(origin, values=known))
-
-    def _not_counted(self, what: str) -> None:
-        self.uncounted[f"{what} in {self._running[-1] or 'the model'}"] = None
-
-    def _product(self, packet: Any, args: Any, kwargs: Any, out: Any) -> _Origin:
-        """Count a product, and return the origin of its result."""
-        dense = macs_of(packet, args, kwargs, out)
-        factors = _factors(packet, args, kwargs)
-        origins = [self._get(t) for t in factors]
-        active = [o for o in origins if o.active]
-        fixed = [(t, o) for t, o in zip(factors, origins, strict=True) if not o.active]
-        # A learned input that has been through a layer is an activation to the next.
-        plain = [(t, o) for t, o in fixed if o.weights and not o.recomputed]
-        if not plain:
-            self.recomputed.update(w for _, o in fixed if o.recomputed for w in o.weights)
-        learned_input = False
-        if len(plain) > 1 and (weight := self._weight_among(plain)) is not None:
-            plain, learned_input = [weight], True
-        weights = tuple(dict.fromkeys(w for _, o in plain or fixed for w in o.weights))
-        row = self._rows.setdefault(
-            (self._running[-1], str(packet).removeprefix("aten."), weights), [0, 0, 0]
-        )
-        row[0] += 1
-        row[1] += self._without_zeros(packet, factors, dense)
-        row[2] += dense
-        if active and weights:
-            if not any(o.reached for o in active):
-                self.first.update(weights)
-            return _Origin(active=True, reached=True, last=weights, time=self._time)
-        latest = max(origins, key=lambda o: o.time)
-        if active:
-            reached = any(o.reached for o in active)
-            return _Origin(active=True, reached=reached, last=latest.last, time=latest.time)
-        if learned_input:
-            return _Origin(last=weights, time=self._time)
-        masked = any(o.masked for o in origins)
-        return _Origin(weights, recomputed=True, last=weights, time=self._time, masked=masked)
-
-    def _weight_among(self, factors: list[tuple[Tensor, _Origin]]) -> tuple[Tensor, _Origin] | None:
-        """Return which of several learned factors is the weight of a layer; the rest are its input."""
-        whole = [
-            (tensor, origin)
-            for tensor, origin in factors
-            if _numel(tensor) == sum(self._numels[name] for name in origin.weights)
-        ]
-        if len(whole) == 1:  # the others are repeated, for each sample
-            return whole[0]
-        path = self._running[-1]
-        own = [(t, o) for t, o in factors if all(n.rpartition(".")[0] == path for n in o.weights)]
-        return own[0] if path and len(own) == 1 else None
-
-    def _without_zeros(self, packet: Any, factors: list[Tensor], dense: int) -> int:
-        """Return the MACs of a product in which masked weights are skipped."""
-        masked = [
-            origin.values
-            for origin in map(self._get, factors)
-            if origin.masked and origin.values is not None
-        ]
-        with unset_fake_temporarily():
-            if len(masked) == 2 and packet in (aten.mm, aten.bmm):
-                one, two = (values.double() for values in masked)
-                return int((one @ two).sum())
-            for values in masked:
-                dense = dense * int(values.count_nonzero()) // values.numel()
-        return dense
-
-    def _passed_on(self, func: Any, kind: str, operands: list[Tensor]) -> _Origin:
-        """Return the origin of the result of an operation that is no product."""
-        sources = [(t, self._get(t)) for t in operands]
-        origins = [origin for _, origin in sources]
-        active = [origin for origin in origins if origin.active]
-        if scales(func) and not active:
-            # A scale of a weight, such as the gain of a normalised one, is no weight by itself.
-            largest = max(_numel(t) for t in operands)
-            sources = [(t, o) for t, o in sources if _numel(t) == largest]
-        weights = tuple(dict.fromkeys(w for _, o in sources if not o.active for w in o.weights))
-        reached = any(o.reached for o in active)
-        if active and weights and func._overloadpacket is aten.embedding:
-            if not reached:
-                self.first.update(weights)
-            return _Origin(active=True, reached=True, last=weights, time=self._time)
-        time = max((o.time for o in origins), default=-1)
-        if is_joining(func):
-            last = tuple(dict.fromkeys(name for o in origins for name in o.last))
-        else:
-            # Where paths join, the layer that ran last is the one that ends the path.
-            last = max(origins, key=lambda o: o.time).last if origins else ()
-        if active:
-            return _Origin(active=True, reached=reached, last=last, time=time)
-        keeps = kind in ("view", "move") or scales(func)
-        return _Origin(
-            weights,
-            recomputed=any(o.recomputed for _, o in sources) or not keeps,
-            last=last,
-            time=time,
-            masked=any(o.masked for o in origins),
-        )
-
-    def _values(
-        self, func: Any, kind: str, args: Any, kwargs: Any, operands: list[Tensor]
-    ) -> list[Tensor] | None:
-        """Return the values of results that do not depend on the input; None if they do not matter.
-
-        They are not known either where positions of weights come out of a computation.
-        """
-        origins = [self._get(t) for t in operands]
-        masked = any(o.masked for o in origins)
-        if not masked and all(o.values is None for o in origins):
-            return None
-        try:
-            with unset_fake_temporarily(), torch.no_grad():
-                if kind in ("view", "move"):
-                    args, kwargs = tree_map_only(Tensor, self._stand_in, (args, kwargs))
-                    return tensors_in(func(*args, **kwargs))
-                if not masked:
-                    return None
-                # Zeros of other numbers than masked weights are not for us to know.
-                found = [
-                    self._stand_in(t) if self._get(t).masked else torch.ones(tuple(t.shape)).bool()
-                    for t in args
-                    if isinstance(t, Tensor)
-                ]
-                together = torch.stack(torch.broadcast_tensors(*found))
-                name = func._overloadpacket.__name__.strip("_")
-                if name == "mul":
-                    return [together.all(0)]
-                if name in ("add", "sub"):
-                    return [together.any(0)]
-                return [together[0]] if keeps_zeros(func) else None
-        except Exception:  # above all, because positions are not known
-            return None
-
-    def _stand_in(self, tensor: Tensor) -> Tensor:
-        """Return the values of a tensor; of numbers, whether they are zero by a mask."""
-        values = self._get(tensor).values
-        if values is not None:
-            return values
-        if _is_numeric(tensor):
-            return torch.ones((), dtype=torch.bool).expand(tuple(tensor.shape))
-        known = tensor.constant if isinstance(tensor, FakeTensor) else tensor
-        if known is None:
-            raise LookupError("values that are not known")
-        return known
-
-    def last_layers(self, tensor: Tensor) -> tuple[str, ...]:
-        """Return the weights of the layers that `tensor` comes from directly."""
-        return self._get(tensor).last
-
-    def table(self) -> FlopTable:
-        """Return the counts."""
-        rows = [
-            FlopRow(module, operation, weights, calls, macs, dense_macs)
-            for (module, operation, weights), (calls, macs, dense_macs) in self._rows.items()
-        ]
-        return FlopTable(
-            tuple(rows),
-            dict(self.elementwise),
-            frozenset(self.recomputed),
-            tuple(self.uncounted),
-        )
-
-
-def _real(tensor: Tensor) -> Tensor:
-    """Return the values of a tensor, on the CPU, within a fake mode."""
-    with unset_fake_temporarily():
-        return tensor.detach().cpu()
-
-
-def _is_numeric(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _factors(packet: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """Return the factors of a product, biases left out."""
-    name = str(packet)
-    if any(kind in name for kind in ("convolution", "conv2d", "linear", "conv_tbc")):
-        found = args[:2]
-    elif packet in (aten.addmm, aten.baddbmm, aten.addmv, aten.addbmm, aten._addmm_activation):
-        found = args[1:3]
-    else:
-        found = (*args, *kwargs.values())
-    return [t for t in found if isinstance(t, Tensor)]
+def _table(counter: Counter) -> FlopTable:
+    rows = [
+        FlopRow(module, operation, weights, calls, macs, dense_macs)
+        for (module, operation, weights), (calls, macs, dense_macs) in counter.rows.items()
+    ]
+    return FlopTable(
+        tuple(rows),
+        dict(counter.elementwise),
+        frozenset(counter.recomputed),
+        tuple(counter.uncounted),
+        counter.uses.all_uneven(),
+    )

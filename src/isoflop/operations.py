@@ -9,7 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils import flop_counter
+from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
 
@@ -23,9 +26,9 @@ _MOVES = frozenset((
     "reflection_pad3d", "repeat", "repeat_interleave", "replication_pad1d", "replication_pad2d",
     "replication_pad3d", "reshape_copy", "resize", "resize_as", "roll", "rot90", "select_copy",
     "select_scatter", "slice_copy", "slice_scatter", "split_copy", "split_with_sizes_copy", "stack",
-    "t_copy", "take", "to_copy", "transpose", "transpose_copy", "unbind_copy", "unfold_copy",
-    "unsafe_index", "unsafe_split", "unsafe_split_with_sizes", "unsafe_view", "unsqueeze_copy",
-    "view_copy",
+    "t_copy", "take", "to_copy", "transpose", "transpose_copy", "tril", "triu", "unbind_copy",
+    "unfold_copy", "unsafe_index", "unsafe_split", "unsafe_split_with_sizes", "unsafe_view",
+    "unsqueeze_copy", "view_copy",
 ))  # fmt: skip
 """Operations that only move data."""
 
@@ -65,7 +68,7 @@ _ELEMENTWISE = frozenset((
     "scalar_tensor", "scatter", "scatter_add", "scatter_reduce", "searchsorted", "segment_reduce",
     "smooth_l1_loss", "soft_margin_loss", "softmax", "sort", "standard_gamma", "std", "std_mean",
     "sum", "thnn_fused_gru_cell", "thnn_fused_lstm_cell", "topk", "trace",
-    "transform_bias_rescale_qkv", "tril", "tril_indices", "triu", "triu_indices", "uniform",
+    "transform_bias_rescale_qkv", "tril_indices", "triu_indices", "uniform",
     "unique", "unique2", "unique_consecutive", "unique_dim", "unsafe_index_put",
     "unsafe_masked_index", "upsample_bicubic2d", "upsample_bicubic2d_aa", "upsample_bilinear2d",
     "upsample_bilinear2d_aa", "upsample_lanczos2d_aa", "upsample_linear1d", "upsample_nearest1d",
@@ -87,6 +90,15 @@ _OTHER_ELEMENTWISE = frozenset(
     }
 )
 _COLLECTIVES = ("_c10d_functional", "c10d", "c10d_functional")
+
+_PICKS = frozenset((
+    "index", "index_select", "gather", "take", "embedding", "unsafe_index", "repeat_interleave",
+    "tril", "triu",
+))  # fmt: skip
+_ZEROS = frozenset(["zeros", "zeros_like", "new_zeros", "zero"])
+_CONSTANTS = frozenset((
+    "arange", "empty", "eye", "full", "ones", "tril_indices", "triu_indices", "zeros",
+))  # fmt: skip
 
 _SCALES = frozenset(["mul", "div", "neg", "abs", "relu", "tanh"])
 
@@ -145,6 +157,60 @@ def keeps_zeros(operation: Any) -> bool:
 
 
 @functools.cache
+def is_picking(operation: Any) -> bool:
+    """Return whether an operation may take some elements several times and others not at all."""
+    return full_name(operation).removeprefix("aten::") in _PICKS
+
+
+@functools.cache
+def makes_zeros(operation: Any) -> bool:
+    """Return whether the results of an operation are zero all over."""
+    return full_name(operation).removeprefix("aten::") in _ZEROS
+
+
+@functools.cache
+def makes_integers(operation: Any) -> bool:
+    """Return whether an operation makes known integers of none."""
+    return full_name(operation).removeprefix("aten::") in _CONSTANTS
+
+
+@functools.cache
+def is_pointwise(operation: Any) -> bool:
+    """Return whether an operation computes each element from the elements at the same place."""
+    return torch.Tag.pointwise in getattr(operation, "tags", ())
+
+
+def written_by(operation: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """Return the operands that an operation writes to."""
+    values = [args[i] if i < len(args) else kwargs.get(n) for i, n in _outputs_of(operation)]
+    return [t for t in tree_leaves(values) if isinstance(t, Tensor)]
+
+
+@functools.cache
+def _outputs_of(operation: Any) -> tuple[tuple[int, str], ...]:
+    arguments = operation._schema.arguments if isinstance(operation, OpOverload) else ()
+    return tuple(
+        (number, argument.name)
+        for number, argument in enumerate(arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def factors_of(packet: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """Return the factors of a product, biases left out; none where zeros save nothing."""
+    name = full_name(packet).removeprefix("aten::")
+    if name.startswith(("cdist", "euclidean_dist", "pdist", "linalg", "fft", "embedding_bag")):
+        found = ()
+    elif any(kind in name for kind in ("convolution", "conv2d", "linear", "conv_tbc")):
+        found = args[:2]
+    elif name.startswith(("addmm", "baddbmm", "addmv", "addbmm", "sparse_addmm")):
+        found = args[1:3]
+    else:
+        found = (*args, *(value for key, value in kwargs.items() if key != "out"))
+    return [t for t in found if isinstance(t, Tensor)]
+
+
+@functools.cache
 def is_joining(operation: Any) -> bool:
     """Return whether an operation puts tensors beside each other."""
     return full_name(operation) in ("aten::cat", "aten::stack")
@@ -152,14 +218,26 @@ def is_joining(operation: Any) -> bool:
 
 def has_formula(packet: Any) -> bool:
     """Return whether the MACs of an operation are known."""
+    packet = _functional(packet)
     return packet in flop_counter.flop_registry or _formula(packet) is not None
+
+
+@functools.cache
+def _functional(packet: Any) -> Any:
+    """Return the operation of which this may be the variant in place."""
+    name = getattr(packet, "_qualified_op_name", "")
+    if name.startswith("aten::") and name.endswith("_"):
+        return getattr(aten, name.removeprefix("aten::").removesuffix("_"), packet)
+    return packet
 
 
 def macs_of(packet: Any, args: Any, kwargs: Any, out: Any) -> int:
     """Return the MACs of an operation that has a formula."""
+    packet = _functional(packet)
     formula = _formula(packet)
     if formula is not None:
         return int(formula(args, out))
+    kwargs = {name: value for name, value in kwargs.items() if name != "out"}
     return int(flop_counter.flop_registry[packet](*args, **kwargs, out_val=out)) // 2
 
 
