@@ -16,13 +16,16 @@ from isoflop.masks import named_masks
 from isoflop.operations import (
     aten,
     factors_of,
+    full_name,
     has_formula,
     is_joining,
     is_picking,
+    keeps_stored,
     keeps_zeros,
     kind_of,
     macs_of,
     makes_zeros,
+    packet_of,
     scales,
     written_by,
 )
@@ -30,6 +33,7 @@ from isoflop.origins import Origin, Origins, Uses, without_repeats
 from isoflop.surgery import is_flipped
 from isoflop.zeros import UnknownZerosError, count, macs_without_zeros, nonzero_of, real, values_of
 
+_LOOK_UPS = ("aten::embedding", "aten::embedding_bag", "aten::embedding_bag_forward_only")
 _MATRIX_PRODUCTS = (aten.mm, aten.bmm, aten.addmm, aten.baddbmm)
 
 
@@ -111,7 +115,7 @@ class Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        packet = getattr(func, "_overloadpacket", func)
+        packet = packet_of(func)
         if not has_formula(packet):
             decompose = getattr(func, "decompose", None)
             if decompose is not None and func is not torch.ops.prim.device.default:
@@ -141,6 +145,7 @@ class Counter(TorchDispatchMode):
             return
         if kind == "unknown" and any(map(_is_numeric, operands)):
             self._not_counted(str(packet))
+        self._note_stored(func, args, kwargs, operands, results)
         if kind == "product":
             origin = self._product(packet, args, kwargs, out)
         else:
@@ -159,8 +164,8 @@ class Counter(TorchDispatchMode):
 
     def _product(self, packet: Any, args: Any, kwargs: Any, out: Any) -> Origin:
         """Count a product, and return the origin of its result."""
-        dense = macs_of(packet, args, kwargs, out)
         factors = factors_of(packet, args, kwargs)
+        dense = self._of_stored(packet, factors, macs_of(packet, args, kwargs, out))
         known = [(t, self._origins.of(t)) for t in factors]
         origins = [origin for _, origin in known]
         fixed = [(t, o) for t, o in known if not o.active]
@@ -194,6 +199,35 @@ class Counter(TorchDispatchMode):
         if learned_input:
             return Origin(last=weights, time=self._time)
         return Origin(weights, recomputed=True, last=weights, time=self._time)
+
+    def _of_stored(self, packet: Any, factors: list[Tensor], macs: int) -> int:
+        """Return the MACs of a product of which a factor stores its non-zeros only."""
+        sparse = [t for t in factors if t.layout != torch.strided]
+        if not sparse:
+            return macs
+        stored = self._origins.stored(sparse[0])
+        if len(sparse) > 1 or stored is None:
+            self._not_counted(str(packet))
+            return 0
+        return macs * stored // max(1, _numel(sparse[0]))
+
+    def _note_stored(
+        self, func: Any, args: Any, kwargs: Any, operands: list[Tensor], results: list[Tensor]
+    ) -> None:
+        """Note how many numbers the results store that store their non-zeros only."""
+        for result in results:
+            if result.layout == torch.strided:
+                continue
+            sparse = [t for t in operands if t.layout != torch.strided]
+            stored = None
+            if len(sparse) == 1 and keeps_stored(func):
+                stored = self._origins.stored(sparse[0])
+            elif not sparse:
+                named = zip(func._schema.arguments, args, strict=False)
+                values = ({a.name: v for a, v in named} | kwargs).get("values")
+                stored = values.shape[0] if isinstance(values, Tensor) else None
+            if stored is not None:
+                self._origins.set_stored(result, stored)
 
     def _count(
         self,
@@ -290,7 +324,7 @@ class Counter(TorchDispatchMode):
             # Where paths join, the layer that ran last is the one that ends the path.
             last = max(origins, key=lambda o: o.time).last if origins else ()
         masked = any(o.masked for o in origins)
-        if active and func._overloadpacket is aten.embedding:
+        if active and full_name(func) in _LOOK_UPS:
             weights = tuple(dict.fromkeys(w for o in origins if not o.active for w in o.weights))
             if weights:
                 if not reached:
@@ -353,13 +387,13 @@ class Counter(TorchDispatchMode):
                 self._origins.set_values(tensor, None)
         if not origin.masked:
             for tensor in results:
-                self._origins.set_blank(tensor, makes_zeros(func))
+                self._origins.set_blank(tensor, makes_zeros(func, args))
             return origin
         try:
             found = nonzero_of(func, args, kwargs, results, self._origins)
         except UnknownZerosError:
             lost = next(filter(None, (self._origins.of(t).lost for t in operands)), None)
-            return dataclasses.replace(origin, lost=lost or str(func._overloadpacket))
+            return dataclasses.replace(origin, lost=lost or str(packet_of(func)))
         if all(count(nonzero) == nonzero.numel() for nonzero in found) and not written:
             return dataclasses.replace(origin, masked=False)
         for tensor, nonzero in zip(results, found, strict=True):

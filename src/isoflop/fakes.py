@@ -26,6 +26,7 @@ from isoflop.errors import InputError, IsoflopError
 from isoflop.nests import map_tensors, tensors_in
 from isoflop.rules import rule_of
 from isoflop.surgery import ExampleInputs, normalize_inputs
+from isoflop.untouched import untouched
 
 _KNOWN_VALUES = 65536
 """Largest number of elements of an integer tensor whose values a trace follows."""
@@ -38,8 +39,10 @@ def fake_like(tensor: Tensor) -> Tensor:
     """Return an empty tensor like `tensor`; call under a `FakeTensorMode`.
 
     It always claims the CPU, so that models on the meta device mix with the constants that their
-    forward pass makes.
+    forward pass makes. Tensors that store their non-zeros only stay as they are: they tell how many.
     """
+    if tensor.layout != torch.strided:
+        return tensor
     return torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="cpu")
 
 
@@ -91,7 +94,8 @@ def fake_inputs(mode: FakeTensorMode, value: Any) -> Any:
 
     def fake(tensor: Tensor) -> Tensor:
         integral = not (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
-        if not integral or tensor.is_meta or tensor.numel() > _KNOWN_VALUES:
+        sparse = tensor.layout != torch.strided
+        if not integral or sparse or tensor.is_meta or tensor.numel() > _KNOWN_VALUES:
             return fake_like(tensor)
         # A copy, as the forward pass may write to it.
         with no_dispatch():
@@ -156,6 +160,28 @@ def follow_rules(model: nn.Module) -> None:
         forward = rule_of(module).forward
         if forward is not None:
             module.forward = functools.partial(forward, module)
+
+
+def forgive_hooks(model: nn.Module) -> None:
+    """Let hooks that fail for want of values, such as those that print a mean, do nothing.
+
+    Others are part of the model: those of PyTorch, and methods of modules.
+    """
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in hooks.items():
+                function: Any = getattr(hook, "func", hook)
+                method = isinstance(getattr(function, "__self__", None), nn.Module)
+                home = getattr(function, "__module__", None) or ""
+                if not method and not home.startswith("torch."):
+                    hooks[key] = functools.partial(_forgiven, hook)
+
+
+def _forgiven(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return hook(*args, **kwargs)
+    except Exception:
+        return None
 
 
 def grouped_product(
@@ -239,11 +265,12 @@ def run_on_copy(
     args, kwargs = normalize_inputs(model, example_inputs)
 
     def run(*, gradients: bool) -> tuple[Any, _WatchT]:
-        with unfused(), fake_mode() as mode:
+        with untouched(model), unfused(), fake_mode() as mode:
             fake = _copy(model, make, others)
             # Training first: by convention it clears what modules keep between evaluations.
             fake.train().eval()
             follow_rules(fake)
+            forgive_hooks(fake)
             given, named = fake_inputs(mode, (args, kwargs))
             running = RunningModules(fake)
             with watch(fake, running, tensors_in((given, named))) as context:

@@ -28,7 +28,11 @@ _MOVES = frozenset((
     "select_scatter", "slice_copy", "slice_scatter", "split_copy", "split_with_sizes_copy", "stack",
     "t_copy", "take", "to_copy", "transpose", "transpose_copy", "tril", "triu", "unbind_copy",
     "unfold_copy", "unsafe_index", "unsafe_split", "unsafe_split_with_sizes", "unsafe_view",
-    "unsqueeze_copy", "view_copy",
+    "unsqueeze_copy", "view_copy", "coalesced", "col_indices", "crow_indices", "indices",
+    "sparse_compressed_tensor", "sparse_compressed_tensor_unsafe", "sparse_coo_tensor",
+    "sparse_coo_tensor_unsafe", "sparse_coo_tensor_with_dims",
+    "sparse_coo_tensor_with_dims_and_tensors", "to_dense", "to_sparse", "to_sparse_bsc",
+    "to_sparse_bsr", "to_sparse_csc", "to_sparse_csr", "values",
 ))  # fmt: skip
 """Operations that only move data."""
 
@@ -66,7 +70,9 @@ _ELEMENTWISE = frozenset((
     "randint", "randint_like", "randn", "randn_like", "random", "randperm", "range", "renorm",
     "rrelu_with_noise", "rrelu_with_noise_functional", "safe_softmax", "sample_dirichlet",
     "scalar_tensor", "scatter", "scatter_add", "scatter_reduce", "searchsorted", "segment_reduce",
-    "smooth_l1_loss", "soft_margin_loss", "softmax", "sort", "standard_gamma", "std", "std_mean",
+    "smooth_l1_loss", "soft_margin_loss", "softmax", "sort", "sparse_log_softmax", "sparse_mask",
+    "sparse_mask_projection", "sparse_softmax", "sparse_sum", "spdiags", "standard_gamma", "std",
+    "std_mean",
     "sum", "thnn_fused_gru_cell", "thnn_fused_lstm_cell", "topk", "trace",
     "transform_bias_rescale_qkv", "tril_indices", "triu_indices", "uniform",
     "unique", "unique2", "unique_consecutive", "unique_dim", "unsafe_index_put",
@@ -95,7 +101,13 @@ _PICKS = frozenset((
     "index", "index_select", "gather", "take", "embedding", "unsafe_index", "repeat_interleave",
     "tril", "triu",
 ))  # fmt: skip
+_KEEP_STORED = frozenset((
+    "abs", "alias_copy", "clone", "coalesce", "detach", "div", "mul", "neg", "permute", "positive",
+    "relu", "t", "to_copy", "to_sparse", "to_sparse_bsc", "to_sparse_bsr", "to_sparse_csc",
+    "to_sparse_csr", "transpose",
+))  # fmt: skip
 _ZEROS = frozenset(["zeros", "zeros_like", "new_zeros", "zero"])
+_FILLED = frozenset(["fill", "full", "full_like", "new_full", "scalar_tensor"])
 _CONSTANTS = frozenset((
     "arange", "empty", "eye", "full", "ones", "tril_indices", "triu_indices", "zeros",
 ))  # fmt: skip
@@ -117,7 +129,7 @@ def kind_of(operation: Any) -> str:
         or ``"unknown"``.
     """
     # Formulas may be registered at any time, the rest is fixed.
-    product = has_formula(getattr(operation, "_overloadpacket", operation))
+    product = has_formula(packet_of(operation))
     return "product" if product else _other_kind(operation)
 
 
@@ -137,9 +149,15 @@ def _other_kind(operation: Any) -> str:
     return "elementwise" if f"{namespace}::{name}" in _OTHER_ELEMENTWISE else "unknown"
 
 
+def packet_of(operation: Any) -> Any:
+    """Return all overloads of an operation together."""
+    return getattr(operation, "_overloadpacket", operation)
+
+
+@functools.cache
 def full_name(operation: Any) -> str:
     """Return the name of an operation, such as ``"aten::relu"``, in-place or private ones alike."""
-    packet = getattr(operation, "_overloadpacket", operation)
+    packet = packet_of(operation)
     name = getattr(packet, "_qualified_op_name", None) or f"other::{packet}"
     namespace, _, own = name.rpartition("::")
     return f"{namespace or 'other'}::{own.strip('_')}"
@@ -163,9 +181,19 @@ def is_picking(operation: Any) -> bool:
 
 
 @functools.cache
-def makes_zeros(operation: Any) -> bool:
+def keeps_stored(operation: Any) -> bool:
+    """Return whether the result of an operation stores as many numbers as its one sparse operand."""
+    return full_name(operation).removeprefix("aten::") in _KEEP_STORED
+
+
+def makes_zeros(operation: Any, args: Any) -> bool:
     """Return whether the results of an operation are zero all over."""
-    return full_name(operation).removeprefix("aten::") in _ZEROS
+    name = full_name(operation).removeprefix("aten::")
+    return name in _ZEROS or (name in _FILLED and any(_is_zero(a) for a in args[-1:]))
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, (int, float, complex)) and value == 0
 
 
 @functools.cache
@@ -279,6 +307,7 @@ _FORMULAS: dict[str, Callable[[Any, Any], int]] = {
     "aten::_trilinear": _trilinear,
     "aten::_grouped_mm": lambda args, out: _numel(args[0]) * out.shape[-1],
     "aten::_int_mm": lambda args, out: _numel(args[0]) * out.shape[-1],
+    "aten::_sparse_addmm": lambda args, out: _numel(args[1]) * args[2].shape[-1],
     "aten::_addmm_activation": lambda args, out: _numel(args[1]) * out.shape[-1],
     "aten::_scaled_dot_product_flash_attention_for_cpu": lambda args, out: (
         flop_counter.sdpa_flop_count(args[0].shape, args[1].shape, args[2].shape) // 2

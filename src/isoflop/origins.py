@@ -57,6 +57,7 @@ class Origins:
         self._nonzero: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._blank: set[int] = set()
+        self._stored: dict[int, int] = {}
 
     def key(self, tensor: Tensor) -> int:
         """Return what stands for the memory of a tensor."""
@@ -79,6 +80,17 @@ class Origins:
         self._origins[key] = origin
         if not origin.masked:
             self._nonzero.pop(key, None)
+
+    def stored(self, tensor: Tensor) -> int | None:
+        """Return how many numbers a sparse tensor stores; None if that is not known."""
+        if isinstance(tensor, FakeTensor):
+            return self._stored.get(self.key(tensor))
+        with unset_fake_temporarily():
+            return tensor._nnz()
+
+    def set_stored(self, tensor: Tensor, count: int) -> None:
+        """Note how many numbers a sparse tensor stores."""
+        self._stored[self.key(tensor)] = count
 
     def set_blank(self, tensor: Tensor, blank: bool) -> None:
         """Note whether a tensor consists of zeros."""

@@ -23,6 +23,7 @@ from isoflop.fakes import (
     fake_like,
     fake_mode,
     follow_rules,
+    forgive_hooks,
     output_tensors,
     run_on_fakes,
     unfused,
@@ -30,6 +31,7 @@ from isoflop.fakes import (
 from isoflop.flops import trace as plain_trace
 from isoflop.rules import WideningRule, rule_of
 from isoflop.surgery import ExampleInputs, configs, normalize_inputs
+from isoflop.untouched import untouched
 from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import Space, expression_of
 from isoflop.widths.scales import Scale, Source, follow, hold, may_be_a_scale, number_in
@@ -104,7 +106,7 @@ class SymbolicTrace:
     def _run(self, example_inputs: ExampleInputs) -> None:
         args, kwargs = normalize_inputs(self.model, example_inputs)
         with contextlib.ExitStack() as stack:
-            for context in (unfused(), _more_like_integers()):
+            for context in (untouched(self.model), unfused(), _more_like_integers()):
                 stack.enter_context(context)
             # Symbolic shapes hardly ever repeat, so looking them up costs more than it saves.
             mode = stack.enter_context(fake_mode(cache=False))
@@ -112,6 +114,7 @@ class SymbolicTrace:
             fake = copy_with_tensors(self.model, self._make, share_others=True)
             fake.train().eval()  # see `isoflop.flops.trace`
             follow_rules(fake)
+            forgive_hooks(fake)
             given = {id(config) for config in configs(self.model).values()}
             for path, config in configs(fake).items():
                 if id(config) not in given:  # one that has no copy is the user's
