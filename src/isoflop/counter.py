@@ -136,6 +136,13 @@ class Counter(TorchDispatchMode):
         self._time += 1
         self.shared.update(self._originals[id(t)] for t in operands if id(t) in self._originals)
         kind = kind_of(func)
+        if kind == "product" and full_name(func) in _LOOK_UPS:
+            # Rows are looked up; if each has a factor, these are products too.
+            if macs := macs_of(packet, args, kwargs, out):
+                table = operands[0]
+                weights = self._origins.of(table).weights
+                self._count(packet, [], [(table, Origin(weights, picked=True))], weights, macs)
+            kind = "elementwise"
         if kind == "elementwise" and operands and results:
             work = max(_numel(t) for t in (*operands, *results))
             name = str(packet).removeprefix("aten.")
@@ -256,7 +263,7 @@ class Counter(TorchDispatchMode):
                         picked=origin.picked,
                     )
         for names, (own, own_dense) in shares.items():
-            row = self.rows.setdefault((self._running[-1], operation, names), [0, 0, 0])
+            row = self.rows.setdefault((self._module_of(names), operation, names), [0, 0, 0])
             row[0] += 1
             row[1] += own
             row[2] += own_dense
@@ -284,6 +291,12 @@ class Counter(TorchDispatchMode):
     def last_layers(self, tensor: Tensor) -> tuple[str, ...]:
         """Return the weights of the layers that `tensor` comes from directly."""
         return self._origins.of(tensor).last
+
+    def _module_of(self, weights: tuple[str, ...]) -> str:
+        """Return the module that runs; for gradients, the one whose weights they go through."""
+        if weights and torch._C._current_graph_task_id() != -1:
+            return weights[0].rpartition(".")[0]
+        return self._running[-1]
 
     def _of_running(self, weights: tuple[str, ...]) -> bool:
         return all(name.rpartition(".")[0] == self._running[-1] for name in weights)

@@ -144,7 +144,8 @@ def _other_kind(operation: Any) -> str:
         return "elementwise"
     if namespace in ("aten", "prims"):
         forward = name.removesuffix("_backward").removesuffix("_double")
-        if forward in _ELEMENTWISE | _MOVES or name.startswith("foreach_"):
+        of_lists = name.startswith("foreach_") and not name.endswith("mm")
+        if forward in _ELEMENTWISE | _MOVES or of_lists:
             return "elementwise"
     return "elementwise" if f"{namespace}::{name}" in _OTHER_ELEMENTWISE else "unknown"
 
@@ -289,6 +290,17 @@ def _trilinear(args: Any, _: Any) -> int:
     return math.prod(torch.broadcast_shapes(*shapes))
 
 
+def _elimination(matrix: Any) -> int:
+    """MACs of a factorisation of square matrices into two triangular ones."""
+    n = matrix.shape[-1]
+    return _numel(matrix) // max(1, n * n) * (n * (n - 1) * (2 * n - 1) // 6)
+
+
+def _embedding_bag(args: Any) -> int:
+    scales = args[6] if len(args) > 6 else None
+    return 0 if scales is None else _numel(args[1]) * args[0].shape[-1]
+
+
 def _fourier(args: Any, out: Any) -> int:
     """MACs of fast transforms: n/2 log2(n) complex products of 4 MACs, of real ones half."""
     x, dims = args[0], args[1]
@@ -316,6 +328,20 @@ _FORMULAS: dict[str, Callable[[Any, Any], int]] = {
     "aten::_cdist_forward": lambda args, out: _numel(out) * args[0].shape[-1],
     "aten::_euclidean_dist": lambda args, out: _numel(out) * args[0].shape[-1],
     "aten::_pdist_forward": lambda args, out: _numel(out) * args[0].shape[-1],
+    # Sums of rows, each times a number; without these numbers nothing is multiplied.
+    "aten::_embedding_bag": lambda args, out: _embedding_bag(args),
+    "aten::_embedding_bag_forward_only": lambda args, out: _embedding_bag(args),
+    "aten::_weight_int8pack_mm": lambda args, out: _numel(args[0]) * out.shape[-1],
+    "aten::linalg_cholesky_ex": lambda args, out: _elimination(args[0]) // 2,
+    "aten::linalg_lu_factor_ex": lambda args, out: _elimination(args[0]),
+    "aten::_linalg_det": lambda args, out: _elimination(args[0]),
+    "aten::_linalg_slogdet": lambda args, out: _elimination(args[0]),
+    "aten::_linalg_solve_ex": lambda args, out: (
+        _elimination(args[0]) + _numel(args[1]) * (args[0].shape[-1] - 1)
+    ),
+    "aten::linalg_inv_ex": lambda args, out: (
+        _elimination(args[0]) + _numel(args[0]) * (args[0].shape[-1] - 1)
+    ),
     # Half of the matrix is zero.
     "aten::linalg_solve_triangular": lambda args, out: _numel(out) * args[0].shape[-1] // 2,
     "aten::conv_tbc": lambda args, out: _numel(out) * args[1].shape[0] * args[1].shape[1],
