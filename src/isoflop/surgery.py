@@ -145,7 +145,7 @@ def normalize_inputs(
         model: The model that takes them.
         example_inputs: A tensor; a shape (a sequence of integers, meaning one floating-point
             tensor) or a sequence of shapes, one for each argument; a tuple or list of positional
-            arguments; or a dict of keyword arguments.
+            arguments; or a dict of keyword arguments or of their shapes.
 
     Raises:
         InputError: It is none of these.
@@ -153,7 +153,10 @@ def normalize_inputs(
     if isinstance(example_inputs, Tensor):
         return (example_inputs,), {}
     if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
+        named = dict(example_inputs)
+        if named and all(_is_shape(item) for item in named.values()):
+            named = {name: _of_shape(model, shape) for name, shape in named.items()}
+        return (), named
     if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str):
         given = tuple(example_inputs)
         if _is_shape(given):

@@ -252,6 +252,11 @@ def _fold(x: Tensor, output_size: Any, kernel_size: Any, *args: Any, **kwargs: A
     return x.new_empty((*x.shape[:-2], x.shape[-2] // math.prod(width), *height))
 
 
+@stands_for(torch.autograd.grad)
+def _gradients(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(x) for x in ([inputs] if isinstance(inputs, Tensor) else inputs))
+
+
 def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, Any]:
     """Stand in for the forward pass of an LSTM, GRU or RNN, which would run step by step."""
     directions = 2 if module.bidirectional else 1
