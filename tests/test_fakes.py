@@ -1,6 +1,7 @@
 """Models that take ways of their own: gradients, compiled parts, masks that are looked into."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_compiled_functions_are_looked_into():
 
 def test_programs_are_refused():
     with warnings.catch_warnings(action="ignore"):
-        program = torch.jit.trace(nn.Linear(8, 8), torch.zeros(1, 8))
+        program: Any = torch.jit.trace(nn.Linear(8, 8), torch.zeros(1, 8))
     with pytest.raises(IsoflopError, match="'0' of Sequential is a TorchScript program"):
         profile(nn.Sequential(program), (5, 8))
 

@@ -13,6 +13,8 @@ from isoflop.errors import IsoflopError
 from isoflop.nests import slots_of
 from isoflop.surgery import STORES
 
+_PLAIN = (str, bytes, int, float, complex, bool, type(None))
+
 Make = Callable[[nn.Module, str, str, Tensor], Tensor]
 
 
@@ -42,6 +44,10 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
         new = make(module, path, name, tensor)
         if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+        for key, value in vars(tensor).items() if new is not tensor else ():
+            # Such as `weight.no_decay = True`, which optimizers ask for; private ones are not for us.
+            if isinstance(value, _PLAIN) and not key.startswith("_"):
+                setattr(new, key, value)
         tensors[id(tensor)] = new
     functions = _functions(model, hooks=share_others)
     try:
@@ -232,10 +238,22 @@ def _uncopyable(model: nn.Module, tensors: dict[int, Any]) -> dict[str, Any]:
 
 def _refusal(model: nn.Module, stuck: dict[str, Any], error: Exception) -> IsoflopError:
     if not stuck:
-        return IsoflopError(f"{type(model).__name__} cannot be copied by copy.deepcopy: {error}")
+        path, kind = _stuck_module(model)
+        what = f"The module {path!r} ({kind}) of {type(model).__name__}" if path else kind
+        return IsoflopError(f"{what} cannot be copied by copy.deepcopy: {error}")
     name, value = next(iter(stuck.items()))
     return IsoflopError(
         f"The attribute {name!r} of {type(model).__name__}, of type {type(value).__name__}, cannot be "
         f"copied ({error}), and a copy of the model is needed. Set it to None and give it back "
         "afterwards, or keep it outside of the model."
     )
+
+
+def _stuck_module(model: nn.Module) -> tuple[str, str]:
+    """Return path and class of the innermost module that cannot be copied, else of the model."""
+    for path, module in reversed(list(model.named_modules())):
+        try:
+            copy.deepcopy(module, {id(t): t for *_, t in owned_tensors(module)})
+        except Exception:
+            return path, type(module).__name__
+    return "", type(model).__name__

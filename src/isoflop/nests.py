@@ -1,6 +1,7 @@
 """Tensors in nested data: lists, dicts, dataclasses, and objects of anybody's classes."""
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
     """Iterate over the parts of a nest with the keys under which `_rebuilt` puts them back."""
     if isinstance(value, (*_PLAIN, nn.Module)):
         return
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, deque)):
         yield from enumerate(value)
     elif isinstance(value, (set, frozenset)):
         yield from ((item, item) for item in value)
@@ -92,7 +93,7 @@ def _rebuilt(value: Any, items: list[tuple[Any, Any]]) -> Any:
         return type(value)(item for _, item in items)
     result = copy.copy(value)
     for key, item in items:
-        if isinstance(value, (list, Mapping)):
+        if isinstance(value, (list, deque, Mapping)):
             result[key] = item
         else:
             object.__setattr__(result, key, item)  # dataclasses may be frozen
