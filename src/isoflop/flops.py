@@ -184,7 +184,7 @@ def profile(model: nn.Module, example_inputs: ExampleInputs) -> FlopTable:
 
     The pass runs on fake tensors: nothing is computed or allocated, the model is not touched, and
     models on the meta device work. Weights with a mask (see `isoflop.sparsify`) count by their
-    number of non-zeros. Hooks of the model run on copies of what they refer to.
+    number of non-zeros. What hooks of the model note meanwhile is put back.
 
     Args:
         model: Any module.
