@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.utils import parametrizations, prune
 
 import isoflop
@@ -113,6 +114,19 @@ def test_compiled_functions_are_looked_into():
 
     product = torch.compile(lambda x, weight: x @ weight, backend="eager")
     assert profile(Calling(8, 8), (5, 8)).by_parameter() == {"weight": 5 * 64}
+
+
+def test_flexible_attention_is_counted():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            heads = (y[None, None] for y in (self.q(x), self.k(x), x))
+            return flex_attention(*heads)
+
+    assert profile(Attention(), (5, 8)).macs == 2 * 5 * 64 + 2 * 5 * 5 * 8
 
 
 def test_programs_are_refused():

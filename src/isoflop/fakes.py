@@ -118,8 +118,11 @@ def unfused() -> Iterator[None]:
     # Not `torch.backends.mkldnn.flags`, which warns about a TF32 mode that it sets as well.
     torch._C._set_mkldnn_enabled(False)
     transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
+    # Importing the compiler takes long, and nothing else compiles.
+    compiling = {"torch._dynamo", "torch.nn.attention.flex_attention"} & sys.modules.keys()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiling else contextlib.nullcontext():
+            yield
     finally:
         transformer._detect_is_causal_mask = detect
         torch._C._set_mkldnn_enabled(onednn)
@@ -319,6 +322,7 @@ def run_on_fakes(
         with torch.set_grad_enabled(gradients), warnings.catch_warnings():
             # Of re-entrant checkpointing, which a trace does without.
             warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
+            warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
             return model(*args, **kwargs)
     except Exception as error:
         failure = _failure(model, args, kwargs, running, error)
