@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from isoflop.copies import keep_marks
+
 HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -36,6 +38,8 @@ class ReplacedLayer(nn.Module):
         super().__init__()
         old = layer._parameters.get("bias")
         new = None if old is None else nn.Parameter(torch.empty_like(old), old.requires_grad)
+        if old is not None and new is not None:
+            keep_marks(old, new)
         self.register_parameter("bias", new)
         convolution = isinstance(layer, _ConvNd)
         self._trailing = layer.get_parameter("weight").ndim - 2 if convolution else 0
