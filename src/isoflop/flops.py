@@ -482,7 +482,7 @@ class _Counter(TorchDispatchMode):
             plain, learned_input = [weight], True
         weights = tuple(dict.fromkeys(w for _, o in plain or fixed for w in o.weights))
         row = self._rows.setdefault(
-            (self.running[-1], str(packet).removeprefix("aten."), weights), [0, 0, 0]
+            (self._place(weights), str(packet).removeprefix("aten."), weights), [0, 0, 0]
         )
         row[0] += 1
         row[1] += self._without_zeros(packet, factors, dense)
@@ -499,6 +499,13 @@ class _Counter(TorchDispatchMode):
             return _Origin(last=weights, time=self._time)
         masked = any(o.masked for o in origins)
         return _Origin(weights, recomputed=True, last=weights, time=self._time, masked=masked)
+
+    def _place(self, weights: tuple[str, ...]) -> str:
+        """Return the path of the module that a product with these weights belongs to."""
+        owners = {name.rpartition(".")[0] for name in weights}
+        node: Any = torch._C._current_autograd_node()  # pyright: ignore[reportAttributeAccessIssue]
+        # Gradients that a forward pass takes are computed outside of all modules.
+        return owners.pop() if node is not None and len(owners) == 1 else self.running[-1]
 
     def _weight_among(self, factors: list[tuple[Tensor, _Origin]]) -> tuple[Tensor, _Origin] | None:
         """Return which of several learned factors is the weight of a layer; the rest are its input."""
@@ -637,7 +644,9 @@ def _is_numeric(tensor: Tensor) -> bool:
 def _factors(packet: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """Return the factors of a product, biases left out."""
     name = str(packet)
-    if any(kind in name for kind in ("convolution", "conv2d", "linear", "conv_tbc")):
+    if packet is aten.convolution_backward and not args[-1][1]:
+        found = (args[0], args[2])  # the gradient of the input alone
+    elif any(kind in name for kind in ("convolution", "conv2d", "linear", "conv_tbc")):
         found = args[:2]
     elif packet in (aten.addmm, aten.baddbmm, aten.addmv, aten.addbmm, aten._addmm_activation):
         found = args[1:3]

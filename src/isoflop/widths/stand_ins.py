@@ -252,6 +252,24 @@ def _fold(x: Tensor, output_size: Any, kernel_size: Any, *args: Any, **kwargs: A
     return x.new_empty((*x.shape[:-2], x.shape[-2] // math.prod(width), *height))
 
 
+@stands_for(torch.autograd.grad)
+def _grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    *args: Any,
+    is_grads_batched: bool = False,
+    **kwargs: Any,
+) -> tuple[Tensor, ...]:
+    # Shapes are all that is asked for, and they are known.
+    batch: tuple[Any, ...] = ()
+    if is_grads_batched:
+        first = grad_outputs if isinstance(grad_outputs, Tensor) else grad_outputs[0]
+        batch = (first.shape[0],)
+    each = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    return tuple(x.new_empty((*batch, *x.shape)) for x in each)
+
+
 def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, Any]:
     """Stand in for the forward pass of an LSTM, GRU or RNN, which would run step by step."""
     directions = 2 if module.bidirectional else 1

@@ -28,6 +28,7 @@ from isoflop.fakes import (
     unfused,
 )
 from isoflop.flops import trace as plain_trace
+from isoflop.nests import map_tensors, tensors_in
 from isoflop.rules import WideningRule, rule_of
 from isoflop.surgery import ExampleInputs, configs, normalize_inputs
 from isoflop.widths.expressions import Expression
@@ -430,6 +431,15 @@ def _more_like_integers() -> Iterator[None]:
             setattr(torch.SymInt, name, method)
 
 
+def _linked(result: Any, operands: list[Any]) -> Any:
+    """Let gradients reach the operands of a stand-in, for a forward pass that computes some."""
+    trained = [t for t in tensors_in(operands) if t.requires_grad]
+    if not trained:
+        return result
+    nothing = sum(tensor.sum() for tensor in trained) * 0
+    return map_tensors(result, lambda t: t + nothing if t.is_floating_point() else t)
+
+
 class _Functions(TorchFunctionMode):
     """Puts the stand-ins in the place of their functions and notes which function runs."""
 
@@ -445,7 +455,10 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outer, self.space.operation = self.space.operation, getattr(func, "__name__", str(func))
         try:
-            result = stand_in_of(func)(*args, **(kwargs or {}))
+            run = stand_in_of(func)
+            result = run(*args, **(kwargs or {}))
+            if run is not func and torch.is_grad_enabled():
+                result = _linked(result, [*args, *(kwargs or {}).values()])
             follow(func, args, kwargs or {}, result, self._unnamed)
             if func is F.scaled_dot_product_attention:
                 channels = expression_of((args[0] if args else kwargs["query"]).shape[-1])
