@@ -199,6 +199,44 @@ def _pad(x: Tensor, pad: Sequence[int], *args: Any, **kwargs: Any) -> Tensor:
     return x.new_empty(shape)
 
 
+def _padded_by_itself(convolve: Callable[..., Tensor]) -> StandIn:
+    def run(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: Any = 1,
+    ) -> Tensor:
+        if padding == "same":  # of an even kernel PyTorch asks for plain sizes
+            kernel = weight.shape[2:]
+            steps = [dilation] * len(kernel) if isinstance(dilation, int) else dilation
+            for dim, (size, step) in enumerate(zip(kernel, steps, strict=True)):
+                x = _pad(x, [0, 0] * (len(kernel) - 1 - dim) + [0, step * (size - 1)])
+            padding = 0
+        return convolve(x, weight, bias, stride, padding, dilation, groups)
+
+    return run
+
+
+for _convolve in (F.conv1d, F.conv2d, F.conv3d):
+    stands_for(_convolve)(_padded_by_itself(_convolve))
+
+
+@stands_for(torch.tensor_split, Tensor.tensor_split)
+def _tensor_split(x: Tensor, parts: Any, dim: int = 0) -> Sequence[Tensor]:
+    # Parts that are of one size here stay so, as what follows may need.
+    if isinstance(parts, int) and x.shape[dim] % parts == 0:
+        return torch.split(x, x.shape[dim] // parts, dim)
+    return torch.tensor_split(x, parts, dim)
+
+
+@stands_for(torch.hsplit, Tensor.hsplit)
+def _hsplit(x: Tensor, parts: Any) -> Sequence[Tensor]:
+    return _tensor_split(x, parts, 0 if x.ndim == 1 else 1)
+
+
 @stands_for(torch.roll, Tensor.roll, F.local_response_norm)
 def _same_shape(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return torch.empty_like(x)

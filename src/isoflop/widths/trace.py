@@ -67,7 +67,8 @@ class SymbolicTrace:
         space: The equations.
         shapes: Symbolic shape of every parameter and buffer by `(module path, attribute)`.
         attributes: Symbolic value of every attribute that restates a width, likewise.
-        parameters: The keys of `shapes` that are parameters.
+        parameters: The keys of `shapes` that are parameters and trained. The sizes of frozen ones follow
+            theirs, as those of buffers do, and stay where nothing ties them to one.
         numbers: What is known of the use of every tensor with one element, likewise.
         unnamed: The same of the floats that come from no attribute, in the order of their use.
         attended: The number of channels of a head in the fused attention that ran in a module.
@@ -166,7 +167,7 @@ class SymbolicTrace:
             hold(fake, self.numbers[path, name])
             return fake
         self.shapes[path, name] = shape
-        if isinstance(module._parameters.get(name), nn.Parameter):
+        if isinstance(module._parameters.get(name), nn.Parameter) and tensor.requires_grad:
             self.parameters.add((path, name))
         return torch.empty(shape, dtype=tensor.dtype, device="cpu")
 

@@ -240,7 +240,12 @@ class NamesOfAllKinds(nn.Module):
 @habit(
     SHAPE,
     lambda w: 4 * w("weights.0", "weights.1", "named.out"),
-    refused={"replacing": "no layer", "masked": "No layer", "compressed": "No layer"},
+    refused={
+        "replacing": "no layer",
+        "low_rank": "no layer",
+        "masked": "No layer",
+        "compressed": "No layer",
+    },
 )
 class ParameterLists(nn.Module):
     def __init__(self) -> None:
