@@ -190,7 +190,7 @@ class LayerTransform(Transform):
 def widened(source: Source, factor: float, *, multiple_of: int = 1) -> nn.Module:
     """Return the dense model with its widths times `factor`, checked to be widened throughout."""
     widths = solve_widths(
-        source.model, factor, source.example_inputs, multiple_of=multiple_of, resized=resized
+        source.model, factor, source.example_inputs, multiple_of=multiple_of, content=resized
     )
     model = widen(source.model, widths)
     check_widened(source.model, model, widths, source.trace, source.excluded)

@@ -56,7 +56,7 @@ def solve_widths(
     example_inputs: ExampleInputs,
     *,
     multiple_of: int = 1,
-    resized: Callable[[Tensor, tuple[int, ...]], Tensor | None] | None = None,
+    content: Callable[[Tensor, tuple[int, ...]], Tensor | None] = lambda table, shape: table,
 ) -> Widths:
     """Find the sizes of `model` with every hidden width multiplied by `factor`.
 
@@ -69,7 +69,7 @@ def solve_widths(
         factor: Factor of at least 1.
         example_inputs: See `isoflop.profile`.
         multiple_of: Round each free width to a multiple of this.
-        resized: Returns the content of a tensor that nothing trains at another size, or None if that is
+        content: Returns the content of a tensor that nothing trains at another size, or None if that is
             not known; where it is known for even widths only, the widths there become even.
 
     Raises:
@@ -101,7 +101,7 @@ def solve_widths(
             return type(size)(new(item) for item in size)
         return evaluate(expression_of(size)) if isinstance(size, torch.SymInt) else size
 
-    for key, table in _tables(model) if resized is not None else ():
+    for key, table in _tables(model):
         shape = trace.shapes.get(key, ())
         atoms = {a for s in shape for a in equations.resolve(expression_of(s)).symbols()}
         before = {atom: units[atom] for atom in atoms & units.keys()}
@@ -110,7 +110,7 @@ def solve_widths(
             units |= {atom: math.lcm(unit, pairs) for atom, unit in before.items()}
             scale()
             after = new(tuple(shape))
-            if after == tuple(table.shape) or resized(table, after) is not None:
+            if after == tuple(table.shape) or content(table, after) is not None:
                 break
         else:
             units |= before
