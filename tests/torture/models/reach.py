@@ -348,7 +348,12 @@ class AsksForKinds(nn.Sequential):
         return x
 
 
-@habit(SHAPE, mlp_macs, ends=ENDS)
+@habit(
+    SHAPE,
+    mlp_macs,
+    ends=ENDS,
+    refused={"compressed": "PenaltyOnWeights.forward picks parameters by `named_parameters`"},
+)
 class PenaltyOnWeights(Mlp):
     """The second output is a penalty on all that is called a weight."""
 
