@@ -174,7 +174,9 @@ def _picker_by_name(model: nn.Module) -> str:
             if not method.__module__.startswith(("torch.", "isoflop.")):
                 codes = _codes(method.__code__)
                 names = [name for code in codes for name in code.co_names]
-                if "named_parameters" in names:
+                texts = [text for code in codes for text in code.co_consts if isinstance(text, str)]
+                chooses = "ndim" in names or any("weight" in text for text in texts)
+                if "named_parameters" in names and chooses:
                     return f"{kind.__name__}.{name}"
                 waiting += names
     return ""
