@@ -110,6 +110,13 @@ def test_splits_return_all_parts(function, parts):
     assert [part.shape for part in STAND_INS[function](X, indices_or_sections=parts)] == shapes
 
 
+@pytest.mark.parametrize("function", [torch.chunk, torch.Tensor.chunk])
+@pytest.mark.parametrize("chunks", [2, 3, 5])
+def test_chunks_are_those_of_the_function(function, chunks):
+    shapes = [part.shape for part in function(X, chunks, 1)]
+    assert [part.shape for part in STAND_INS[function](X, chunks, 1)] == shapes
+
+
 def test_a_split_into_unequal_parts_returns_them():
     parts = STAND_INS[torch.tensor_split](X, 3, dim=1)
     assert [part.shape[1] for part in parts] == [3, 3, 2]
@@ -137,6 +144,8 @@ def test_every_function_is_covered():
         torch.lstm_cell,
         torch.autograd.grad,
         *SPLITS,
+        torch.chunk,
+        torch.Tensor.chunk,
     }
     assert {function for function, *_ in CALLS.values()} | others == set(STAND_INS)
 

@@ -78,6 +78,9 @@ def unflipped(layer: nn.Module) -> nn.Module:
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(layer.get_parameter(name).requires_grad)
         keep_marks(layer.get_parameter(name), parameter)
+    if not weight.is_meta:
+        with torch.no_grad():
+            new.bias.copy_(layer.get_parameter("bias"))  # of one output, it is not drawn anew
     return new
 
 

@@ -240,6 +240,13 @@ def _tensor_split(x: Tensor, indices_or_sections: Any, dim: int = 0) -> Sequence
     return torch.tensor_split(x, parts, dim)
 
 
+@stands_for(torch.chunk, Tensor.chunk)
+def _chunk(x: Tensor, chunks: int, dim: int = 0) -> Sequence[Tensor]:
+    if x.shape[dim] % chunks == 0:
+        return torch.split(x, x.shape[dim] // chunks, dim)
+    return torch.chunk(x, chunks, dim)
+
+
 @stands_for(torch.hsplit, Tensor.hsplit)
 def _hsplit(x: Tensor, indices_or_sections: Any) -> Sequence[Tensor]:
     return _tensor_split(x, indices_or_sections, 0 if x.ndim == 1 else 1)
