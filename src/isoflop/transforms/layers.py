@@ -80,7 +80,8 @@ def unflipped(layer: nn.Module) -> nn.Module:
         keep_marks(layer.get_parameter(name), parameter)
     if not weight.is_meta:
         with torch.no_grad():
-            new.bias.copy_(layer.get_parameter("bias"))  # of one output, it is not drawn anew
+            bias = layer.get_parameter("bias")
+            new.get_parameter("bias").copy_(bias)  # of one output, it is not drawn anew
     return new
 
 
