@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from isoflop.errors import IsoflopError
@@ -26,7 +27,8 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
     list, tuple or dict, such as a cache, are replaced too; their name says where they are.
 
     Functions that modules hold, such as ``self.middle = lambda x: self.b(x)`` or a hook, are copied
-    with what they refer to: those of the copy use the modules of the copy.
+    with what they refer to: those of the copy use the modules of the copy. Hooks on tensors are not
+    copied, see `copy_tensor_hooks`.
 
     Args:
         model: Any module.
@@ -44,10 +46,7 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
         new = make(module, path, name, tensor)
         if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-        for key, value in vars(tensor).items() if new is not tensor else ():
-            # Such as `weight.no_decay = True`, which optimizers ask for; private ones are not for us.
-            if isinstance(value, _PLAIN) and not key.startswith("_"):
-                setattr(new, key, value)
+        keep_marks(tensor, new)
         tensors[id(tensor)] = new
     functions = _functions(model, hooks=share_others)
     try:
@@ -57,6 +56,102 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
         if not stuck or not share_others:
             raise _refusal(model, stuck, error) from error
     return _copied(model, functions, tensors | {id(value): value for value in stuck.values()})
+
+
+def keep_marks(old: Tensor, new: Tensor) -> None:
+    """Give `new` the attributes that somebody has put on `old`, such as ``no_weight_decay = True``."""
+    for name, value in vars(old).items():
+        if new is not old and name not in vars(new):
+            setattr(new, name, value.detach().clone() if isinstance(value, Tensor) else value)
+
+
+def copy_tensor_hooks(model: nn.Module, new: nn.Module) -> None:
+    """Register the hooks on the parameters of `model` with the parameters of the same names in `new`.
+
+    What a hook refers to in `model` is in its copy what has the same name in `new`.
+
+    Args:
+        model: The model whose hooks are copied; it stays as it is.
+        new: A model made of it.
+
+    Raises:
+        IsoflopError: A hook has no place in `new`: the parameter is gone, or has another shape and the
+            hook uses tensors or modules, which may not fit. The message names the parameter.
+    """
+    counterparts = _counterparts(model, new)
+    own = {id(module) for module in model.modules()}
+    own |= {id(tensor) for *_, tensor in owned_tensors(model)}
+    for name, parameter in model.named_parameters():
+        hooks: list[tuple[str, Any]] = [
+            (method, hook)
+            for method, store in _TENSOR_HOOKS.items()
+            for hook in (getattr(parameter, store) or {}).values()
+        ]
+        if not hooks:
+            continue
+        after: nn.Parameter | None = counterparts.get(id(parameter))
+        used = list(_reachable([hook for _, hook in hooks], own))
+        reason = ""
+        if after is None:
+            reason = "other weights take its place"
+        elif any(isinstance(thing, Optimizer) for thing in used):
+            reason = "the hook uses an optimizer of parameters that are replaced"
+        elif any(id(thing) in own and id(thing) not in counterparts for thing in used):
+            reason = "the hook uses a part of the model that is replaced"
+        elif after.shape != parameter.shape and any(
+            isinstance(thing, (Tensor, nn.Module)) for thing in used
+        ):
+            reason = (
+                f"becomes {tuple(after.shape)}, for which the tensors or modules that the hook uses "
+                "may not be made"
+            )
+        if reason:
+            raise IsoflopError(
+                f"The parameter {name!r}, {tuple(parameter.shape)}, has a hook on its gradient, and "
+                f"{reason}. Remove the hook (by the handle that registered it) and register one with "
+                "the parameters of the transformed model, or exclude the layer from a transform that "
+                "keeps widths, such as SparseParallel."
+            )
+        assert after is not None
+        for method, hook in hooks:
+            trained, after.requires_grad = after.requires_grad, True
+            getattr(after, method)(_followed(hook, own, counterparts))
+            after.requires_grad = trained
+
+
+_TENSOR_HOOKS = {
+    "register_hook": "_backward_hooks",
+    "register_post_accumulate_grad_hook": "_post_accumulate_grad_hooks",
+}
+"""What registers a hook with a tensor, and where the tensor keeps it."""
+
+
+def _counterparts(model: nn.Module, new: nn.Module) -> dict[int, Any]:
+    """Return the modules and tensors of `new` by the ids of those of the same names in `model`."""
+
+    def by_name(root: nn.Module) -> dict[str, Any]:
+        modules: dict[str, Any] = dict(root.named_modules(remove_duplicate=False))
+        return modules | {f"{path}.{name}": tensor for _, path, name, tensor in owned_tensors(root)}
+
+    after = by_name(new)
+    return {id(value): after[name] for name, value in by_name(model).items() if name in after}
+
+
+def _followed(hook: Any, own: set[int], memo: dict[int, Any]) -> Any:
+    """Return a hook that uses the counterparts in `memo` of what `hook` uses of a model."""
+    if all(id(thing) not in own for thing in _reachable([hook], own)):
+        return hook
+    memo = dict(memo)
+    functions = [
+        _Function(function, own)
+        for function in _functions_in([hook], own).values()
+        if any(id(thing) in own for thing in _reachable([function], own))
+    ]
+    memo.update({id(function.old): function.new for function in functions})
+    result = copy.deepcopy(hook, memo)
+    for function in functions:
+        function.fill(memo)
+    return result
 
 
 def owned_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:

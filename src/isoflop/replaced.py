@@ -63,7 +63,7 @@ def _used_tensors(
 
     def make(_module: nn.Module, _path: str, _name: str, tensor: Tensor) -> Tensor:
         fake: Any = fake_like(tensor)
-        fake = nn.Parameter(fake, False) if isinstance(tensor, nn.Parameter) else fake
+        fake = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
         originals[id(fake)] = originals[id(tensor)] = id(tensor)
         kept.append(fake)
         return fake

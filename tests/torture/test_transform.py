@@ -45,13 +45,15 @@ def check_cost(habit, name, dense, model, plan):
 
 
 def check_kept(dense, model):
-    """Frozen weights and tables that keep their size keep their values, and stay frozen."""
+    """What is on parameters stays, and so do frozen weights and tables that keep their size."""
     parameters = dict(model.named_parameters())
     for key, parameter in dense.named_parameters():
         if key in parameters:
             new = parameters[key]
             assert new.requires_grad == parameter.requires_grad
             assert new.dtype == parameter.dtype
+            assert vars(new).items() >= vars(parameter).items()
+            assert len(new._backward_hooks or ()) == len(parameter._backward_hooks or ()), key
             if not parameter.requires_grad and new.shape == parameter.shape:
                 assert torch.equal(new, parameter), key
     state = model.state_dict()

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import isoflop
+from isoflop.transforms import TRANSFORMS
 
 
 class Rotary(nn.Module):
@@ -124,3 +125,16 @@ def test_the_row_of_the_padding_stays_zero():
     model, _ = isoflop.transform(Classes(), isoflop.SparseWide(0.5), example_inputs=tokens)
     assert not model.embedding.weight[0].any()
     assert model.embedding.weight[1:].std().item() == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["parallel", "factorized", "doped", "low_rank"])
+def test_bias_of_one_output_is_that_of_the_dense_model(name, monkeypatch):
+    # Memory that nobody has filled holds anything.
+    empty_like = torch.empty_like
+    monkeypatch.setattr(
+        torch, "empty_like", lambda *args, **kwargs: empty_like(*args, **kwargs).fill_(torch.nan)
+    )
+    dense = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 1))
+    config = TRANSFORMS.get(name)(0.5, dense_ends=False)
+    model, _ = isoflop.transform(dense, config, example_inputs=(4, 12))
+    assert model[2].bias.item() == dense[2].bias.item()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import isoflop
-from isoflop.widths.stand_ins import STAND_INS, recurrent
+from isoflop.widths.stand_ins import STAND_INS, recurrent, stand_in_of
 
 X = torch.randn(2, 8, 6, 6)
 
@@ -28,6 +28,18 @@ CALLS = {
     "layer_norm": (F.layer_norm, (X, (6, 6), torch.ones(6, 6)), {}),
     "rms_norm": (F.rms_norm, (X, (6,), torch.ones(6)), {}),
     "batch_norm": (F.batch_norm, (X, torch.zeros(8), torch.ones(8)), {}),
+    "conv1d": (F.conv1d, (X[0], torch.ones(3, 6, 2)), {"padding": "same", "dilation": 2}),
+    "conv2d": (
+        F.conv2d,
+        (X, torch.ones(4, 4, 3, 4)),
+        {"padding": "same", "dilation": 2, "groups": 2},
+    ),
+    "conv2d padded": (F.conv2d, (X, torch.ones(3, 8, 2, 4), torch.ones(3), 2, (1, 2)), {}),
+    "conv3d": (
+        F.conv3d,
+        (torch.ones(2, 2, 4, 6, 6), torch.ones(3, 2, 3, 3, 5)),
+        {"padding": "same"},
+    ),
     "pad": (F.pad, (X, (1, 2, 0, -1)), {}),
     "pad channels": (F.pad, (X, (0, 0, 0, 0, 1, 3)), {}),
     "roll": (torch.roll, (X, (1, -2), (2, 3)), {}),
@@ -88,12 +100,52 @@ def test_an_lstm_cell_returns_both_states():
     assert [s.shape for s in states] == [s.shape for s in torch.lstm_cell(*args)]
 
 
+SPLITS = (torch.tensor_split, torch.Tensor.tensor_split, torch.hsplit, torch.Tensor.hsplit)
+
+
+@pytest.mark.parametrize("function", SPLITS)
+@pytest.mark.parametrize("parts", [2, 4, (1, 4)])
+def test_splits_return_all_parts(function, parts):
+    shapes = [part.shape for part in function(X, parts)]
+    assert [part.shape for part in STAND_INS[function](X, indices_or_sections=parts)] == shapes
+
+
+@pytest.mark.parametrize("function", [torch.chunk, torch.Tensor.chunk])
+@pytest.mark.parametrize("chunks", [2, 3, 5])
+def test_chunks_are_those_of_the_function(function, chunks):
+    shapes = [part.shape for part in function(X, chunks, 1)]
+    assert [part.shape for part in STAND_INS[function](X, chunks, 1)] == shapes
+
+
+def test_a_split_into_unequal_parts_returns_them():
+    parts = STAND_INS[torch.tensor_split](X, 3, dim=1)
+    assert [part.shape[1] for part in parts] == [3, 3, 2]
+
+
+def test_gradients_have_the_shapes_of_the_inputs():
+    grad = STAND_INS[torch.autograd.grad]
+    assert [g.shape for g in grad(X.sum(), X)] == [X.shape]
+    assert [g.shape for g in grad([X], (X, X[0]), create_graph=True)] == [X.shape, X[0].shape]
+    batched = grad(X, [X], torch.ones(5, *X.shape), is_grads_batched=True)
+    assert [g.shape for g in batched] == [(5, *X.shape)]
+
+
+def test_the_input_may_be_a_keyword():
+    convolve = stand_in_of(F.conv2d)
+    assert convolve(input=X, weight=torch.ones(3, 8, 1, 1)).shape == (2, 3, 6, 6)
+    assert stand_in_of(F.linear)(input=X, weight=torch.ones(3, 6)).shape == (2, 8, 6, 3)
+
+
 def test_every_function_is_covered():
     others = {
         torch.Tensor.roll,
         torch.Tensor.__setitem__,
         torch.Tensor.data_ptr,
         torch.lstm_cell,
+        torch.autograd.grad,
+        *SPLITS,
+        torch.chunk,
+        torch.Tensor.chunk,
     }
     assert {function for function, *_ in CALLS.values()} | others == set(STAND_INS)
 

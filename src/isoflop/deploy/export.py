@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map
 
 from isoflop.errors import IsoflopError
 from isoflop.fakes import plain_output
@@ -63,7 +63,7 @@ def export(
     if plain_output(output) is not output:
         program = _Plain(program).eval()
     given = inspect.signature(program.forward).bind(*args, **kwargs).arguments
-    batch = tree_map_only(Tensor, _varying_batch, dict(given))
+    batch = tree_map(_varying_batch, dict(given))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters warn of themselves
@@ -115,5 +115,8 @@ def _onnx(
     return proto.SerializeToString()
 
 
-def _varying_batch(tensor: Tensor) -> dict[int, Any]:
-    return {0: torch.export.Dim.AUTO} if tensor.ndim else {}
+def _varying_batch(value: Any) -> dict[int, Any] | None:
+    """Return which sizes of a tensor may be others; None of what is no tensor."""
+    if not isinstance(value, Tensor):
+        return None
+    return {0: torch.export.Dim.AUTO} if value.ndim else {}

@@ -1,5 +1,6 @@
 """Weights of which the non-zeros alone are stored, with gradients and optimizer state as short."""
 
+import logging
 import math
 import warnings
 import weakref
@@ -23,6 +24,8 @@ from isoflop.sparsity.storage import Gradients, Storage
 from isoflop.sparsity.target import Target
 from isoflop.sparsity.targets import MaskedTarget
 from isoflop.surgery import become, is_flipped
+
+LOGGER = logging.getLogger("isoflop")
 
 
 @dataclass(frozen=True)
@@ -262,6 +265,12 @@ class CompressedWeights(Storage):
             self._handles.append(values.register_hook(hook))
             hook = _weakly(CompressedWeights._after_gradient, self, i)
             self._handles.append(values.register_post_accumulate_grad_hook(hook))
+        LOGGER.warning(
+            "%d weights are now parameters named `values`, rows of their non-zeros. Code that picks "
+            "parameters by a name that ends in `weight`, or by `ndim`, for a penalty or a new "
+            "optimizer, has to pick `values` too.",
+            len(self.targets),
+        )
 
     def expect(self, growth: Sequence[int | None] | None) -> None:
         """Let the layers compute their dense gradients in the next step, if these are needed."""

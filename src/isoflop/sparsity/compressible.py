@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator, Sequence
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -52,6 +52,13 @@ def check_compressible(
         raise IsoflopError(
             "The model is wrapped in DistributedDataParallel already, which would go on reducing the "
             "gradients of the dense weights. Call `sparsify` first, then wrap the model."
+        )
+    if picker := _picker_by_name(model):
+        raise IsoflopError(
+            f"{picker} picks parameters by `named_parameters`. In compressed storage the parameter of a "
+            "sparse layer is the row of its non-zeros, named `values`, which code that asks for names "
+            "ending in `weight`, or for matrices, would miss. Go through the modules there "
+            "(`module.weight` can be used as before), or use storage='masked'."
         )
     owners: dict[int, list[str]] = {}
     for path, module in model.named_modules():
@@ -152,6 +159,33 @@ def _problems(
         yield "it has hooks, which would get the gradients of the non-zeros alone"
     if holder := _holder(model, weight):
         yield f"{holder} holds it too, and would be left with a row of non-zeros"
+
+
+def _picker_by_name(model: nn.Module) -> str:
+    """Return the method that asks for names of parameters in a forward pass, or an empty string."""
+    for kind in {type(module): None for module in model.modules()}:
+        waiting, seen = ["forward"], set[str]()
+        while waiting:
+            name = waiting.pop()
+            method = getattr(kind, name, None)
+            if name in seen or not isinstance(method, FunctionType):
+                continue
+            seen.add(name)
+            if not method.__module__.startswith(("torch.", "isoflop.")):
+                codes = _codes(method.__code__)
+                names = [name for code in codes for name in code.co_names]
+                texts = [text for code in codes for text in code.co_consts if isinstance(text, str)]
+                chooses = "ndim" in names or any("weight" in text for text in texts)
+                if "named_parameters" in names and chooses:
+                    return f"{kind.__name__}.{name}"
+                waiting += names
+    return ""
+
+
+def _codes(code: CodeType) -> list[CodeType]:
+    """Return the code of a function, and that of the functions and comprehensions in it."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return [code, *(found for each in inner for found in _codes(each))]
 
 
 def _kind(module: nn.Module) -> str:

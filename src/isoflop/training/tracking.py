@@ -63,10 +63,11 @@ class Tracker:
 @contextlib.contextmanager
 def messages(*, quiet: bool) -> Iterator[None]:
     """Show on stderr, unless `quiet`, what the library tells of long work while the block runs."""
-    logger, handler = logging.getLogger("isoflop"), logging.StreamHandler()
-    level = logger.level
+    logger, level = logging.getLogger("isoflop"), logging.getLogger("isoflop").level
+    # Without any handler, Python itself would print warnings.
+    handler = logging.NullHandler() if quiet else logging.StreamHandler()
+    logger.addHandler(handler)
     if not quiet:
-        logger.addHandler(handler)
         logger.setLevel(logging.INFO)
     try:
         yield

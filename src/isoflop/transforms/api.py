@@ -11,6 +11,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from isoflop.budget import meet_layer_budgets, meet_model_budget
+from isoflop.copies import copy_tensor_hooks
 from isoflop.errors import (
     BudgetError,
     InputError,
@@ -85,6 +86,7 @@ def transform(
     ):
         raise _nothing_to_transform(source.model, config, source.trace)
     new, targets = config.build(source)
+    copy_tensor_hooks(model, new)
     fill_frozen(new, source.model)
     plan = _plan(new, source, config, targets, scope)
     initialize(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from isoflop.copies import copy_with_tensors
+from isoflop.copies import copy_with_tensors, keep_marks
 from isoflop.flops import Trace
 from isoflop.surgery import replace_modules
 from isoflop.transforms.replacement import ReplacedLayer
@@ -232,7 +232,10 @@ def _input_weights(attention: nn.MultiheadAttention) -> list[nn.Parameter]:
 
 def _thirds(joint: nn.Parameter) -> list[nn.Parameter]:
     """Return the three parts of a joint parameter, which share its memory."""
-    return [nn.Parameter(x, requires_grad=joint.requires_grad) for x in joint.detach().chunk(3)]
+    thirds = [nn.Parameter(x, requires_grad=joint.requires_grad) for x in joint.detach().chunk(3)]
+    for third in thirds:
+        keep_marks(joint, third)
+    return thirds
 
 
 def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:

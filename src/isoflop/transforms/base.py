@@ -15,6 +15,7 @@ from isoflop.registry import Registry, names_in
 from isoflop.replaced import check_replaced
 from isoflop.surgery import ExampleInputs, replace_modules
 from isoflop.transforms.attention import forbid_fast_path, separate_attention
+from isoflop.transforms.buffers import resized
 from isoflop.transforms.layers import LayerShape, is_replaceable, unflipped
 from isoflop.transforms.nonlinearity import NONLINEARITIES
 from isoflop.transforms.positions import positions_per_sample
@@ -188,7 +189,9 @@ class LayerTransform(Transform):
 
 def widened(source: Source, factor: float, *, multiple_of: int = 1) -> nn.Module:
     """Return the dense model with its widths times `factor`, checked to be widened throughout."""
-    widths = solve_widths(source.model, factor, source.example_inputs, multiple_of=multiple_of)
+    widths = solve_widths(
+        source.model, factor, source.example_inputs, multiple_of=multiple_of, content=resized
+    )
     model = widen(source.model, widths)
     check_widened(source.model, model, widths, source.trace, source.excluded)
     check_unnamed(model, widths, source.example_inputs)

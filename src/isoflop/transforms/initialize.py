@@ -181,12 +181,6 @@ def _keep(
         tensor.copy_(content)
     elif rule_of(module).rebuild is None:
         kind = type(module).__name__
-        odd = any(
-            after % 4
-            for before, after in zip(before.shape, tensor.shape, strict=True)
-            if before != after
-        )
-        multiple = " Sinusoids need an even width, which `multiple_of=4` gives." if odd else ""
         trained = (
             "Unfreeze it (`requires_grad_(True)`) if it may be drawn anew and trained; s"
             if noun.startswith("frozen")
@@ -195,7 +189,7 @@ def _keep(
         raise WideningError(
             f"The {noun} {name!r} has the size of a width, and its content at another width "
             f"is not known: {tuple(before.shape)} became {tuple(tensor.shape)}, and it is no constant, "
-            f"no frequencies and no sinusoids.{multiple} {trained}ay how to fill it with "
+            f"no frequencies and no sinusoids. {trained}ay how to fill it with "
             f"`isoflop.register_widening_rule({kind}, rebuild=...)`, or that its size must stay with "
             "`constants=(...)`; or use a transform that keeps widths, such as SparseParallel."
         )

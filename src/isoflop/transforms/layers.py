@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import skip_init
 
-from isoflop.copies import copy_with_tensors
+from isoflop.copies import copy_with_tensors, keep_marks
 from isoflop.surgery import is_flipped
 from isoflop.transforms.replacement import HOOKS
 
@@ -77,6 +77,11 @@ def unflipped(layer: nn.Module) -> nn.Module:
     new = skip_init(nn.Linear, *weight.shape, device=weight.device, dtype=weight.dtype)
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(layer.get_parameter(name).requires_grad)
+        keep_marks(layer.get_parameter(name), parameter)
+    if not weight.is_meta:
+        with torch.no_grad():
+            bias = layer.get_parameter("bias")
+            new.get_parameter("bias").copy_(bias)  # of one output, it is not drawn anew
     return new
 
 
@@ -133,8 +138,11 @@ def _pointwise(layer: nn.Module, inputs: int, outputs: int) -> nn.Module:
     # Not constructed directly: that would draw weights, and so change the global random state.
     if isinstance(layer, _ConvNd):
         kind = _CONVOLUTIONS[weight.ndim - 2]
-        return skip_init(kind, inputs, outputs, 1, groups=layer.groups, **options)
-    return skip_init(nn.Linear, inputs, outputs, **options)
+        new = skip_init(kind, inputs, outputs, 1, groups=layer.groups, **options)
+    else:
+        new = skip_init(nn.Linear, inputs, outputs, **options)
+    keep_marks(weight, new.get_parameter("weight"))
+    return new
 
 
 def call(layer: nn.Module, x: Tensor, output_size: Any) -> Tensor:

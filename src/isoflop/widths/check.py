@@ -49,6 +49,8 @@ def check_widened(
         before, after = tuple(old[name].shape), tuple(new[name].shape)
         if len(before) < 2 or name not in whole or name.rpartition(".")[0] in excluded:
             continue
+        if not old[name].requires_grad and after == before:
+            continue  # frozen
         module = dense.get_submodule(name.rpartition(".")[0])
         output, inputs = weight_sides(module, old[name])
         sides: dict[str, int] = {"output": output, "input": inputs}

@@ -1,14 +1,14 @@
 """New sizes from the equations of a trace, and a model of those sizes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from isoflop.copies import copy_with_tensors
+from isoflop.copies import copy_with_tensors, owned_tensors
 from isoflop.errors import WideningError
 from isoflop.rules import rule_of
 from isoflop.surgery import ExampleInputs, configs
@@ -51,7 +51,12 @@ class Widths:
 
 
 def solve_widths(
-    model: nn.Module, factor: float, example_inputs: ExampleInputs, *, multiple_of: int = 1
+    model: nn.Module,
+    factor: float,
+    example_inputs: ExampleInputs,
+    *,
+    multiple_of: int = 1,
+    content: Callable[[Tensor, tuple[int, ...]], Tensor | None] = lambda table, shape: table,
 ) -> Widths:
     """Find the sizes of `model` with every hidden width multiplied by `factor`.
 
@@ -64,6 +69,8 @@ def solve_widths(
         factor: Factor of at least 1.
         example_inputs: See `isoflop.profile`.
         multiple_of: Round each free width to a multiple of this.
+        content: Returns the content of a tensor that nothing trains at another size, or None if that is
+            not known; where it is known for even widths only, the widths there become even.
 
     Raises:
         InputError: The model cannot be run on the example inputs.
@@ -79,15 +86,35 @@ def solve_widths(
 
     equations.solve(known)
     units = _units([equations.resolve(size) for size in weights], multiple_of)
-    values = {atom: scaled(atom.value, factor, unit) for atom, unit in units.items()}
+    values: dict[Atom, int] = {}
 
     def evaluate(size: Expression) -> int:
         return equations.resolve(size).evaluate(values)
+
+    def scale() -> None:
+        values.update({atom: scaled(atom.value, factor, unit) for atom, unit in units.items()})
+
+    scale()
 
     def new(size: Any) -> Any:
         if isinstance(size, (tuple, list)):
             return type(size)(new(item) for item in size)
         return evaluate(expression_of(size)) if isinstance(size, torch.SymInt) else size
+
+    for key, table in _tables(model):
+        shape = trace.shapes.get(key, ())
+        atoms = {a for s in shape for a in equations.resolve(expression_of(s)).symbols()}
+        before = {atom: units[atom] for atom in atoms & units.keys()}
+        # Sines and cosines come in pairs, and those of two coordinates in pairs of pairs.
+        for pairs in (1, 2, 4):
+            units |= {atom: math.lcm(unit, pairs) for atom, unit in before.items()}
+            scale()
+            after = new(tuple(shape))
+            if after == tuple(table.shape) or content(table, after) is not None:
+                break
+        else:
+            units |= before
+            scale()
 
     def number(source: Source, path: str, name: str) -> float:
         def grown() -> list[Expression]:
@@ -146,6 +173,13 @@ def solve_widths(
         if (changed := source.resized(evaluate, list, told=False)) != source.value
     }
     return Widths(factor, shapes, attributes, numbers, unnamed, pinned)
+
+
+def _tables(model: nn.Module) -> Iterator[tuple[Key, Tensor]]:
+    """Iterate over the floating-point tensors of several dimensions that nothing trains."""
+    for _, path, name, tensor in owned_tensors(model):
+        if tensor.ndim > 1 and tensor.is_floating_point() and not tensor.requires_grad:
+            yield (path, name), tensor
 
 
 def _made_plain(equation: Equation, plain: Mapping[int, str]) -> str:

@@ -4,6 +4,7 @@ During a trace these take the place of the functions: they make the comparisons 
 makes, which are the equations, and return an empty tensor of the right shape.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,7 +29,13 @@ def stand_in_of(function: Any) -> Any:
     """Return the stand-in of a function, or the function itself."""
     packet = getattr(function, "_overloadpacket", function)
     name = getattr(packet, "_qualified_op_name", "")
-    return STAND_INS.get(function) or BY_NAME.get(name, function)
+    stand_in = STAND_INS.get(function) or BY_NAME.get(name)
+    return function if stand_in is None else functools.partial(_call, stand_in)
+
+
+def _call(stand_in: StandIn, *args: Any, **kwargs: Any) -> Any:
+    """Run a stand-in, the first argument of which most functions call their input."""
+    return stand_in(*args, **kwargs) if args else stand_in(kwargs.pop("input"), **kwargs)
 
 
 def stands_for(*functions: Callable[..., Any]) -> Callable[[StandIn], StandIn]:
@@ -123,13 +130,13 @@ def _batch_norm(
 
 
 @stands_for(torch.baddbmm)
-def _baddbmm(x: Tensor, left: Tensor, right: Tensor, **kwargs: Any) -> Tensor:
-    return torch.add(x, torch.bmm(left, right))
+def _baddbmm(x: Tensor, batch1: Tensor, batch2: Tensor, **kwargs: Any) -> Tensor:
+    return torch.add(x, torch.bmm(batch1, batch2))
 
 
 @stands_for(torch.addcmul)
-def _addcmul(x: Tensor, one: Tensor, two: Tensor, **kwargs: Any) -> Tensor:
-    return x + one * two
+def _addcmul(x: Tensor, tensor1: Tensor, tensor2: Tensor, **kwargs: Any) -> Tensor:
+    return x + tensor1 * tensor2
 
 
 @stands_for(torch.linalg.solve_triangular)
@@ -199,6 +206,52 @@ def _pad(x: Tensor, pad: Sequence[int], *args: Any, **kwargs: Any) -> Tensor:
     return x.new_empty(shape)
 
 
+def _padded_by_itself(convolve: Callable[..., Tensor]) -> StandIn:
+    def run(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: Any = 1,
+    ) -> Tensor:
+        if padding == "same":  # of an even kernel PyTorch asks for plain sizes
+            kernel = weight.shape[2:]
+            steps = [dilation] * len(kernel) if isinstance(dilation, int) else dilation
+            for dim, (size, step) in enumerate(zip(kernel, steps, strict=True)):
+                x = _pad(x, [0, 0] * (len(kernel) - 1 - dim) + [0, step * (size - 1)])
+            padding = 0
+        return convolve(x, weight, bias, stride, padding, dilation, groups)
+
+    return run
+
+
+for _convolve in (F.conv1d, F.conv2d, F.conv3d):
+    stands_for(_convolve)(_padded_by_itself(_convolve))
+
+
+@stands_for(torch.tensor_split, Tensor.tensor_split)
+def _tensor_split(x: Tensor, indices_or_sections: Any, dim: int = 0) -> Sequence[Tensor]:
+    # Parts that are of one size here stay so, as what follows may need.
+    parts = indices_or_sections
+    if isinstance(parts, int) and x.shape[dim] % parts == 0:
+        return torch.split(x, x.shape[dim] // parts, dim)
+    return torch.tensor_split(x, parts, dim)
+
+
+@stands_for(torch.chunk, Tensor.chunk)
+def _chunk(x: Tensor, chunks: int, dim: int = 0) -> Sequence[Tensor]:
+    if x.shape[dim] % chunks == 0:
+        return torch.split(x, x.shape[dim] // chunks, dim)
+    return torch.chunk(x, chunks, dim)
+
+
+@stands_for(torch.hsplit, Tensor.hsplit)
+def _hsplit(x: Tensor, indices_or_sections: Any) -> Sequence[Tensor]:
+    return _tensor_split(x, indices_or_sections, 0 if x.ndim == 1 else 1)
+
+
 @stands_for(torch.roll, Tensor.roll, F.local_response_norm)
 def _same_shape(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return torch.empty_like(x)
@@ -253,8 +306,21 @@ def _fold(x: Tensor, output_size: Any, kernel_size: Any, *args: Any, **kwargs: A
 
 
 @stands_for(torch.autograd.grad)
-def _gradients(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(x) for x in ([inputs] if isinstance(inputs, Tensor) else inputs))
+def _grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    *args: Any,
+    is_grads_batched: bool = False,
+    **kwargs: Any,
+) -> tuple[Tensor, ...]:
+    # Shapes are all that is asked for, and they are known.
+    batch: tuple[Any, ...] = ()
+    if is_grads_batched:
+        first = grad_outputs if isinstance(grad_outputs, Tensor) else grad_outputs[0]
+        batch = (first.shape[0],)
+    each = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    return tuple(x.new_empty((*batch, *x.shape)) for x in each)
 
 
 def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, Any]:

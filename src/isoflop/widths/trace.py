@@ -29,6 +29,7 @@ from isoflop.fakes import (
     unfused,
 )
 from isoflop.flops import trace as plain_trace
+from isoflop.nests import map_tensors, tensors_in
 from isoflop.rules import WideningRule, rule_of
 from isoflop.surgery import ExampleInputs, configs, normalize_inputs
 from isoflop.untouched import untouched
@@ -68,7 +69,8 @@ class SymbolicTrace:
         space: The equations.
         shapes: Symbolic shape of every parameter and buffer by `(module path, attribute)`.
         attributes: Symbolic value of every attribute that restates a width, likewise.
-        parameters: The keys of `shapes` that are parameters.
+        parameters: The keys of `shapes` that are parameters and trained. The sizes of frozen ones follow
+            theirs, as those of buffers do, and stay where nothing ties them to one.
         numbers: What is known of the use of every tensor with one element, likewise.
         unnamed: The same of the floats that come from no attribute, in the order of their use.
         attended: The number of channels of a head in the fused attention that ran in a module.
@@ -168,7 +170,7 @@ class SymbolicTrace:
             hold(fake, self.numbers[path, name])
             return fake
         self.shapes[path, name] = shape
-        if isinstance(module._parameters.get(name), nn.Parameter):
+        if isinstance(module._parameters.get(name), nn.Parameter) and tensor.requires_grad:
             self.parameters.add((path, name))
         return torch.empty(shape, dtype=tensor.dtype, device="cpu")
 
@@ -433,6 +435,15 @@ def _more_like_integers() -> Iterator[None]:
             setattr(torch.SymInt, name, method)
 
 
+def _linked(result: Any, operands: list[Any]) -> Any:
+    """Let gradients reach the operands of a stand-in, for a forward pass that computes some."""
+    trained = [t for t in tensors_in(operands) if t.requires_grad]
+    if not trained:
+        return result
+    nothing = sum(tensor.sum() for tensor in trained) * 0
+    return map_tensors(result, lambda t: t + nothing if t.is_floating_point() else t)
+
+
 class _Functions(TorchFunctionMode):
     """Puts the stand-ins in the place of their functions and notes which function runs."""
 
@@ -448,7 +459,10 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outer, self.space.operation = self.space.operation, getattr(func, "__name__", str(func))
         try:
-            result = stand_in_of(func)(*args, **(kwargs or {}))
+            run = stand_in_of(func)
+            result = run(*args, **(kwargs or {}))
+            if run is not func and torch.is_grad_enabled():
+                result = _linked(result, [*args, *(kwargs or {}).values()])
             follow(func, args, kwargs or {}, result, self._unnamed)
             if func is F.scaled_dot_product_attention:
                 channels = expression_of((args[0] if args else kwargs["query"]).shape[-1])

@@ -273,7 +273,11 @@ class PackedAsInput(nn.Module):
         return self.head(y.data)
 
 
-@habit(TEXT, lambda w: 2 * 6 * w("cell.weight_ih", "cell.weight_hh", "stem") + 2 * w("head"))
+@habit(
+    TEXT,
+    lambda w: 2 * 6 * w("cell.weight_ih", "cell.weight_hh", "stem") + 2 * w("head"),
+    refused={"low_rank": "dense cost .* for cell.weight_hh"},
+)
 class CellInLoop(WithModule):
     def __init__(self) -> None:
         super().__init__()

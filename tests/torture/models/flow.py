@@ -297,6 +297,41 @@ class Forces(Mlp):
         return (energy, force) if self.training else (energy.detach(), force.detach())
 
 
+@habit((2, 3, 4, 4), lambda w: 64 * w("a", "b") + 2 * 2 * w("c"), refused={"export": "exported"})
+class GradientOfImage(nn.Module):
+    """As `Forces`, of convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 16, 3, padding=1)
+        self.c = nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = self.c(self.b(self.a(x).tanh()).tanh().mean((2, 3)))
+            (slope,) = torch.autograd.grad(energy.sum(), x, create_graph=True)
+        return (energy, slope) if self.training else (energy.detach(), slope.detach())
+
+
+@habit(
+    SHAPE,
+    lambda w: 4 * (w("a") + 3 * w("b", "c")),
+    refused={"export": "exported"},
+)
+class Corrected(Mlp):
+    """A step down the gradient of what comes after corrects an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            hidden = self.a(x).tanh()
+            hidden = hidden if hidden.requires_grad else hidden.requires_grad_()
+            energy = self.c(self.b(hidden).tanh()).square().sum()
+            (slope,) = torch.autograd.grad(energy, [hidden], create_graph=self.training)
+        y = self.c(self.b(hidden - 0.1 * slope).tanh())
+        return y if self.training else y.detach()
+
+
 def penalised(output: Any) -> Tensor:
     (grad,) = torch.autograd.grad(output.sum(), output.grad_input, create_graph=True)
     return output.square().mean() + (grad.norm(2, 1) - 1).square().mean()

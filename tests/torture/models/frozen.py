@@ -67,7 +67,11 @@ class FrozenPositions(Tokens):
         return self.positions_table(torch.arange(6))
 
 
-@habit(lambda: torch.randint(20, (4, 6)), lambda w: 24 * w("a", "b"))
+@habit(
+    lambda: torch.randint(20, (4, 6)),
+    lambda w: 24 * w("a", "b"),
+    refused={"widening": r"table\.weight.*constants="},
+)
 class FrozenEmbedding(nn.Module):
     """The first layer maps the pretrained vectors, which stay as they are, to the width."""
 

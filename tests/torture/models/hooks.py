@@ -74,7 +74,7 @@ def _halve(module, grad_input, grad_output):
     return tuple(None if g is None else 0.5 * g for g in grad_input)
 
 
-@habit(SHAPE, mlp_macs, refused={"compressed": HOOKS, "replacing": HOOKS})
+@habit(SHAPE, mlp_macs, refused={"compressed": HOOKS, "replacing": HOOKS, "low_rank": HOOKS})
 class GradientHook(Mlp):
     """A smaller learning rate for one weight."""
 
@@ -85,6 +85,32 @@ class GradientHook(Mlp):
 
 def _tenth(grad):
     return 0.1 * grad
+
+
+@habit(SHAPE, mlp_macs, refused={"widening": HOOKS})
+class GradientHookOfModule(Mlp):
+    """A method of the model changes the gradients of a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = 0.5
+        self.b.bias.register_hook(self.slowed)
+
+    def slowed(self, grad):
+        return self.factor * grad
+
+
+@habit(SHAPE, mlp_macs, refused={"export": "exported"})
+class MarkedParameters(Mlp):
+    """Attributes of parameters sort them into groups, and the forward pass reads one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for parameter in self.parameters():
+            parameter.no_weight_decay = parameter.ndim < 2
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.b(x) if self.a.bias.no_weight_decay else x
 
 
 @habit(SHAPE, mlp_macs)

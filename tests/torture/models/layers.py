@@ -94,7 +94,7 @@ def deformed(w) -> int:
     return 32 * w("a", "offsets", "b.weight") + 2 * w("c")
 
 
-@habit(IMAGE, deformed)
+@habit(IMAGE, deformed, refused={"widening": "exclude 'offsets'"})
 class Deformable(Cnn):
     def __init__(self) -> None:
         from torchvision.ops import DeformConv2d
@@ -111,6 +111,7 @@ class Deformable(Cnn):
     lambda: (torch.randn(4, 12), torch.randn(4, 12)),
     lambda w: 4 * w("a", "c") + 4 * w("pair"),
     scales=False,
+    refused={"widening": "exclude 'pair'"},
 )
 class Bilinear(nn.Module):
     def __init__(self) -> None:

@@ -240,7 +240,12 @@ class NamesOfAllKinds(nn.Module):
 @habit(
     SHAPE,
     lambda w: 4 * w("weights.0", "weights.1", "named.out"),
-    refused={"replacing": "no layer", "masked": "No layer", "compressed": "No layer"},
+    refused={
+        "replacing": "no layer",
+        "low_rank": "no layer",
+        "masked": "No layer",
+        "compressed": "No layer",
+    },
 )
 class ParameterLists(nn.Module):
     def __init__(self) -> None:
@@ -343,7 +348,12 @@ class AsksForKinds(nn.Sequential):
         return x
 
 
-@habit(SHAPE, mlp_macs, ends=ENDS)
+@habit(
+    SHAPE,
+    mlp_macs,
+    ends=ENDS,
+    refused={"compressed": "PenaltyOnWeights.forward picks parameters by `named_parameters`"},
+)
 class PenaltyOnWeights(Mlp):
     """The second output is a penalty on all that is called a weight."""
 

@@ -18,7 +18,6 @@ from torch.optim.swa_utils import AveragedModel
 @habit(
     (4, 12),
     lambda w: 4 * w("weight"),
-    refused={"low_rank": "."},
     warns={"wide": "changes no size"},
 )
 def OneLinear() -> nn.Module:  # noqa: N802
@@ -28,7 +27,6 @@ def OneLinear() -> nn.Module:  # noqa: N802
 @habit(
     IMAGE,
     lambda w: 32 * w("weight"),
-    refused={"low_rank": "."},
     warns={"wide": "changes no size"},
 )
 def OneConvolution() -> nn.Module:  # noqa: N802
