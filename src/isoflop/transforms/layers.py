@@ -77,6 +77,8 @@ def unflipped(layer: nn.Module) -> nn.Module:
     new = skip_init(nn.Linear, *weight.shape, device=weight.device, dtype=weight.dtype)
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(layer.get_parameter(name).requires_grad)
+        if name == "bias":
+            parameter.data.copy_(layer.get_parameter(name))
     return new
 
 

@@ -1,6 +1,5 @@
 """What the modules that take the place of a layer have in common."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -24,7 +23,7 @@ class ReplacedLayer(nn.Module):
     layers, such as `out_features`, or `weight.dtype` to cast an input.
 
     Args:
-        layer: The layer that is replaced; the bias is uninitialised and like its bias.
+        layer: The layer that is replaced; the bias is a copy of its bias.
 
     Attributes:
         bias: The bias `(Dout,)`, or None.
@@ -35,7 +34,7 @@ class ReplacedLayer(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         old = layer._parameters.get("bias")
-        new = None if old is None else nn.Parameter(torch.empty_like(old), old.requires_grad)
+        new = None if old is None else nn.Parameter(old.detach().clone(), old.requires_grad)
         self.register_parameter("bias", new)
         convolution = isinstance(layer, _ConvNd)
         self._trailing = layer.get_parameter("weight").ndim - 2 if convolution else 0

@@ -49,6 +49,8 @@ def check_widened(
         before, after = tuple(old[name].shape), tuple(new[name].shape)
         if len(before) < 2 or name not in whole or name.rpartition(".")[0] in excluded:
             continue
+        if not old[name].requires_grad:
+            continue  # what is frozen stays as it is
         module = dense.get_submodule(name.rpartition(".")[0])
         output, inputs = weight_sides(module, old[name])
         sides: dict[str, int] = {"output": output, "input": inputs}
@@ -81,8 +83,8 @@ def check_widened(
         raise WideningError(
             f"The {side} width of {name!r} ({type(module).__name__}, shape {tuple(old[name].shape)}) "
             f"did not grow with the others by {factor:.3f}: "
-            f"{cause or 'the forward pass ties it to a size that must stay'}. If it rightly "
-            f"stays, exclude {path!r}. {ADVICE}"
+            f"{cause or 'the forward pass ties it to a size that must stay'}."
+            f"{f' If it rightly stays, exclude {path!r}.' if path else ''} {ADVICE}"
         )
 
 
