@@ -182,6 +182,16 @@ class Alpha(ClassAttribute):
         return torch.add(torch.zeros(()), q @ k.mT, alpha=self.factor)
 
 
+class KeywordArguments(ClassAttribute):
+    """As in Bloom."""
+
+    def scores(self, q, k):
+        q, k = q.flatten(0, 1), k.flatten(0, 1)
+        scores = torch.zeros(()).expand(len(q), q.shape[1], q.shape[1])
+        scores = scores.baddbmm(batch1=q, batch2=k.mT, beta=1.0, alpha=self.factor)
+        return scores.unflatten(0, (-1, self.heads))
+
+
 class InPlace(ClassAttribute):
     def scores(self, q, k):
         scores = q @ k.mT

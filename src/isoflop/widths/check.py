@@ -64,6 +64,8 @@ def check_widened(
             for side, dim in open_sides.items()
             if scaled(before[dim], factor) > before[dim] > 1 and after[dim] == before[dim]
         ]
+        if sum(new > old for old, new in zip(before, after, strict=True)) > 1:
+            stayed = []  # two widths grew; the other is a count, as of heads in (width, heads, channels)
         if len(stayed) == len(open_sides) and stayed:
             held.append((trace.table.macs, name, stayed[0], sides[stayed[0]]))
         elif stayed:

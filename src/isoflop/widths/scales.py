@@ -365,18 +365,18 @@ def _past(
 
 def _summed(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Expression | None:
     """Return over how many channels a function sums products, or None if it does not."""
-    if name in _PRODUCTS:
-        return expression_of(args[0].shape[-1])
-    if name in _SUMS_OF_PRODUCTS:
-        return expression_of(args[1].shape[-1])
-    if name == "scaled_dot_product_attention":
-        query = args[0] if args else kwargs["query"]
-        return expression_of(query.shape[-1])
-    if name == "sum" and isinstance(args[0], Tensor):
+    if name in _PRODUCTS or name in _SUMS_OF_PRODUCTS or name == "scaled_dot_product_attention":
+        position = int(name in _SUMS_OF_PRODUCTS)
+        names = ("input", "query", "mat1", "batch1", "x", "self")
+        named = (kwargs[n] for n in names[2 * position :] if n in kwargs)
+        factor = args[position] if len(args) > position else next(named, None)
+        return expression_of(factor.shape[-1]) if isinstance(factor, Tensor) else None
+    if name == "sum":
+        summed = args[0] if args else kwargs.get("input")
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
-        if isinstance(dim, int) and args[0].ndim:
-            return expression_of(args[0].shape[dim])
-    if name == "einsum" and isinstance(args[0], str):
+        if isinstance(summed, Tensor) and isinstance(dim, int) and summed.ndim:
+            return expression_of(summed.shape[dim])
+    if name == "einsum" and args and isinstance(args[0], str):
         operands = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
         return _einsum(args[0].replace(" ", ""), operands)
     return None
