@@ -418,7 +418,7 @@ def _sizes(tensor: Tensor) -> Iterator[Expression]:
 
 def number_in(tensor: Tensor) -> float | None:
     """Return the value that all of the few elements of a floating-point tensor share, or None."""
-    few = 0 < tensor.numel() <= _FEW
+    few = 0 < tensor.numel() <= _FEW and tensor.layout is torch.strided
     if not few or tensor.is_meta or not tensor.dtype.is_floating_point:
         return None
     with no_dispatch():
