@@ -66,7 +66,7 @@ class SymbolicTrace:
         space: The equations.
         shapes: Symbolic shape of every parameter and buffer by `(module path, attribute)`.
         attributes: Symbolic value of every attribute that restates a width, likewise.
-        parameters: The keys of `shapes` that are parameters.
+        parameters: The keys of `shapes` that are parameters and trained.
         numbers: What is known of the use of every tensor with one element, likewise.
         unnamed: The same of the floats that come from no attribute, in the order of their use.
         computed: The same of the floats that the forward pass computes from sizes.
@@ -168,7 +168,8 @@ class SymbolicTrace:
             fake = fake_like(tensor)
         else:
             self.shapes[path, name] = shape
-            if isinstance(module._parameters.get(name), nn.Parameter):
+            # What is frozen gets another size only where what is trained does.
+            if module._parameters.get(name) is not None and tensor.requires_grad:
                 self.parameters.add((path, name))
             fake = torch.empty(shape, dtype=tensor.dtype, device="cpu")
         if (path, name) in self.numbers:
