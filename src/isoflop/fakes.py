@@ -16,7 +16,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
@@ -345,10 +349,11 @@ def _failure(
     )
     what = f"{type(model).__name__} cannot be traced with example inputs of shapes {shapes}: {reason}. "
     advice = (
-        "Pass example_inputs that `model(*example_inputs)` accepts. A module whose course depends on "
-        "the values of tensors cannot be traced; `isoflop.register_widening_rule` gives it a "
-        "forward pass that can."
+        "A module whose course depends on the values of tensors cannot be traced; "
+        "`isoflop.register_widening_rule` gives it a forward pass that can."
     )
+    if not isinstance(error, DataDependentOutputException):
+        advice = f"Pass example_inputs that `model(*example_inputs)` accepts. {advice}"
     if isinstance(error, DynamicOutputShapeException):
         part = _largest_finished(model, running)
         advice = (

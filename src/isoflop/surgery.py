@@ -1,5 +1,7 @@
 """The one place that walks and rewires modules."""
 
+import argparse
+import dataclasses
 import fnmatch
 import functools
 import types
@@ -21,13 +23,24 @@ ExampleInputs = Any
 
 
 def configs(model: nn.Module) -> dict[str, Any]:
-    """Return the configurations of transformers that modules hold, each once, by their paths."""
+    """Return the configurations that modules hold, each once, by their paths.
+
+    Those are the ones of transformers, dataclasses, and namespaces.
+    """
     found: dict[int, tuple[str, Any]] = {}
     for path, module in model.named_modules():
-        config = module.__dict__.get("config")
-        if hasattr(config, "to_dict") and hasattr(config, "model_type"):
-            found.setdefault(id(config), (f"{path}.config" if path else "config", config))
+        for name, value in module.__dict__.items():
+            if _is_config(value):
+                found.setdefault(id(value), (f"{path}.{name}" if path else name, value))
     return dict(found.values())
+
+
+def _is_config(value: Any) -> bool:
+    if isinstance(value, (type, nn.Module)) or not hasattr(value, "__dict__"):
+        return False
+    namespace = isinstance(value, (types.SimpleNamespace, argparse.Namespace))
+    of_transformers = hasattr(value, "to_dict") and hasattr(value, "model_type")
+    return namespace or of_transformers or dataclasses.is_dataclass(value)
 
 
 def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:

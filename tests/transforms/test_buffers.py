@@ -84,3 +84,38 @@ def test_a_constant_stays_one():
 )
 def test_what_is_none_of_these_is_not_guessed(old, shape):
     assert resized(old, shape) is None
+
+
+@pytest.mark.parametrize("wave", [torch.cos, torch.sin])
+@pytest.mark.parametrize("how_often", ["once", "halves", "neighbours"])
+def test_cosines_or_sines_alone_are_made_anew(wave, how_often):
+    twice = {
+        "once": lambda f: f,
+        "halves": lambda f: torch.cat([f, f]),
+        "neighbours": lambda f: f.repeat_interleave(2),
+    }[how_often]
+    positions = torch.arange(2000)[:, None]
+    old, new = (wave(positions * twice(frequencies(n))).float() for n in (32, 64))
+    torch.testing.assert_close(resized(old, tuple(new.shape)), new, atol=1e-3, rtol=0)
+
+
+def test_rotations_as_complex_numbers_are_made_anew():
+    positions = torch.arange(20)[:, None]
+    old, new = (torch.polar(torch.ones(20, n).double(), positions * frequencies(n)) for n in (4, 8))
+    torch.testing.assert_close(resized(old, (20, 8)), new)
+
+
+def test_sinusoids_may_be_scaled_and_stand_upright():
+    old, new = (0.1 * sinusoids(width, "interleaved") for width in (16, 32))
+    torch.testing.assert_close(resized(old, (30, 32)), new)
+    torch.testing.assert_close(resized(old.T, (32, 30)), new.T)
+
+
+def test_filters_that_repeat_from_channel_to_channel_do_so_for_more():
+    pair = torch.randn(2, 1, 3, 3)
+    assert torch.equal(resized(pair.repeat(4, 1, 1, 1), (16, 1, 3, 3)), pair.repeat(8, 1, 1, 1))  # type: ignore[arg-type]
+    assert resized(pair.repeat(4, 1, 1, 1), (9, 1, 3, 3)) is None
+
+
+def test_an_identity_stays_one():
+    assert torch.equal(resized(torch.eye(4), (6, 6)), torch.eye(6))  # type: ignore[arg-type]

@@ -99,3 +99,10 @@ def test_frozen_and_meta_models_show_nothing():
         warnings.simplefilter("error")
         isoflop.transform(model, isoflop.SparseParallel(0.5), example_inputs=(2, 64))
     assert sign_of_training(batch_seen().to("meta")) is None
+
+
+def test_a_normalisation_without_statistics_tells_by_its_shifts():
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16, track_running_stats=False))
+    assert sign_of_training(model) is None
+    nn.init.normal_(model[1].bias)  # type: ignore[arg-type]
+    assert "has a bias whose values differ" in str(sign_of_training(model))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.zoo import WIDENED
 from torch import nn
 
+import isoflop
 from isoflop.errors import WideningError
 from isoflop.flops import trace
 from isoflop.widths import Widths, check_widened, solve_widths, widen
@@ -235,3 +236,27 @@ def test_parts_that_run_in_training_only_are_widened_and_idle_ones_left():
     assert shapes["second.2.weight"] == (10, 48)
     assert shapes["third.weight"] == (10, 16)
     assert [tuple(t.shape) for t in wide.train()(torch.zeros(2, 4))] == [(2, 10), (2, 10)]
+
+
+class ThreeDimensionalHeads(nn.Module):
+    """Projections of shape (width, heads, head), as those of XLNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.o = nn.Linear(6, 32), nn.Linear(32, 5)
+        self.q, self.k, self.out = (nn.Parameter(0.1 * torch.randn(32, 4, 8)) for _ in range(3))
+
+    def forward(self, x):
+        x = self.a(x)
+        q, k = (torch.einsum("bid,dnh->bnih", x, w) for w in (self.q, self.k))
+        mixed = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ k
+        return self.o(torch.einsum("bnih,dnh->bid", mixed, self.out))
+
+
+def test_heads_between_two_widths_are_a_count():
+    wide: Any = isoflop.transform(
+        ThreeDimensionalHeads(),
+        isoflop.SparseWide(0.75, dense_ends=False),
+        example_inputs=(2, 7, 6),
+    )[0]
+    assert wide.q.shape == (64, 4, 16)

@@ -51,6 +51,18 @@ def test_a_plan_that_misses_the_budget_fails(models, monkeypatch):
     assert check(f"{models}:good", CONFIG)["cause"] == "gap larger than a weight"
 
 
+def test_logits_of_another_spread_fail(models, monkeypatch):
+    def loud(*args, **options):
+        model, plan = transform(*args, **options)
+        model.register_forward_hook(lambda module, inputs, output: 100 * output)
+        return model, plan
+
+    monkeypatch.setattr("isoflop.zoo.check.transform", loud)
+    monkeypatch.setattr("isoflop.zoo.check.SPREAD_OF", 1)
+    result = check(f"{models}:good", CONFIG)
+    assert (result["stage"], result["cause"]) == ("forward", "logits of another spread")
+
+
 def test_errors_are_results(models):
     result = check(f"{models}:raises", CONFIG)
     assert (result["status"], result["stage"], result["error"]) == (

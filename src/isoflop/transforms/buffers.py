@@ -15,9 +15,10 @@ def resized(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
 
     A constant stays one. Frequencies, such as those of rotary position embeddings, run over the
     same range in more steps: between those that there are, they are interpolated geometrically. A
-    table of sines and cosines of positions is made anew from its frequencies, also one whose halves
-    are of the rows and of the columns of a grid. What is the same for every channel, such as the
-    filter of a blur, is so for more channels. Dimensions of size 1 may be anywhere.
+    table of sines and cosines of positions, or of one of them, or of complex numbers, is made anew
+    from its frequencies, also one whose halves are of the rows and of the columns of a grid. What is
+    the same for every channel, or for every few, such as the filters of a blur, is so for more
+    channels. An identity stays one. Dimensions of size 1 may be anywhere.
 
     Args:
         old: The content in the dense model.
@@ -29,32 +30,59 @@ def resized(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     value = constant(old)
     if value is not None:
         return torch.full(shape, value, dtype=old.dtype)
-    if old.is_meta or not old.dtype.is_floating_point:
+    if old.is_meta:
         return None
-    repeated = _repeated(old, shape)
-    if repeated is not None:
-        return repeated
+    if old.is_complex():
+        real, imaginary = resized(old.real, shape), resized(old.imag, shape)
+        return None if real is None or imaginary is None else torch.complex(real, imaginary)
+    if not old.dtype.is_floating_point:
+        return None
+    if old.ndim == 2 == len(shape) and shape[0] == shape[1] and _is_identity(old):
+        return torch.eye(shape[0], dtype=old.dtype)
     sizes = [pair for pair in zip(old.shape, shape, strict=True) if pair != (1, 1)]
     values = old.detach().double().cpu().numpy().reshape([before for before, _ in sizes])
     new = None
     if len(sizes) == 1:
         new = _more_frequencies(values, sizes[0][1])
     elif len(sizes) == 2 and sizes[0][0] == sizes[0][1]:
-        new = _wider_sinusoids(values, sizes[1][1])
-    return None if new is None else torch.from_numpy(new).to(old.dtype).reshape(shape)
+        new = _wider_table(values, sizes[1][1])
+    elif len(sizes) == 2 and sizes[1][0] == sizes[1][1]:
+        new = _wider_table(values.T, sizes[0][1])
+        new = None if new is None else np.ascontiguousarray(new.T)
+    # Last, as tables of frequencies may have each twice.
+    return (
+        _repeated(old, shape) if new is None else torch.from_numpy(new).to(old.dtype).reshape(shape)
+    )
 
 
 def _repeated(old: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-    """Return `old` with more of the slices of which all are equal, or None if they are not."""
+    """Return `old` with more of the slices that it repeats, or None if it repeats none."""
     if old.ndim < 2 or old.ndim != len(shape):
         return None
     for dim, (before, after) in enumerate(zip(old.shape, shape, strict=True)):
         if before != after:
-            first = old.narrow(dim, 0, 1)
-            if not bool((old == first).all()):
+            period = _period(old, dim)
+            if period == before or after % period:
                 return None
-            old = first.expand(*(after if d == dim else -1 for d in range(old.ndim)))
+            times = [after // period if d == dim else 1 for d in range(old.ndim)]
+            old = old.narrow(dim, 0, period).repeat(*times)
     return old.clone()
+
+
+def _period(old: Tensor, dim: int) -> int:
+    """Return after how many slices of a dimension they repeat; the whole size if they do not."""
+    size = old.shape[dim]
+    for period in range(1, size // 2 + 1):
+        later = old.narrow(dim, period, size - period)
+        if size % period == 0 and torch.equal(old.narrow(dim, 0, size - period), later):
+            return period
+    return size
+
+
+def _is_identity(old: Tensor) -> bool:
+    return old.shape[0] == old.shape[1] and torch.equal(
+        old, torch.eye(len(old), dtype=old.dtype, device=old.device)
+    )
 
 
 def constant(tensor: Tensor | None) -> float | None:
@@ -81,6 +109,68 @@ def _more_frequencies(old: np.ndarray, size: int) -> np.ndarray | None:
     return np.append(
         np.exp(np.interp(where, np.arange(used + 1), extended)), np.zeros(size - count)
     )
+
+
+def _wider_table(old: np.ndarray, size: int) -> np.ndarray | None:
+    """Recognise a table of sines, of cosines, or of both, (positions, width), and make it wider."""
+    wider = _wider_waves(old, size)
+    if wider is not None:
+        return wider
+    # The squares of a sine and its cosine add up to one.
+    amplitude = np.sqrt(2 * np.square(old[np.abs(old).sum(axis=1) > 0]).mean())
+    for factor in (1.0, amplitude):
+        wider = _wider_sinusoids(old / factor, size)
+        if wider is not None:
+            return wider * factor
+    return None
+
+
+def _wider_waves(old: np.ndarray, size: int) -> np.ndarray | None:
+    """Recognise the cosines or the sines alone, once for each frequency or twice, and make it wider."""
+    if len(old) < 3:
+        return None
+    positions = np.arange(len(old))[:, None]
+    for wave in (np.cos, np.sin):
+        frequencies = _frequencies(old, wave is np.cos)
+        if not np.allclose(wave(positions * frequencies), old, atol=_TOLERANCE):
+            continue
+        for once, twice in _TWICE:
+            if np.allclose(twice(once(frequencies)), frequencies) and size % 2 == 0:
+                wider = _more_frequencies(once(frequencies), size // 2)
+                return None if wider is None else wave(positions * twice(wider))
+        wider = _more_frequencies(frequencies, size)
+        return None if wider is None else wave(positions * wider)
+    return None
+
+
+def _frequencies(old: np.ndarray, cosines: bool) -> np.ndarray:
+    """Return the frequencies of a table of cosines, or of sines, (positions, frequencies).
+
+    What a position tells is exact to a part of its angle, so that positions further on tell more; those
+    before say which of the angles of the same cosine it is.
+    """
+    angles = (np.arccos if cosines else np.arcsin)(np.clip(old, -1, 1))
+    frequencies, row = angles[1], 1
+    while 2 * row < len(old):
+        row *= 2
+        mirrored = -angles[row] if cosines else np.pi - angles[row]
+        near = [
+            angle + 2 * np.pi * np.round((row * frequencies - angle) / (2 * np.pi))
+            for angle in (angles[row], mirrored)
+        ]
+        other = np.abs(near[1] - row * frequencies) < np.abs(near[0] - row * frequencies)
+        flat = np.abs(old[row]) > 0.9999  # where a cosine hardly depends on its angle
+        frequencies = np.where(flat, frequencies, np.where(other, near[1], near[0]) / row)
+    return frequencies
+
+
+_TWICE: tuple[
+    tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]], ...
+] = (
+    (lambda values: values[: len(values) // 2], lambda values: np.tile(values, 2)),
+    (lambda values: values[0::2], lambda values: np.repeat(values, 2)),
+)
+"""How tables have every frequency twice: how to get each once, and how to go back."""
 
 
 def _wider_sinusoids(old: np.ndarray, size: int) -> np.ndarray | None:

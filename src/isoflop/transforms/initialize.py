@@ -63,13 +63,15 @@ def initialize(
     # Tensors that several modules share are drawn once, and as weights if they are planned.
     drawn = {model.get_parameter(name) for name in layers}
     _clear_caches(model)
+    fixed = {p: p.detach().clone() for p in model.parameters() if not p.requires_grad}
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for path, module in model.named_modules():
             _initialize_module(module, path, old, layers, gains, active_fan, drawn)
             _fill_buffers(module, path, old, keep_statistics=_lies_in(path, frozen))
-        # Again, since a module may reset the parameters of its children too.
-        fill_frozen(model, dense)
+        # A module may have reset the parameters of its children too.
+        for parameter, content in fixed.items():
+            parameter.copy_(content)
         for module in model.modules():
             _rebuild(module)
         _fill_plain(model, old)
@@ -148,11 +150,11 @@ def _fill_buffers(
             continue
         before = old.get(prefix + name)
         same = before is not None and before.shape == buffer.shape
-        if isinstance(module, _NORMS) and name in _STATISTICS:
-            if not (keep_statistics and same):
-                buffer.fill_(_STATISTICS[name])
+        statistic = isinstance(module, _NORMS) and name in _STATISTICS
+        if statistic and not keep_statistics:
+            buffer.fill_(_STATISTICS[name])
         elif not same:
-            _keep(module, prefix + name, "buffer", buffer, old)
+            _keep(module, prefix + name, "frozen statistic" if statistic else "buffer", buffer, old)
 
 
 def _fill_plain(model: nn.Module, old: Mapping[str, Tensor]) -> None:
@@ -173,7 +175,7 @@ def _keep(
         WideningError: That content is not known.
     """
     before = old.get(name)
-    if tensor.is_meta or before is None:
+    if tensor.is_meta or before is None or _follows(tensor, before):
         return
     same = before.shape == tensor.shape
     content = before if same else resized(before, tuple(tensor.shape))
@@ -193,6 +195,11 @@ def _keep(
             f"`isoflop.register_widening_rule({kind}, rebuild=...)`, or that its size must stay with "
             "`constants=(...)`; or use a transform that keeps widths, such as SparseParallel."
         )
+
+
+def _follows(tensor: Tensor, before: Tensor | None) -> bool:
+    """Tell whether a tensor holds a number that may have followed a width, in all of its elements."""
+    return constant(before) is not None and constant(tensor) is not None
 
 
 def _rebuild(module: nn.Module) -> None:
@@ -217,8 +224,7 @@ def _initialize_module(
     planned = {name: layers[prefix + name] for name in trained if prefix + name in layers}
     own = {name: p for name, p in trained.items() if name in planned or p not in drawn}
     drawn.update(own.values())
-    # A single number is that of the dense model, or has followed a width.
-    numbers = {name: p.item() for name, p in own.items() if p.numel() == 1 and not p.is_meta}
+    numbers = {n: constant(p) for n, p in own.items() if _follows(p, old.get(prefix + n))}
     # One that shares a part of its parameters would draw that again.
     reset = getattr(module, "reset_parameters", None) if len(own) == len(trained) else None
     unset: set[str] = set()

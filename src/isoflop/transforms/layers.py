@@ -78,10 +78,8 @@ def unflipped(layer: nn.Module) -> nn.Module:
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(layer.get_parameter(name).requires_grad)
         keep_marks(layer.get_parameter(name), parameter)
-    if not weight.is_meta:
-        with torch.no_grad():
-            bias = layer.get_parameter("bias")
-            new.get_parameter("bias").copy_(bias)  # of one output, it is not drawn anew
+        if name == "bias":  # a single number keeps its value, see `initialize`
+            parameter.data.copy_(layer.get_parameter(name))
     return new
 
 

@@ -28,6 +28,9 @@ def auto(layer: nn.Module, channels: int) -> nn.Module:
     normalises, and statistics over "the batch" of tokens, some of them padding, have no single
     meaning. Where one is wanted none the less, choose ``"layernorm_gelu"``, or
     ``"batchnorm_relu"`` in a network that is fed vectors.
+
+    In deep networks of linear bottlenecks, such as EfficientNet, as many ReLUs more let the first
+    gradients of small batches grow by orders of magnitude; ``"silu"`` does not.
     """
     return batchnorm_relu(layer, channels) if isinstance(layer, _ConvNd) else nn.ReLU()
 

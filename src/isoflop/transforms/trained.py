@@ -50,7 +50,8 @@ def _sign_of_norm(module: nn.Module) -> str | None:
             ):
                 return f"has a {name} that was updated"
     # Some models draw the gains and shifts of BatchNorm, whose statistics tell anyway.
-    if not isinstance(module, _NormBase) and _NORM_CLASS.search(type(module).__name__):
+    tells = isinstance(module, _NormBase) and module.num_batches_tracked is not None
+    if not tells and _NORM_CLASS.search(type(module).__name__):
         name = "weight" if module._parameters.get("bias") is None else "bias"
         parameter = module._parameters.get(name)
         if _is_readable(parameter) and constant(parameter) is None:

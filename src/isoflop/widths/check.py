@@ -64,6 +64,8 @@ def check_widened(
             for side, dim in open_sides.items()
             if scaled(before[dim], factor) > before[dim] > 1 and after[dim] == before[dim]
         ]
+        if sum(new > old for old, new in zip(before, after, strict=True)) > 1:
+            stayed = []  # two widths grew; the other is a count, as of heads in (width, heads, channels)
         if len(stayed) == len(open_sides) and stayed:
             held.append((trace.table.macs, name, stayed[0], sides[stayed[0]]))
         elif stayed:
@@ -83,8 +85,8 @@ def check_widened(
         raise WideningError(
             f"The {side} width of {name!r} ({type(module).__name__}, shape {tuple(old[name].shape)}) "
             f"did not grow with the others by {factor:.3f}: "
-            f"{cause or 'the forward pass ties it to a size that must stay'}. If it rightly "
-            f"stays, exclude {path!r}. {ADVICE}"
+            f"{cause or 'the forward pass ties it to a size that must stay'}."
+            f"{f' If it rightly stays, exclude {path!r}.' if path else ''} {ADVICE}"
         )
 
 

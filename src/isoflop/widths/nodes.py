@@ -256,15 +256,18 @@ class IntegerNode(_Node):
         return self.pow_by_natural(other) if other.is_int() else self.sym_float().pow(other)
 
     def int_truediv(self, other: "IntegerNode") -> "FloatNode":
-        return FloatNode(self.space, self.hint / other.hint)
+        if self.hint % other.hint == 0:
+            exact = self.space.equations.quotient("//", self.expression, other.expression)
+            return FloatNode(self.space, self.hint / other.hint, exact)
+        return self.sym_float().truediv(other)
 
     def truediv(self, other: Any) -> "FloatNode":
-        return FloatNode(self.space, self.hint / other.hint)
+        return self.int_truediv(other) if other.is_int() else self.sym_float().truediv(other)
 
     float_truediv = truediv
 
     def sym_float(self) -> "FloatNode":
-        return FloatNode(self.space, float(self.hint))
+        return FloatNode(self.space, float(self.hint), self.expression)
 
     def guard_float(self, file: Any = "", line: int = 0) -> float:
         return float(self.hint)
@@ -395,13 +398,18 @@ class BooleanNode(_Node):
 
 
 class FloatNode(_Node):
-    """A number that no size depends on any more: only its value is kept."""
+    """A number that no size depends on any more: its value is kept, and of which size it was made.
+
+    Attributes:
+        origin: The size, if there is one and it is not known to be constant.
+    """
 
     pytype = float
 
-    def __init__(self, space: Space, value: float) -> None:
+    def __init__(self, space: Space, value: float, origin: Expression | None = None) -> None:
         self.space = space
         self.hint = float(value)
+        self.origin = None if origin is None or origin.is_constant else origin
 
     def __repr__(self) -> str:
         return str(self.hint)
@@ -420,28 +428,31 @@ class FloatNode(_Node):
         self.space.made_plain(self.hint)
         return self.hint
 
-    def _new(self, value: float) -> "FloatNode":
-        return FloatNode(self.space, value)
+    def _new(self, value: float, other: Any = None) -> "FloatNode":
+        origins = [node.origin for node in (self, other) if isinstance(node, FloatNode)]
+        if isinstance(other, IntegerNode):
+            origins.append(other.expression)
+        return FloatNode(self.space, value, next((o for o in origins if o is not None), None))
 
     def add(self, other: Any) -> "FloatNode":
-        return self._new(self.hint + other.hint)
+        return self._new(self.hint + other.hint, other)
 
     def sub(self, other: Any) -> "FloatNode":
-        return self._new(self.hint - other.hint)
+        return self._new(self.hint - other.hint, other)
 
     def mul(self, other: Any) -> "FloatNode":
-        return self._new(self.hint * other.hint)
+        return self._new(self.hint * other.hint, other)
 
     def truediv(self, other: Any) -> "FloatNode":
-        return self._new(self.hint / other.hint)
+        return self._new(self.hint / other.hint, other)
 
     float_truediv = truediv
 
     def mod(self, other: Any) -> "FloatNode":
-        return self._new(self.hint % other.hint)
+        return self._new(self.hint % other.hint, other)
 
     def pow(self, other: Any) -> "FloatNode":
-        return self._new(self.hint**other.hint)
+        return self._new(self.hint**other.hint, other)
 
     float_pow = pow
 

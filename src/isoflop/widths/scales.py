@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._mode_utils import no_dispatch
 
@@ -24,8 +25,14 @@ _FOURTH_ROOTS = (-0.25, 0.25)
 _POWERS = (*_ROOTS, -1.0, 1.0, *_FOURTH_ROOTS)
 """The powers of a width that are looked for, the most common first."""
 
+_FEW = 256
+"""Tensors of at most so many equal elements may hold a scale, such as one for every head."""
+
 _SMALLEST = 8
 """Numbers that are no attributes are taken for powers of widths of this size or more."""
+
+_EXACT = 1e-5
+"""How far a number may be from the power of a width that it is, as a part of it."""
 
 _SCALE_NAME = re.compile(r"scal|factor|multiplier|temp|tau$|norm|sqrt|rsqrt|gain|coef")
 _OTHER_NAME = re.compile(
@@ -38,6 +45,12 @@ _CREATIONS = frozenset(
     {"tensor", "as_tensor", "full", "scalar_tensor", "new_tensor", "new_full", "full_like"}
 )
 _MULTIPLICATIONS = frozenset({"mul", "multiply", "div", "divide", "true_divide", "rdiv"})
+_FACTORS = {
+    **dict.fromkeys(_SUMS_OF_PRODUCTS | {"add", "sub", "subtract", "rsub"}, ("alpha",)),
+    **dict.fromkeys(("addcmul", "addcdiv"), ("value",)),
+}
+"""Options by which functions multiply."""
+
 _END = re.compile(
     r"linear$|conv|softmax$|sigmoid|(layer|rms|batch|group|instance)_norm$|normalize|embedding"
 )
@@ -51,16 +64,33 @@ class Source:
         name: Name of the attribute; empty if the number comes from elsewhere.
         value: Its value in the model as it is.
         place: Where it is, or where it is used, for messages.
+        tolerance: How far it may be from a power of a width, as a part of it.
+        path: Path of the module that uses it, where it comes from no attribute.
+        origin: The size of which a forward pass made it.
 
     Attributes:
+        logarithm: Whether it is the logarithm of what multiplies.
         products: Over what the products sum that it multiplies.
         factors: Sizes of what else it multiplies.
     """
 
-    def __init__(self, name: str, value: float, place: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        value: float,
+        place: str,
+        *,
+        tolerance: float = _EXACT,
+        path: str = "",
+        origin: Expression | None = None,
+    ) -> None:
         self.name = name
         self.value = value
         self.place = place
+        self.tolerance = tolerance
+        self.path = path
+        self.origin = origin
+        self.logarithm = False
         self.products: dict[Expression, None] = {}
         self.factors: dict[Expression, None] = {}
 
@@ -103,7 +133,9 @@ class Source:
         for group, powers in groups:
             for power in powers:
                 values = {
-                    new(size) ** power: size for size in group if _equal(self.value, size, power)
+                    self._power(new(size), power): size
+                    for size in group
+                    if self.is_power(size, power)
                 }
                 if len(values) > 1:
                     raise WideningError(
@@ -116,11 +148,23 @@ class Source:
                     return next(iter(values))
         return self.value
 
+    def is_power(self, size: Expression, power: float) -> bool:
+        """Tell whether it is this power of a size."""
+        if size.value < 2:
+            return False
+        exact = self._power(size.value, power)
+        return abs(self.value - exact) <= self.tolerance * abs(exact)
 
-def _equal(value: float, size: Expression, power: float) -> bool:
-    # Half precision rounds to one part in 256.
-    exact = size.value**power
-    return size.value > 1 and abs(value - exact) <= 1e-5 * exact
+    def _power(self, size: int, power: float) -> float:
+        return power * math.log(size) if self.logarithm else size**power
+
+    def size(self) -> Expression | None:
+        """Return the size of which it is a power, of those over which products sum that it multiplies."""
+        for power in _POWERS:
+            for size in self.products:
+                if self.is_power(size, power):
+                    return size
+        return None
 
 
 class Scale(float):
@@ -166,20 +210,58 @@ class Scale(float):
         return self._with(super().__neg__())
 
 
-class _Past:
-    """By which numbers a tensor was multiplied, and of which products it is the result."""
+def _plain_beside_sizes(name: str) -> Callable[[Scale, Any], Any]:
+    """Return a binary operator that is that of a plain float where the other operand is symbolic.
 
-    def __init__(self, sources: Iterable[Source] = (), products: Iterable[Expression] = ()) -> None:
+    PyTorch's symbolic numbers take no subclasses of float.
+    """
+    operator = getattr(Scale, name)
+
+    def apply(self: Scale, other: Any) -> Any:
+        if isinstance(other, (torch.SymInt, torch.SymFloat)):
+            return getattr(other, _MIRRORED[name])(float(self))
+        return operator(self, other)
+
+    return apply
+
+
+_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
+_MIRRORED |= {
+    name: f"r{name}" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
+}
+_MIRRORED |= {mirrored: name for name, mirrored in _MIRRORED.items()}
+_MIRRORED = {f"__{name}__": f"__{mirrored}__" for name, mirrored in _MIRRORED.items()}
+for _name in _MIRRORED:
+    setattr(Scale, _name, _plain_beside_sizes(_name))
+Scale.__hash__ = float.__hash__  # type: ignore[method-assign]
+
+
+class _Past:
+    """By which numbers a tensor was multiplied, and of which products it is the result.
+
+    Attributes:
+        sources: The numbers.
+        products: Over what the products sum.
+        number: Whether the tensor itself is such a number, in all of its elements.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[Source] = (),
+        products: Iterable[Expression] = (),
+        number: bool = False,
+    ) -> None:
         self.sources = dict.fromkeys(sources)
         self.products = dict.fromkeys(products)
+        self.number = number
 
 
 _NOTHING = _Past()
 
 
 def hold(tensor: Tensor, source: Source) -> None:
-    """Say that the one element of a tensor without values is a number of the model."""
-    tensor._isoflop_past = _Past([source])  # type: ignore[attr-defined]
+    """Say that all elements of a tensor without values are a number of the model."""
+    tensor._isoflop_past = _Past([source], number=True)  # type: ignore[attr-defined]
 
 
 def follow(
@@ -187,7 +269,7 @@ def follow(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     result: Any,
-    unnamed: Callable[[float], Source],
+    unnamed: Callable[[float, Expression | None], Source],
 ) -> None:
     """Note by what the arguments of a function of PyTorch were multiplied, for what it returns.
 
@@ -196,7 +278,8 @@ def follow(
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         result: What it returned.
-        unnamed: Returns a source for a float that comes from no attribute.
+        unnamed: Returns a source for a float that comes from no attribute, and the size of which it was
+            made, if that is known.
     """
     results = result if isinstance(result, (tuple, list)) else (result,)
     results = [item for item in results if isinstance(item, Tensor)]
@@ -210,16 +293,21 @@ def follow(
         for number in _numbers(name, args, kwargs):
             if isinstance(number, Scale):
                 numbers |= dict.fromkeys(number.sources)
+            elif isinstance(number, torch.SymFloat):
+                origin = getattr(number.node, "origin", None)
+                value: Any = number.node.hint
+                if origin is not None and may_be_a_scale(value):
+                    numbers[unnamed(value, origin)] = None
             elif type(number) is float and may_be_a_scale(number):
-                numbers[unnamed(number)] = None
+                numbers[unnamed(number, None)] = None
         past = _past(name, args, kwargs, tensors, numbers)
     for tensor in results:
         tensor._isoflop_past = past  # type: ignore[attr-defined]
 
 
 def may_be_a_scale(number: float) -> bool:
-    """Tell whether a number can be a power of a width at all."""
-    return 0.0 < number < math.inf and number != 1.0
+    """Tell whether a number can be a power of a width, or the logarithm of one, at all."""
+    return math.isfinite(number) and number not in (0.0, 1.0)
 
 
 def _numbers(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterable[Any]:
@@ -228,7 +316,7 @@ def _numbers(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterab
         return _leaves((*args, *kwargs.values()))
     if name == "scaled_dot_product_attention":
         return [kwargs.get("scale")]
-    return [kwargs.get("alpha")] if name in _SUMS_OF_PRODUCTS else []
+    return [kwargs.get(option) for option in _FACTORS.get(name, ())]
 
 
 def _leaves(values: Iterable[Any]) -> Iterator[Any]:
@@ -246,14 +334,19 @@ def _past(
     tensors: list[Tensor],
     numbers: dict[Source, None],
 ) -> _Past:
-    multiplies = name in _MULTIPLICATIONS
     pasts = {id(tensor): getattr(tensor, "_isoflop_past", _NOTHING) for tensor in tensors}
-    if multiplies:
+    single = {id(t) for t in tensors if pasts[id(t)].number or _is_scalar(t)}
+    multiplies = name in _MULTIPLICATIONS
+    if name == "exp":
+        for past in pasts.values():
+            for source in past.sources if past.number else ():
+                source.logarithm = True
+    if multiplies or (name in _FACTORS and numbers):
         for tensor in tensors:
-            if _is_scalar(tensor):
+            if id(tensor) in single and multiplies:
                 numbers |= pasts[id(tensor)].sources
         for tensor in tensors:
-            for source in numbers if not _is_scalar(tensor) else ():
+            for source in numbers if id(tensor) not in single else ():
                 source.products |= pasts[id(tensor)].products
                 source.factors |= dict.fromkeys(_sizes(tensor))
     summed = _summed(name, args, kwargs)
@@ -263,26 +356,27 @@ def _past(
         return _Past(products=[summed])
     sources = dict(numbers)
     for tensor in tensors:
-        if not _is_scalar(tensor) or len(tensors) == 1 or multiplies:
+        if id(tensor) not in single or len(tensors) == 1 or multiplies:
             sources |= pasts[id(tensor)].sources
     products = [product for past in pasts.values() for product in past.products]
-    return _Past(sources, products) if sources or products else _NOTHING
+    number = len(single) == len(pasts)
+    return _Past(sources, products, number) if sources or products else _NOTHING
 
 
 def _summed(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Expression | None:
     """Return over how many channels a function sums products, or None if it does not."""
-    if name in _PRODUCTS:
-        return expression_of(args[0].shape[-1])
-    if name in _SUMS_OF_PRODUCTS:
-        return expression_of(args[1].shape[-1])
-    if name == "scaled_dot_product_attention":
-        query = args[0] if args else kwargs["query"]
-        return expression_of(query.shape[-1])
-    if name == "sum" and isinstance(args[0], Tensor):
+    if name in _PRODUCTS or name in _SUMS_OF_PRODUCTS or name == "scaled_dot_product_attention":
+        position = int(name in _SUMS_OF_PRODUCTS)
+        names = ("input", "query", "mat1", "batch1", "x", "self")
+        named = (kwargs[n] for n in names[2 * position :] if n in kwargs)
+        factor = args[position] if len(args) > position else next(named, None)
+        return expression_of(factor.shape[-1]) if isinstance(factor, Tensor) else None
+    if name == "sum":
+        summed = args[0] if args else kwargs.get("input")
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
-        if isinstance(dim, int) and args[0].ndim:
-            return expression_of(args[0].shape[dim])
-    if name == "einsum" and isinstance(args[0], str):
+        if isinstance(summed, Tensor) and isinstance(dim, int) and summed.ndim:
+            return expression_of(summed.shape[dim])
+    if name == "einsum" and args and isinstance(args[0], str):
         operands = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
         return _einsum(args[0].replace(" ", ""), operands)
     return None
@@ -323,8 +417,15 @@ def _sizes(tensor: Tensor) -> Iterator[Expression]:
 
 
 def number_in(tensor: Tensor) -> float | None:
-    """Return the one element of a floating-point tensor that has values, else None."""
-    if tensor.numel() != 1 or tensor.is_meta or not tensor.dtype.is_floating_point:
+    """Return the value that all of the few elements of a floating-point tensor share, or None."""
+    few = 0 < tensor.numel() <= _FEW and tensor.layout is torch.strided
+    if not few or tensor.is_meta or not tensor.dtype.is_floating_point:
         return None
     with no_dispatch():
-        return tensor.item()
+        first = tensor.flatten()[0]
+        return first.item() if bool((tensor == first).all()) else None
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Return how far a number of a type may be from the power of a width that it is."""
+    return max(_EXACT, torch.finfo(dtype).eps)

@@ -85,6 +85,8 @@ def solve_widths(
         return {atom for size in weights for atom in equations.resolve(size).symbols()}
 
     equations.solve(known)
+    if _tie(trace, known()):
+        equations.solve(known)
     units = _units([equations.resolve(size) for size in weights], multiple_of)
     values: dict[Atom, int] = {}
 
@@ -160,7 +162,7 @@ def solve_widths(
     attributes = {
         (path, name): changed
         for (path, name), value in trace.attributes.items()
-        if (changed := attribute(value, path, name)) != vars(holders[path])[name]
+        if (changed := attribute(value, path, name)) != getattr(holders[path], name)
     }
     numbers = {
         key: changed
@@ -180,6 +182,44 @@ def _tables(model: nn.Module) -> Iterator[tuple[Key, Tensor]]:
     for _, path, name, tensor in owned_tensors(model):
         if tensor.ndim > 1 and tensor.is_floating_point() and not tensor.requires_grad:
             yield (path, name), tensor
+
+
+def _tie(trace: SymbolicTrace, known: set[Atom]) -> bool:
+    """Let widths on which numbers alone depend follow the widths that these numbers are powers of.
+
+    No shape tells anything of `self.head_dim` where it is used for `head_dim ** -0.5` only.
+
+    Returns:
+        Whether there are any.
+    """
+    equations = trace.space.equations
+    recorded = len(equations.recorded)
+
+    def is_free(size: Expression) -> bool:
+        resolved = equations.resolve(size)
+        return not resolved.is_constant and not resolved.symbols() & known
+
+    for source in (*trace.computed, *trace.unnamed):
+        size = source.size()
+        if size is None or equations.resolve(size).is_constant:
+            continue
+        if source.origin is not None:
+            if is_free(source.origin) and source.origin.value == size.value:
+                equations.equate(source.origin, size, source.place)
+            continue
+        # What made a plain number of a width is not known; `check_unnamed` sees whether it was one of
+        # these, and has followed.
+        others = [other for other in (size, *trace.sizes(source.path)) if not is_free(other)]
+        for (path, _), value in trace.attributes.items():
+            if path == source.path and isinstance(value, torch.SymInt):
+                width = expression_of(value)
+                equal = {equations.resolve(other) for other in others if other.value == width.value}
+                near = {
+                    o for o in equal if o.symbols() & equations.resolve(size).symbols()
+                } or equal
+                if is_free(width) and len(near) == 1:
+                    equations.equate(width, near.pop(), source.place)
+    return len(equations.recorded) > recorded
 
 
 def _made_plain(equation: Equation, plain: Mapping[int, str]) -> str:
@@ -214,18 +254,19 @@ def scaled(size: int, factor: float, unit: int = 1) -> int:
 
 
 def widen(model: nn.Module, widths: Widths) -> nn.Module:
-    """Return a copy of `model` with the sizes of `widths`; resized tensors are uninitialised.
+    """Return a copy of `model` with the sizes of `widths`.
 
-    Tensors whose shape stays are copied.
+    Tensors whose shape stays are copied, resized ones are NaN, but for those that hold a number that
+    follows a width.
     """
 
     def make(_module: nn.Module, path: str, name: str, tensor: Tensor) -> Tensor:
-        if (path, name) in widths.numbers:
-            return torch.full_like(tensor, widths.numbers[path, name])
         shape = widths.shapes.get((path, name), tuple(tensor.shape))
+        if (path, name) in widths.numbers:
+            return tensor.new_full(shape, widths.numbers[path, name])
         if shape == tuple(tensor.shape):
             return tensor.detach().clone()
-        return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+        return tensor.new_full(shape, math.nan)
 
     wide = copy_with_tensors(model, make)
     holders = {**dict(wide.named_modules()), **configs(wide)}

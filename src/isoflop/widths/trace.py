@@ -35,7 +35,7 @@ from isoflop.surgery import ExampleInputs, configs, normalize_inputs
 from isoflop.untouched import untouched
 from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import Space, expression_of
-from isoflop.widths.scales import Scale, Source, follow, hold, may_be_a_scale, number_in
+from isoflop.widths.scales import Scale, Source, follow, hold, may_be_a_scale, number_in, rounding
 from isoflop.widths.stand_ins import recurrent, stand_in_of
 
 # Names of integers that are widths.
@@ -73,6 +73,7 @@ class SymbolicTrace:
             theirs, as those of buffers do, and stay where nothing ties them to one.
         numbers: What is known of the use of every tensor with one element, likewise.
         unnamed: The same of the floats that come from no attribute, in the order of their use.
+        computed: The same of the floats that the forward pass computes from sizes.
         attended: The number of channels of a head in the fused attention that ran in a module.
     """
 
@@ -84,6 +85,7 @@ class SymbolicTrace:
         self.parameters: set[tuple[str, str]] = set()
         self.numbers: dict[tuple[str, str], Source] = {}
         self.unnamed: list[Source] = []
+        self.computed: list[Source] = []
         self.attended: dict[str, dict[Expression, None]] = {}
 
     def run(self, example_inputs: ExampleInputs) -> None:
@@ -165,14 +167,19 @@ class SymbolicTrace:
             return fake_like(tensor)
         number = number_in(tensor)
         if number is not None and may_be_a_scale(number):
+            source = Source(name, number, _full(path, name), tolerance=rounding(tensor.dtype))
+            self.numbers[path, name] = source
+        if tensor.numel() == 1:
             fake = fake_like(tensor)
-            self.numbers[path, name] = Source(name, number, _full(path, name))
+        else:
+            self.shapes[path, name] = shape
+            # What is frozen gets another size only where what is trained does.
+            if module._parameters.get(name) is not None and tensor.requires_grad:
+                self.parameters.add((path, name))
+            fake = torch.empty(shape, dtype=tensor.dtype, device="cpu")
+        if (path, name) in self.numbers:
             hold(fake, self.numbers[path, name])
-            return fake
-        self.shapes[path, name] = shape
-        if isinstance(module._parameters.get(name), nn.Parameter) and tensor.requires_grad:
-            self.parameters.add((path, name))
-        return torch.empty(shape, dtype=tensor.dtype, device="cpu")
+        return fake
 
     def _symbol(self, size: int, name: str) -> Any:
         return self.space.symbol(size, name) if size > 1 else size
@@ -191,8 +198,9 @@ class SymbolicTrace:
         embedding = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and name == "weight"
         fixed = {0} if embedding else set()
         plain = type(module).__module__.startswith("torch.nn.")
-        table = len(sizes) > 1 and not isinstance(tensor, nn.Parameter)
-        if table or (not plain and isinstance(tensor, nn.Parameter)):
+        trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
+        table = len(sizes) > 1 and not trained
+        if (table and not tensor.is_complex()) or (not plain and trained):
             # Coordinates, numbers of heads and the like.
             fixed |= {dim for dim, size in enumerate(sizes) if size < _SMALLEST_WIDTH}
         if len(sizes) == 3 and not plain and sizes[0] in _counts(module):
@@ -215,14 +223,15 @@ class SymbolicTrace:
         rule = rule_of(module)
         own = not type(module).__module__.startswith("torch.nn.")
         sizes = _sizes(self.model.get_submodule(path)) if own else set()
+        old = {**(_class_numbers(type(module)) if own else {}), **vars(module)}
         new = {
             name: self._numbers(self._attribute(name, value, sizes, rule), name, path)
-            for name, value in vars(module).items()
+            for name, value in old.items()
             if _is_plain(value) and (own or not _AXIS_NAME.search(name))
         }
         new |= self._layer_attributes(module)
         for name, value in new.items():
-            if name not in rule.constants and value is not vars(module).get(name):
+            if name not in rule.constants and value is not old.get(name):
                 self.attributes[path, name] = module.__dict__[name] = value
 
     def _layer_attributes(self, module: nn.Module) -> dict[str, Any]:
@@ -369,6 +378,19 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (int, float, str, np.floating))
 
 
+def _class_numbers(kind: type) -> dict[str, Any]:
+    """Return the numbers that a class gives to all of its modules."""
+    return {
+        name: value
+        for cls in reversed(kind.__mro__)
+        if not cls.__module__.startswith("torch.nn.")
+        for name, value in vars(cls).items()
+        if type(value) in (int, float, tuple, list)
+        and not name.startswith("_")
+        and _is_plain(value)
+    }
+
+
 def _full(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
@@ -452,9 +474,11 @@ class _Functions(TorchFunctionMode):
         self.trace = trace
         self.space = trace.space
 
-    def _unnamed(self, number: float) -> Source:
-        self.trace.unnamed.append(Source("", number, self.space.location()))
-        return self.trace.unnamed[-1]
+    def _unnamed(self, number: float, origin: Expression | None) -> Source:
+        found = self.trace.unnamed if origin is None else self.trace.computed
+        path = self.space.running[-1]
+        found.append(Source("", number, self.space.location(), path=path, origin=origin))
+        return found[-1]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outer, self.space.operation = self.space.operation, getattr(func, "__name__", str(func))

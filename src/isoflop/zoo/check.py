@@ -30,6 +30,13 @@ COST_BOUNDS = (0.6, 1.2)
 """Cost of the hidden weights without a zero, as a part of the nominal `1 / (1 - sparsity)`."""
 
 
+SPREAD = 5.0
+"""Factor within which the spread of the first output is that of the dense model's …"""
+
+SPREAD_OF = 100
+"""… where it has at least so many numbers."""
+
+
 class CheckFailed(Exception):  # noqa: N818  (a finding, no mistake)
     """The transformed model is not what was promised.
 
@@ -192,6 +199,7 @@ class _Check:
             raise CheckFailed("other output shapes for real", f"{shapes}")
         if _finite(outputs) and not _finite(results):
             raise CheckFailed("outputs that are not finite", "in evaluation mode")
+        self._verify_spread(outputs, results)
         self.enter("training step")
         try:
             self._train(wide, optimizer)
@@ -207,6 +215,15 @@ class _Check:
         for layer in plan.sparse_layers:
             if int(weights[layer.parameter].count_nonzero()) > layer.nnz:
                 raise CheckFailed("a training step undid zeros", layer.parameter)
+
+    def _verify_spread(self, outputs: list[Tensor], results: list[Tensor]) -> None:
+        """Compare the logits of the fresh models: a scale that did not follow its width shows there."""
+        dense, wide = (float(tensors[0].float().std()) for tensors in (outputs, results))
+        # Some models start at zero, or do so but for rounding.
+        if outputs[0].numel() >= SPREAD_OF and dense > 1e-6 and math.isfinite(wide):
+            self.result["spread"] = wide / dense
+            if not 1 / SPREAD < wide / dense < SPREAD:
+                raise CheckFailed("logits of another spread", f"×{wide / dense:.3g}")
 
     def _train(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         model.train()
