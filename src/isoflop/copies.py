@@ -3,7 +3,7 @@
 import copy
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from isoflop.errors import IsoflopError
 from isoflop.nests import slots_of
+from isoflop.randomness import kept_random_state
 from isoflop.surgery import STORES
 
 Make = Callable[[nn.Module, str, str, Tensor], Tensor]
@@ -30,7 +31,8 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
         model: Any module.
         make: Makes the tensors of the copy.
         share_others: Let the copy have attributes of the original that cannot be copied, such as
-            locks and open files; for copies that are run once and dropped.
+            locks and open files, and copy modules attribute by attribute where their own
+            `__deepcopy__` fails; for copies that are run once and dropped.
 
     Raises:
         IsoflopError: An attribute cannot be copied; the message names it.
@@ -44,13 +46,16 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
         tensors[id(tensor)] = new
     functions = _functions(model, hooks=share_others)
-    try:
-        return _copied(model, functions, dict(tensors))
-    except Exception as error:
-        stuck = _uncopyable(model, tensors)
-        if not stuck or not share_others:
-            raise _refusal(model, stuck, error) from error
-    return _copied(model, functions, tensors | {id(value): value for value in stuck.values()})
+    with kept_random_state(model):  # a `__deepcopy__` may construct modules anew, which draws weights
+        try:
+            return _copied(model, functions, dict(tensors))
+        except Exception as error:
+            stuck = _uncopyable(model, tensors)
+            own = [module for module in model.modules() if _copies_itself(module)]
+            if not (share_others and (stuck or own)):
+                raise _refusal(model, stuck, error) from error
+        others = {id(value): value for value in stuck.values()}
+        return _copied(model, functions, tensors | others, own)
 
 
 def owned_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
@@ -77,8 +82,22 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, value) for name, value in module.__dict__.items() if name not in STORES)
 
 
-def _copied(model: nn.Module, functions: list["_Function"], memo: dict[int, Any]) -> nn.Module:
+def _copies_itself(module: nn.Module) -> bool:
+    method = getattr(type(module), "__deepcopy__", None)
+    return method is not None and not method.__module__.startswith("torch.")
+
+
+def _copied(
+    model: nn.Module,
+    functions: list["_Function"],
+    memo: dict[int, Any],
+    by_attributes: Sequence[nn.Module] = (),
+) -> nn.Module:
     memo.update({id(function.old): function.new for function in functions})
+    shells = [(module, type(module).__new__(type(module))) for module in by_attributes]
+    memo.update({id(old): new for old, new in shells})
+    for old, new in shells:
+        new.__dict__.update(copy.deepcopy(old.__dict__, memo))
     result = copy.deepcopy(model, memo)
     for function in functions:
         function.fill(memo)

@@ -22,6 +22,7 @@ from torch.utils._mode_utils import no_dispatch
 
 from isoflop.errors import InputError, IsoflopError
 from isoflop.nests import map_tensors, tensors_in
+from isoflop.randomness import kept_random_state
 from isoflop.rules import rule_of
 
 _KNOWN_VALUES = 65536
@@ -228,7 +229,11 @@ def run_on_fakes(
         InputError: The forward pass fails: the inputs do not fit, or it reads tensor values.
     """
     try:
-        with torch.set_grad_enabled(gradients), warnings.catch_warnings():
+        with (
+            torch.set_grad_enabled(gradients),
+            warnings.catch_warnings(),
+            kept_random_state(model),
+        ):
             # Of re-entrant checkpointing, which a trace does without.
             warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
             return model(*args, **kwargs)

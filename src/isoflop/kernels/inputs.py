@@ -15,6 +15,7 @@ from isoflop.errors import InputError, IsoflopError
 from isoflop.fakes import plain_output
 from isoflop.kernels.layers import SparseLayer
 from isoflop.nests import map_tensors, tensors_in
+from isoflop.randomness import kept_random_state
 from isoflop.surgery import ExampleInputs, normalize_inputs
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -141,7 +142,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     for parameter in gradients:
         parameter.grad = None
     try:
-        with _seeded(model, None):
+        with kept_random_state(model):
             yield
     finally:
         with torch.no_grad():
@@ -224,18 +225,8 @@ def _run(model: nn.Module, inputs: Inputs, seed: int) -> Any:
     """
     # Models may change their inputs in place.
     args, kwargs = map_tensors(inputs, torch.clone)
-    with running(model, inputs), torch.no_grad(), _seeded(model, seed):
+    with running(model, inputs), torch.no_grad(), kept_random_state(model, seed):
         return model(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def _seeded(model: nn.Module, seed: int | None) -> Iterator[None]:
-    """Keep the random state as it is, and begin with the one of a seed."""
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)):
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield
 
 
 def _equal(ours: Any, theirs: Any) -> bool:
