@@ -24,6 +24,7 @@ from isoflop.errors import InputError, IsoflopError
 from isoflop.nests import map_tensors, tensors_in
 from isoflop.randomness import kept_random_state
 from isoflop.rules import rule_of
+from isoflop.surgery import scripted_parts
 
 _KNOWN_VALUES = 65536
 """Largest number of elements of an integer tensor whose values a trace follows."""
@@ -196,11 +197,12 @@ def check_model(model: Any) -> None:
             raise InputError(
                 f"{what} is lazy and has no sizes yet. Run the model once on an input first."
             )
-        if isinstance(module, torch.jit.ScriptModule):
-            raise IsoflopError(
-                f"{what} is a TorchScript program, which cannot be looked into: pass the Python "
-                "module that it was made of."
-            )
+    for path in scripted_parts(model):
+        what = f"{path!r} of {type(model).__name__}" if path else "The model"
+        raise IsoflopError(
+            f"{what} is a TorchScript program, which cannot be looked into: pass the Python module that "
+            "it was made of."
+        )
 
 
 class NeedsGradientsError(InputError):

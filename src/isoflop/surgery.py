@@ -130,6 +130,16 @@ def match_paths(paths: Iterable[str], patterns: Iterable[str]) -> set[str]:
     return found
 
 
+def scripted_parts(model: nn.Module) -> list[str]:
+    """Return the paths of the modules that torch.jit has compiled, without those inside of them."""
+    found: list[str] = []
+    for path, module in model.named_modules():
+        inside = any(not outer or path.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, torch.jit.ScriptModule) and not inside:
+            found.append(path)
+    return found
+
+
 def input_dtype(model: nn.Module) -> torch.dtype:
     """Return the dtype in which `model` takes floating-point inputs."""
     dtypes = (p.dtype for p in model.parameters() if p.dtype.is_floating_point)

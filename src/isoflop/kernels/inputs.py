@@ -16,7 +16,7 @@ from isoflop.fakes import plain_output
 from isoflop.kernels.layers import SparseLayer
 from isoflop.nests import map_tensors, tensors_in
 from isoflop.randomness import kept_random_state
-from isoflop.surgery import ExampleInputs, normalize_inputs
+from isoflop.surgery import ExampleInputs, normalize_inputs, scripted_parts
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a model."""
@@ -32,12 +32,11 @@ def real_inputs(model: nn.Module, example_inputs: ExampleInputs) -> Inputs:
         raise InputError(
             f"{type(model).__name__} has lazy modules without parameters yet. Run it once on an input."
         )
-    for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise InputError(
-                f"{path or type(model).__name__!r} is compiled by torch.jit, and its layers cannot be "
-                "replaced. Pass the model before torch.jit.script or torch.jit.trace."
-            )
+    for path in scripted_parts(model):
+        raise InputError(
+            f"{path or type(model).__name__!r} is compiled by torch.jit, and its layers cannot be "
+            "replaced. Pass the model before torch.jit.script or torch.jit.trace."
+        )
     devices = {parameter.device for parameter in model.parameters()}
     if any(device.type == "meta" for device in devices):
         raise InputError(

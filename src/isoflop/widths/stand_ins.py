@@ -45,7 +45,7 @@ def stands_for(*functions: Callable[..., Any]) -> Callable[[StandIn], StandIn]:
 def _require(equal: Any, what: str) -> None:
     # Taking the truth of a comparison of symbols is what records the equation.
     if not equal:
-        raise ValueError(what)
+        raise RuntimeError(what)  # as PyTorch does, since models catch it
 
 
 @stands_for(F.linear)
