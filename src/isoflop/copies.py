@@ -12,7 +12,7 @@ from torch.utils._pytree import keystr, tree_leaves_with_path
 from isoflop.errors import IsoflopError
 from isoflop.nests import slots_of
 from isoflop.randomness import kept_random_state
-from isoflop.surgery import STORES
+from isoflop.surgery import STORES, global_variables
 
 Make = Callable[[nn.Module, str, str, Tensor], Tensor]
 
@@ -46,7 +46,9 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
         tensors[id(tensor)] = new
     functions = _functions(model, hooks=share_others)
-    with kept_random_state(model):  # a `__deepcopy__` may construct modules anew, which draws weights
+    with kept_random_state(
+        model
+    ):  # a `__deepcopy__` may construct modules anew, which draws weights
         try:
             return _copied(model, functions, dict(tensors))
         except Exception as error:
@@ -136,7 +138,7 @@ class _Function:
         for before, after in zip(old.__closure__ or (), new.__closure__ or (), strict=True):
             if _is_full(before):
                 after.cell_contents = self._duplicate(before.cell_contents, memo)
-        for name, value in _globals_of(old):
+        for name, value in global_variables(old):
             self._globals[name] = self._duplicate(value, memo)
 
     def _duplicate(self, value: Any, memo: dict[int, Any]) -> Any:
@@ -156,15 +158,6 @@ def _is_full(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _globals_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Iterate over the global variables that a function names and might change."""
-    fixed = (types.ModuleType, type, types.FunctionType, types.BuiltinFunctionType)
-    for name in function.__code__.co_names:
-        value = function.__globals__.get(name)
-        if value is not None and not isinstance(value, fixed):
-            yield name, value
 
 
 def _functions(model: nn.Module, *, hooks: bool) -> list[_Function]:
@@ -228,7 +221,7 @@ def _parts(thing: Any) -> list[Any]:
         return [thing.__self__]
     if isinstance(thing, types.FunctionType):
         cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_full(cell)]
-        used = [v for _, v in _globals_of(thing) if isinstance(v, (nn.Module, Tensor))]
+        used = [v for _, v in global_variables(thing) if isinstance(v, (nn.Module, Tensor))]
         defaults = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
         return [*cells, *defaults, *used]
     if isinstance(thing, (Tensor, types.ModuleType)):

@@ -18,14 +18,15 @@ def kept_random_state(model: nn.Module, seed: int | None = None) -> Iterator[Non
         seed: What to begin with; by default with the state as it is.
     """
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    python, numpy = random.getstate(), np.random.get_state()
+    # Of the models, not ours: we draw from generators.
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=list(devices)):
             if seed is not None:
                 torch.manual_seed(seed)
                 random.seed(seed)
-                np.random.seed(seed)
+                np.random.seed(seed)  # noqa: NPY002
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)
+        np.random.set_state(numpy)  # noqa: NPY002

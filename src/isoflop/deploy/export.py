@@ -122,8 +122,8 @@ def _pt2(
     except Exception as error:
         raise IsoflopError(
             f"{type(model).__name__} cannot be exported as pt2: PyTorch writes a program that it cannot "
-            f"read back{_unreadable(model)}. Let the forward pass return tensors in tuples, lists and dicts, "
-            "without texts, and give modules names that are no words of Python."
+            f"read back{_unreadable(model)}. Let the forward pass return tensors in tuples, lists and "
+            "dicts, without texts, and give modules names that are no words of Python."
         ) from error
     return buffer.getvalue()
 
