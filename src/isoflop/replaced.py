@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from isoflop.copies import copy_with_tensors
-from isoflop.errors import WideningError
+from isoflop.errors import InputError, WideningError
 from isoflop.fakes import (
     RunningModules,
     fake_inputs,
@@ -40,12 +40,12 @@ def check_replaced(
         replaced: The old and the new module of every path, all of which ran before on these inputs.
 
     Raises:
-        WideningError: An old layer is still reached, or a new one is not.
-        InputError: The model cannot be run on the example inputs.
+        WideningError: An old layer is still reached, a new one is not, or the model does not run any
+            more.
     """
     if not replaced:
         return
-    used = _used_tensors(model, example_inputs, [old for old, _ in replaced.values()])
+    used = _used_tensors(model, example_inputs, replaced)
     registered = {id(tensor) for tensor in _tensors(model)}
     for path, (old, new) in replaced.items():
         stale = any(id(t) in used and id(t) not in registered for t in _tensors(old))
@@ -60,20 +60,43 @@ def check_replaced(
             )
 
 
+def _misfit(
+    model: nn.Module,
+    replaced: Mapping[str, tuple[nn.Module, nn.Module]],
+    failed: str,
+    error: InputError,
+) -> WideningError:
+    """Return why a model that ran before does not run any more, once its layers are replaced."""
+    paths = [path for path in replaced if not path or f"{failed}.".startswith(f"{path}.")]
+    path = max(paths, key=len, default=None)
+    if path is None:
+        what, advice = "once its layers are replaced", "Exclude the layers that the code there uses."
+    else:
+        old, new = (type(module).__name__ for module in replaced[path])
+        what = f"once {path or 'the model'} ({old}) is replaced by {new}"
+        advice = f"Exclude {path!r}, or use SparseWide, which keeps the classes of layers."
+    return WideningError(
+        f"{type(model).__name__} runs on the example inputs, but not {what}: {error.reason or error}. "
+        f"{advice}"
+    )
+
+
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
 def _used_tensors(
-    model: nn.Module, example_inputs: ExampleInputs, old: list[nn.Module]
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    replaced: Mapping[str, tuple[nn.Module, nn.Module]],
 ) -> set[int]:
-    """Return the ids of the tensors of `model` and of `old` that a forward pass uses."""
+    """Return the ids of the tensors of `model` and of the old layers that a forward pass uses."""
     args, kwargs = normalize_inputs(model, example_inputs)
     with torch.no_grad(), unfused(), fake_mode() as mode:
         # One copy of all, in which what is held in other places is the copy of the same layer.
         everything = nn.Module()
         everything.add_module("model", model)
-        everything.add_module("old", nn.ModuleList(old))
+        everything.add_module("old", nn.ModuleList(old for old, _ in replaced.values()))
         originals: dict[int, int] = {}
         kept: list[Tensor] = []
 
@@ -89,8 +112,11 @@ def _used_tensors(
         follow_rules(fake)
         running = RunningModules(fake)
         args, kwargs = fake_inputs(mode, (args, kwargs))
-        with _Seen() as seen:
-            run_on_fakes(fake, args, kwargs, running)
+        try:
+            with _Seen() as seen:
+                run_on_fakes(fake, args, kwargs, running)
+        except InputError as error:
+            raise _misfit(model, replaced, running.failed or "", error) from error
     return {originals[key] for key in seen.ids if key in originals}
 
 
