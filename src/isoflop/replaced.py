@@ -70,7 +70,10 @@ def _misfit(
     paths = [path for path in replaced if not path or f"{failed}.".startswith(f"{path}.")]
     path = max(paths, key=len, default=None)
     if path is None:
-        what, advice = "once its layers are replaced", "Exclude the layers that the code there uses."
+        what, advice = (
+            "once its layers are replaced",
+            "Exclude the layers that the code there uses.",
+        )
     else:
         old, new = (type(module).__name__ for module in replaced[path])
         what = f"once {path or 'the model'} ({old}) is replaced by {new}"

@@ -32,9 +32,7 @@ class FactorizedLayer(ReplacedLayer):
 
     def compute(self, input: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
         """Apply one factor after the other."""
-        product = through_factors(
-            self.down, self.nonlinearity, self.up, input, *args, **kwargs
-        )
+        product = through_factors(self.down, self.nonlinearity, self.up, input, *args, **kwargs)
         return self.add_bias(product)
 
 
