@@ -22,6 +22,7 @@ from torch.utils._mode_utils import no_dispatch
 
 from isoflop.errors import InputError, IsoflopError
 from isoflop.nests import map_tensors, tensors_in
+from isoflop.packed import ON_PACKED
 from isoflop.randomness import kept_random_state
 from isoflop.rules import rule_of
 from isoflop.surgery import scripted_parts
@@ -60,29 +61,33 @@ def fake_mode(*, cache: bool = True) -> Iterator[FakeTensorMode]:
     log.disabled = True
     fake_tensor.CONSTANT_NUMEL_LIMIT = _KNOWN_VALUES
     try:
-        with mode, _Copies():
+        with mode, _StandIns():
             yield mode
     finally:
         fake_tensor.CONSTANT_NUMEL_LIMIT, log.disabled = limit, silent
 
 
-class _Copies(TorchFunctionMode):
-    """Lets `copy.deepcopy` copy tensors without values.
+class _StandIns(TorchFunctionMode):
+    """Takes the place of functions that look into the memory of tensors, where these have none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__:
+            return _copied(*args)
+        return ON_PACKED.get(func, func)(*args, **(kwargs or {}))
+
+
+def _copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """Copy a tensor without values for `copy.deepcopy`.
 
     By itself it asks for the address of their memory, which they lack; where the sizes are symbolic
     too, that destroys the heap.
     """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not Tensor.__deepcopy__:
-            return func(*args, **(kwargs or {}))
-        tensor, memo = args
-        if id(tensor) not in memo:
-            new = tensor.detach().clone()
-            if isinstance(tensor, nn.Parameter):
-                new = nn.Parameter(new, requires_grad=False)
-            memo[id(tensor)] = new.requires_grad_(tensor.requires_grad)
-        return memo[id(tensor)]
+    if id(tensor) not in memo:
+        new = tensor.detach().clone()
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=False)
+        memo[id(tensor)] = new.requires_grad_(tensor.requires_grad)
+    return memo[id(tensor)]
 
 
 def fake_inputs(mode: FakeTensorMode, value: Any) -> Any:
@@ -277,6 +282,12 @@ def _failure(
             + ("or g" if part else "G")
             + "ive the module a forward pass without it by `isoflop.register_widening_rule`."
         )
+        if "_pack_padded_sequence" in str(error):
+            advice = (
+                "The lengths of packed sequences have to be known: give them as integers, which "
+                "example_inputs hold with their values, or compute them from such; or pass "
+                "`pack_padded_sequence` numbers."
+            )
     failure = InputError(f"{what}{advice}")
     failure.reason = reason
     return failure

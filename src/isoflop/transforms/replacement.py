@@ -81,7 +81,7 @@ class ReplacedLayer(nn.Module):
         raise NotImplementedError
 
     def keep_attributes(self, layer: nn.Module) -> None:
-        """Take over hooks, attributes of the user's own, the name of the input and the mode of `layer`."""
+        """Take over hooks, attributes of the user's own, the input's name and the mode of `layer`."""
         self._input = next(iter(inspect.signature(layer.forward).parameters), self._input)
         for name in HOOKS:
             self.__dict__[name] = layer.__dict__[name]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from isoflop.fakes import grouped_product
 
@@ -252,8 +253,19 @@ def _fold(x: Tensor, output_size: Any, kernel_size: Any, *args: Any, **kwargs: A
     return x.new_empty((*x.shape[:-2], x.shape[-2] // math.prod(width), *height))
 
 
-def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, Any]:
+def recurrent(
+    module: nn.RNNBase, input: Tensor | PackedSequence, hx: Any = None
+) -> tuple[Any, Any]:
     """Stand in for the forward pass of an LSTM, GRU or RNN, which would run step by step."""
+    if isinstance(input, PackedSequence):
+        batch = [int(input.batch_sizes[0])]
+        output, states = _recurrent(module, input.data, hx, batch)
+        return input._replace(data=output), states
+    batch = [input.shape[0 if module.batch_first else 1]] if input.ndim == 3 else []
+    return _recurrent(module, input, hx, batch)
+
+
+def _recurrent(module: nn.RNNBase, x: Tensor, state: Any, batch: list[Any]) -> tuple[Tensor, Any]:
     directions = 2 if module.bidirectional else 1
     hidden: Any = module._parameters["weight_hh_l0"].shape[1]  # type: ignore[union-attr]
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
@@ -278,7 +290,6 @@ def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, An
                         _require(one == two, f"{name} of {type(module).__name__} does not fit")
         size = directions * output
     layers = module.num_layers * directions
-    batch = [x.shape[0 if module.batch_first else 1]] if x.ndim == 3 else []
     result = x.new_empty((*x.shape[:-1], size))
     last = x.new_empty((layers, *batch, output))
     if state is not None:
