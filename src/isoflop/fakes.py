@@ -22,7 +22,7 @@ from torch.utils._mode_utils import no_dispatch
 
 from isoflop.errors import InputError, IsoflopError
 from isoflop.nests import map_tensors, tensors_in
-from isoflop.packed import ON_PACKED
+from isoflop.packed import ON_PACKED, known_order
 from isoflop.randomness import kept_random_state
 from isoflop.rules import rule_of
 from isoflop.surgery import scripted_parts
@@ -61,7 +61,7 @@ def fake_mode(*, cache: bool = True) -> Iterator[FakeTensorMode]:
     log.disabled = True
     fake_tensor.CONSTANT_NUMEL_LIMIT = _KNOWN_VALUES
     try:
-        with mode, _StandIns():
+        with mode, _StandIns(mode), known_order():
             yield mode
     finally:
         fake_tensor.CONSTANT_NUMEL_LIMIT, log.disabled = limit, silent
@@ -70,10 +70,27 @@ def fake_mode(*, cache: bool = True) -> Iterator[FakeTensorMode]:
 class _StandIns(TorchFunctionMode):
     """Takes the place of functions that look into the memory of tensors, where these have none."""
 
+    def __init__(self, mode: FakeTensorMode) -> None:
+        super().__init__()
+        self._mode = mode
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__:
             return _copied(*args)
-        return ON_PACKED.get(func, func)(*args, **(kwargs or {}))
+        result = ON_PACKED.get(func, func)(*args, **(kwargs or {}))
+        if func is torch.arange and all(type(value) is int for value in args):
+            return self._known(result, args)
+        return result
+
+    def _known(self, fake: Tensor, args: tuple[int, ...]) -> Tensor:
+        """Return numbers in a row with their values, as small integer inputs have."""
+        if fake.dtype != torch.int64 or fake.numel() > _KNOWN_VALUES:
+            return fake
+        with no_dispatch():
+            known = torch.arange(*args, device="cpu")
+        return self._mode.fake_tensor_converter.from_real_tensor(
+            self._mode, known, make_constant=True
+        )
 
 
 def _copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:

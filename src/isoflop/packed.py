@@ -1,11 +1,13 @@
 """Packed sequences in runs on tensors without values: which rows there are is known from the lengths."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
+from torch.nn.utils import rnn
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
@@ -76,6 +78,17 @@ def _with_values(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*tree_map_only(FakeTensor, real, args))
 
     return run
+
+
+@contextlib.contextmanager
+def known_order() -> Iterator[None]:
+    """Let the order of unsorted sequences be known; PyTorch's code writes it into an empty tensor."""
+    invert = rnn.invert_permutation
+    rnn.invert_permutation = lambda order: None if order is None else torch.argsort(order)
+    try:
+        yield
+    finally:
+        rnn.invert_permutation = invert
 
 
 ON_PACKED: dict[Callable[..., Any], Callable[..., Any]] = {

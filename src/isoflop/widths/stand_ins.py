@@ -253,6 +253,15 @@ def _fold(x: Tensor, output_size: Any, kernel_size: Any, *args: Any, **kwargs: A
     return x.new_empty((*x.shape[:-2], x.shape[-2] // math.prod(width), *height))
 
 
+@stands_for(torch._C._nn.pad_sequence)
+def _pad_sequence(
+    sequences: Sequence[Tensor], batch_first: bool = False, value: float = 0.0, side: str = "right"
+) -> Tensor:
+    longest = max(int(x.shape[0]) for x in sequences)
+    whole = [torch.cat([x, x.new_empty((longest - x.shape[0], *x.shape[1:]))]) for x in sequences]
+    return torch.stack(whole, 0 if batch_first else 1)
+
+
 def recurrent(
     module: nn.RNNBase, input: Tensor | PackedSequence, hx: Any = None
 ) -> tuple[Any, Any]:
