@@ -77,7 +77,8 @@ class _StandIns(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__:
             return _copied(*args)
-        result = ON_PACKED.get(func, func)(*args, **(kwargs or {}))
+        run: Any = ON_PACKED.get(func, func)
+        result = run(*args, **(kwargs or {}))
         if func is torch.arange and all(type(value) is int for value in args):
             return self._known(result, args)
         return result

@@ -11,6 +11,10 @@ from torch.nn.utils import rnn
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
+# Private names that `torch.nn.utils.rnn` calls.
+_PACK: Any = torch._C._VariableFunctions._pack_padded_sequence  # pyright: ignore
+_UNPACK: Any = torch._C._VariableFunctions._pad_packed_sequence  # pyright: ignore
+
 
 def _known(tensor: Tensor) -> list[int] | None:
     """Return the integers in a tensor, or None if they are not known."""
@@ -34,7 +38,7 @@ def _integers(values: list[int], like: Tensor) -> Tensor:
 def _pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
     known = _known(lengths)
     if known is None:
-        return torch._pack_padded_sequence(x, lengths, batch_first)  # which says that it cannot
+        return _PACK(x, lengths, batch_first)  # which says that it cannot
     batch, steps = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
     sizes = [sum(length > step for length in known) for step in range(max(known))]
     if len(known) != batch or max(known) > steps or min(known) < 1:
@@ -52,7 +56,7 @@ def _pad(
 ) -> tuple[Tensor, Tensor]:
     sizes = _known(batch_sizes)
     if sizes is None:
-        return torch._pad_packed_sequence(data, batch_sizes, batch_first, value, total)
+        return _UNPACK(data, batch_sizes, batch_first, value, total)
     batch, steps = sizes[0], max(total, len(sizes))
     place = {}
     for step, size in enumerate(sizes):
@@ -92,8 +96,8 @@ def known_order() -> Iterator[None]:
 
 
 ON_PACKED: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch._pack_padded_sequence: _pack,
-    torch._pad_packed_sequence: _pad,
+    _PACK: _pack,
+    _UNPACK: _pad,
     **{f: _with_values(f) for f in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
 }
 """What takes the place of functions of PyTorch that read the lengths of sequences."""

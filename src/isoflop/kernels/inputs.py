@@ -1,6 +1,7 @@
 """Inputs to run a model on, and whether a copy of it computes the same."""
 
 import contextlib
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -68,6 +69,7 @@ class Reference:
 
     Attributes:
         inputs: The example inputs, with values.
+        output: What the model returns for them.
 
     Raises:
         InputError: The model cannot be run on the example inputs.
@@ -88,6 +90,12 @@ class Reference:
                 "itself: a function that the model holds, such as a lambda over `self`, cannot be copied "
                 "with it. Make it a method."
             )
+        if isinstance(output, types.GeneratorType):
+            raise InputError(
+                f"{type(model).__name__} returned a generator, whose code runs only while somebody asks "
+                "for what it yields. Let the forward pass return a list."
+            )
+        self.output = output
         self._runs = [(self.inputs, output)]
         for seed, change in enumerate(_CHANGES, start=1):
             changed = map_tensors(self.inputs, change)

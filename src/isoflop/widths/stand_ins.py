@@ -253,7 +253,7 @@ def _fold(x: Tensor, output_size: Any, kernel_size: Any, *args: Any, **kwargs: A
     return x.new_empty((*x.shape[:-2], x.shape[-2] // math.prod(width), *height))
 
 
-@stands_for(torch._C._nn.pad_sequence)
+@stands_for(torch._C._nn.pad_sequence)  # pyright: ignore[reportAttributeAccessIssue]
 def _pad_sequence(
     sequences: Sequence[Tensor], batch_first: bool = False, value: float = 0.0, side: str = "right"
 ) -> Tensor:
