@@ -83,7 +83,7 @@ def _exportable(program: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     given = signature.bind(*args, **kwargs).arguments
     # Exporters hand the arguments of a graph over by their position.
     in_order = list(given) == list(signature.parameters)[: len(given)]
-    if in_order and plain_output(output) is output:
+    if in_order and _plain(output) is output:
         return program
     taken = [p for name, p in signature.parameters.items() if name in given]
     return _Plain(program, signature.replace(parameters=taken)).eval()
@@ -102,10 +102,16 @@ class _Plain(nn.Module):
         self.model = model
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return plain_output(model(*args, **kwargs))
+            return _plain(model(*args, **kwargs))
 
         forward.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
         self.forward = forward
+
+
+def _plain(output: Any) -> Any:
+    """Return an output as what programs can return: named tuples of anybody's are not."""
+    output = plain_output(output)
+    return tuple(output) if isinstance(output, tuple) and hasattr(output, "_fields") else output
 
 
 @FORMATS.register("pt2")
@@ -120,10 +126,10 @@ def _pt2(
     try:
         torch.export.load(buffer).module()
     except Exception as error:
-        raise IsoflopError(
-            f"{type(model).__name__} cannot be exported as pt2: PyTorch writes a program that it cannot "
-            f"read back{_unreadable(model)}. Let the forward pass return tensors in tuples, lists and "
-            "dicts, without texts, and give modules names that are no words of Python."
+        raise RuntimeError(
+            f"PyTorch writes a program that it cannot read back{_unreadable(model)}. Let the forward "
+            "pass return tensors in tuples, lists and dicts, without texts, and give modules names that "
+            "are no words of Python."
         ) from error
     return buffer.getvalue()
 
