@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import isoflop
+from isoflop.errors import WideningError
 from isoflop.transforms import TRANSFORMS
 
 NAMES = ("parallel", "factorized", "doped", "low_rank")
@@ -84,5 +85,5 @@ class WithBias(nn.Linear):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_layer_that_does_not_return_a_tensor_is_refused_by_its_name(name):
     dense, shape = linear(WithBias(16, 16), lambda f, x: f(x)[0])
-    with pytest.raises(isoflop.errors.WideningError, match=r"layer \(WithBias\).*Exclude 'layer'"):
+    with pytest.raises(WideningError, match=r"layer \(WithBias\).*Exclude 'layer'"):
         isoflop.transform(dense, TRANSFORMS.get(name)(0.5), example_inputs=shape)

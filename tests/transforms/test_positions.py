@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 import isoflop
+from isoflop.errors import WideningError
 from isoflop.transforms import TRANSFORMS
 
 NAMES = ("parallel", "factorized", "doped", "low_rank")
@@ -72,7 +73,7 @@ def test_a_convolution_without_a_batch_has_no_norm(name, dims):
 def test_a_norm_that_was_chosen_and_cannot_stand_is_refused_by_the_layer():
     dense = nn.Sequential(*(nn.Conv2d(8, 8, 1) for _ in range(3)))
     config = isoflop.SparseParallel(0.5, nonlinearity="batchnorm_relu")
-    with pytest.raises(isoflop.errors.WideningError, match=r"once 1 \(Conv2d\) is replaced.*4D"):
+    with pytest.raises(WideningError, match=r"once 1 \(Conv2d\) is replaced.*4D"):
         isoflop.transform(dense, config, example_inputs=torch.randn(8, 4, 4))
 
 

@@ -91,11 +91,12 @@ def frozen_dense(model: nn.Module, *, example_inputs: ExampleInputs) -> nn.Modul
         example_inputs: What it takes.
 
     Raises:
-        InputError: The model cannot be run on the example inputs, or returns no tensor.
+        InputError: The model cannot be run on the example inputs, or returns nothing.
         IsoflopError: A copy of the model would go on using the model's own weights.
     """
     reference = Reference(model, example_inputs)
-    output_tensors(model, reference.output)
+    if reference.output is None:
+        output_tensors(model, None)
     return _first_that_agrees(reference, map(without_masks, _foldings(reference)))
 
 
