@@ -32,6 +32,32 @@ class Holder:
     def __init__(self, layer):
         self.layer = layer
 
+    def call(self, x):
+        return self.layer(x)
+
+
+class Slots:
+    __slots__ = ("layer",)
+
+    def __init__(self, layer):
+        self.layer = layer
+
+
+def closure(layer):
+    return None, lambda held, x: layer(x)
+
+
+def keyword_default(inner):
+    def run(held, x, *, layer=inner):
+        return layer(x)
+
+    return run
+
+
+def global_layer(net):
+    globals()["LAYER"] = net.b
+    return None, lambda held, x: LAYER(x)  # noqa: F821 # pyright: ignore[reportUndefinedVariable]
+
 
 FOLLOWED = {
     "attribute": lambda net: ({"b": net.b}, lambda held, x: held["b"](x)),
@@ -46,6 +72,21 @@ FOLLOWED = {
         lambda held, x: held(x),
     ),
     "bound call": lambda net: (net.b.__call__, lambda held, x: held(x)),
+    "object": lambda net: (Holder(net.b), lambda held, x: held.layer(x)),
+    "slots": lambda net: (Slots(net.b), lambda held, x: held.layer(x)),
+    "method of an object": lambda net: (Holder(net.b).call, lambda held, x: held(x)),
+    "object in a list": lambda net: ([Holder([net.b])], lambda held, x: held[0].layer[0](x)),
+    "set": lambda net: ({net.b}, lambda held, x: next(iter(held))(x)),
+    "closure": lambda net: closure(net.b),
+    "closure of a list": lambda net: closure(
+        functools.partial(lambda layers, x: layers[0](x), [net.b])
+    ),
+    "held closure": lambda net: (closure(net.b)[1], lambda held, x: held(None, x)),
+    "default": lambda net: (None, lambda held, x, layer=net.b: layer(x)),
+    "keyword default": lambda net: (None, keyword_default(net.b)),
+    "decorated": lambda net: (None, functools.wraps(closure)(closure(net.b)[1])),
+    "unregistered module": lambda net: ([nn.Sequential(net.b)], lambda held, x: held[0](x)),
+    "global": global_layer,
 }
 
 
@@ -67,7 +108,7 @@ def test_a_bound_forward_is_replaced_and_other_methods_are_not():
 
 
 def test_a_layer_held_where_it_is_not_found_is_refused_by_name():
-    net = Net(lambda net: (Holder(net.b), lambda held, x: held.layer(x)))
+    net = Net(lambda net: ({net.b: "b"}, lambda held, x: next(iter(held))(x)))
     with pytest.raises(WideningError, match=r"b \(Linear\).*still runs the old layer"):
         isoflop.transform(net, isoflop.SparseParallel(0.75), example_inputs=(2, 8))
 
@@ -88,11 +129,11 @@ def test_attention_held_elsewhere_is_refused_by_name():
             super().__init__()
             self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
             self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
-            self.held = Holder(self.attention)
+            self.held = {self.attention: "attention"}
 
         def forward(self, x):
             x = self.first(x)
-            return self.last(self.held.layer(x, x, x)[0])
+            return self.last(next(iter(self.held))(x, x, x)[0])
 
     with pytest.raises(WideningError, match=r"attention.*still runs the old layer"):
         isoflop.transform(Attending(), isoflop.SparseParallel(0.5), example_inputs=(2, 5, 8))

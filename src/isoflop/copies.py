@@ -3,7 +3,7 @@
 import copy
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from isoflop.errors import IsoflopError
 from isoflop.nests import slots_of
-from isoflop.surgery import STORES
+from isoflop.randomness import kept_random_state
+from isoflop.surgery import STORES, global_variables
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 
@@ -34,7 +35,8 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
         model: Any module.
         make: Makes the tensors of the copy.
         share_others: Let the copy have attributes of the original that cannot be copied, such as
-            locks and open files; for copies that are run once and dropped.
+            locks and open files, and copy modules attribute by attribute where their own
+            `__deepcopy__` fails; for copies that are run once and dropped.
 
     Raises:
         IsoflopError: An attribute cannot be copied; the message names it.
@@ -49,13 +51,18 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
         keep_marks(tensor, new)
         tensors[id(tensor)] = new
     functions = _functions(model, hooks=share_others)
-    try:
-        return _copied(model, functions, dict(tensors))
-    except Exception as error:
-        stuck = _uncopyable(model, tensors)
-        if not stuck or not share_others:
-            raise _refusal(model, stuck, error) from error
-    return _copied(model, functions, tensors | {id(value): value for value in stuck.values()})
+    with kept_random_state(
+        model
+    ):  # a `__deepcopy__` may construct modules anew, which draws weights
+        try:
+            return _copied(model, functions, dict(tensors))
+        except Exception as error:
+            stuck = _uncopyable(model, tensors)
+            own = [module for module in model.modules() if _copies_itself(module)]
+            if not (share_others and (stuck or own)):
+                raise _refusal(model, stuck, error) from error
+        others = {id(value): value for value in stuck.values()}
+        return _copied(model, functions, tensors | others, own)
 
 
 def keep_marks(old: Tensor, new: Tensor) -> None:
@@ -178,8 +185,22 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, value) for name, value in module.__dict__.items() if name not in STORES)
 
 
-def _copied(model: nn.Module, functions: list["_Function"], memo: dict[int, Any]) -> nn.Module:
+def _copies_itself(module: nn.Module) -> bool:
+    method = getattr(type(module), "__deepcopy__", None)
+    return method is not None and not method.__module__.startswith("torch.")
+
+
+def _copied(
+    model: nn.Module,
+    functions: list["_Function"],
+    memo: dict[int, Any],
+    by_attributes: Sequence[nn.Module] = (),
+) -> nn.Module:
     memo.update({id(function.old): function.new for function in functions})
+    shells = [(module, type(module).__new__(type(module))) for module in by_attributes]
+    memo.update({id(old): new for old, new in shells})
+    for old, new in shells:
+        new.__dict__.update(copy.deepcopy(old.__dict__, memo))
     result = copy.deepcopy(model, memo)
     for function in functions:
         function.fill(memo)
@@ -218,7 +239,7 @@ class _Function:
         for before, after in zip(old.__closure__ or (), new.__closure__ or (), strict=True):
             if _is_full(before):
                 after.cell_contents = self._duplicate(before.cell_contents, memo)
-        for name, value in _globals_of(old):
+        for name, value in global_variables(old):
             self._globals[name] = self._duplicate(value, memo)
 
     def _duplicate(self, value: Any, memo: dict[int, Any]) -> Any:
@@ -238,15 +259,6 @@ def _is_full(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _globals_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Iterate over the global variables that a function names and might change."""
-    fixed = (types.ModuleType, type, types.FunctionType, types.BuiltinFunctionType)
-    for name in function.__code__.co_names:
-        value = function.__globals__.get(name)
-        if value is not None and not isinstance(value, fixed):
-            yield name, value
 
 
 def _functions(model: nn.Module, *, hooks: bool) -> list[_Function]:
@@ -310,7 +322,7 @@ def _parts(thing: Any) -> list[Any]:
         return [thing.__self__]
     if isinstance(thing, types.FunctionType):
         cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_full(cell)]
-        used = [v for _, v in _globals_of(thing) if isinstance(v, (nn.Module, Tensor))]
+        used = [v for _, v in global_variables(thing) if isinstance(v, (nn.Module, Tensor))]
         defaults = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
         return [*cells, *defaults, *used]
     if isinstance(thing, (Tensor, types.ModuleType)):

@@ -28,8 +28,10 @@ from torch.utils._mode_utils import no_dispatch
 from isoflop.copies import Make, copy_with_tensors
 from isoflop.errors import InputError, IsoflopError
 from isoflop.nests import map_tensors, tensors_in
+from isoflop.packed import ON_PACKED, known_order
+from isoflop.randomness import kept_random_state
 from isoflop.rules import rule_of
-from isoflop.surgery import ExampleInputs, normalize_inputs
+from isoflop.surgery import ExampleInputs, normalize_inputs, scripted_parts
 from isoflop.untouched import untouched
 
 _KNOWN_VALUES = 65536
@@ -68,29 +70,51 @@ def fake_mode(*, cache: bool = True) -> Iterator[FakeTensorMode]:
     log.disabled = True
     fake_tensor.CONSTANT_NUMEL_LIMIT = _KNOWN_VALUES
     try:
-        with mode, _Copies():
+        with mode, _StandIns(mode), known_order():
             yield mode
     finally:
         fake_tensor.CONSTANT_NUMEL_LIMIT, log.disabled = limit, silent
 
 
-class _Copies(TorchFunctionMode):
-    """Lets `copy.deepcopy` copy tensors without values.
+class _StandIns(TorchFunctionMode):
+    """Takes the place of functions that look into the memory of tensors, where these have none."""
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        super().__init__()
+        self._mode = mode
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__:
+            return _copied(*args)
+        run: Any = ON_PACKED.get(func, func)
+        result = run(*args, **(kwargs or {}))
+        if func is torch.arange and all(type(value) is int for value in args):
+            return self._known(result, args)
+        return result
+
+    def _known(self, fake: Tensor, args: tuple[int, ...]) -> Tensor:
+        """Return numbers in a row with their values, as small integer inputs have."""
+        if fake.dtype != torch.int64 or fake.numel() > _KNOWN_VALUES:
+            return fake
+        with no_dispatch():
+            known = torch.arange(*args, device="cpu")
+        return self._mode.fake_tensor_converter.from_real_tensor(
+            self._mode, known, make_constant=True
+        )
+
+
+def _copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """Copy a tensor without values for `copy.deepcopy`.
 
     By itself it asks for the address of their memory, which they lack; where the sizes are symbolic
     too, that destroys the heap.
     """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not Tensor.__deepcopy__:
-            return func(*args, **(kwargs or {}))
-        tensor, memo = args
-        if id(tensor) not in memo:
-            new = tensor.detach().clone()
-            if isinstance(tensor, nn.Parameter):
-                new = nn.Parameter(new, requires_grad=False)
-            memo[id(tensor)] = new.requires_grad_(tensor.requires_grad)
-        return memo[id(tensor)]
+    if id(tensor) not in memo:
+        new = tensor.detach().clone()
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=False)
+        memo[id(tensor)] = new.requires_grad_(tensor.requires_grad)
+    return memo[id(tensor)]
 
 
 def fake_inputs(mode: FakeTensorMode, value: Any) -> Any:
@@ -231,11 +255,12 @@ def check_model(model: Any) -> None:
             raise InputError(
                 f"{what} is lazy and has no sizes yet. Run the model once on an input first."
             )
-        if isinstance(module, torch.jit.ScriptModule):
-            raise IsoflopError(
-                f"{what} is a TorchScript program, which cannot be looked into: pass the Python "
-                "module that it was made of."
-            )
+    for path in scripted_parts(model):
+        what = f"{path!r} of {type(model).__name__}" if path else "The model"
+        raise IsoflopError(
+            f"{what} is a TorchScript program, which cannot be looked into: pass the Python module that "
+            "it was made of."
+        )
 
 
 _WatchT = TypeVar("_WatchT", bound=AbstractContextManager[Any])
@@ -323,7 +348,11 @@ def run_on_fakes(
         InputError: The forward pass fails: the inputs do not fit, or it reads tensor values.
     """
     try:
-        with torch.set_grad_enabled(gradients), warnings.catch_warnings():
+        with (
+            torch.set_grad_enabled(gradients),
+            warnings.catch_warnings(),
+            kept_random_state(model),
+        ):
             # Of re-entrant checkpointing, which a trace does without.
             warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
             warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
@@ -367,6 +396,12 @@ def _failure(
             + ("or g" if part else "G")
             + "ive the module a forward pass without it by `isoflop.register_widening_rule`."
         )
+        if "_pack_padded_sequence" in str(error):
+            advice = (
+                "The lengths of packed sequences have to be known: give them as integers, which "
+                "example_inputs hold with their values, or compute them from such; or pass "
+                "`pack_padded_sequence` numbers."
+            )
     failure = InputError(f"{what}{advice}")
     failure.reason = reason
     return failure

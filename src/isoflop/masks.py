@@ -39,9 +39,10 @@ def mask_name(module: nn.Module, parameter: str = "weight") -> str:
 
 def get_mask(module: nn.Module, parameter: str = "weight") -> Tensor | None:
     """Return the mask of `module.<parameter>` (bool, shaped like it), or None if it is dense."""
-    weight = module._parameters.get(parameter)
-    name, _ = _masks_of(module).get(parameter, ("", 0))
-    mask = module._buffers.get(name)
+    name, _ = _masks_of(module).get(parameter, (None, 0))
+    if name is None:
+        return None
+    weight, mask = module._parameters.get(parameter), module._buffers.get(name)
     if weight is None or mask is None or mask.dtype != torch.bool or mask.shape != weight.shape:
         return None
     return mask
@@ -98,9 +99,7 @@ def remove_mask(module: nn.Module, parameter: str = "weight") -> None:
 def named_masks(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
     """Iterate over `(full parameter name, module, parameter, mask)` of every masked weight."""
     for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        for parameter in module._parameters:
+        for parameter in module._parameters if _masks_of(module) else ():
             mask = get_mask(module, parameter)
             if mask is not None:
                 yield f"{path}.{parameter}" if path else parameter, module, parameter, mask

@@ -288,7 +288,7 @@ class Plan:
             if layer.nonlinearity is not None:
                 sources.setdefault(layer.nonlinearity, []).append(layer.source)
         return [
-            f"{name} without BatchNorm, where the output has one position per sample: "
+            f"{name} without BatchNorm, where the output has one position per sample or no batch: "
             f"{', '.join(dict.fromkeys(paths))}"
             for name, paths in sources.items()
         ]

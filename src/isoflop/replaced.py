@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from isoflop.errors import WideningError
-from isoflop.fakes import fake_like, run_on_copy
+from isoflop.errors import InputError, WideningError
+from isoflop.fakes import RunningModules, fake_like, run_on_copy
 from isoflop.surgery import ExampleInputs
 
 
@@ -30,12 +30,12 @@ def check_replaced(
         replaced: The old and the new module of every path, all of which ran before on these inputs.
 
     Raises:
-        WideningError: An old layer is still reached, or a new one is not.
-        InputError: The model cannot be run on the example inputs.
+        WideningError: An old layer is still reached, a new one is not, or the model does not run any
+            more.
     """
     if not replaced:
         return
-    used = _used_tensors(model, example_inputs, [old for old, _ in replaced.values()])
+    used = _used_tensors(model, example_inputs, replaced)
     registered = {id(tensor) for tensor in _tensors(model)}
     for path, (old, new) in replaced.items():
         stale = any(id(t) in used and id(t) not in registered for t in _tensors(old))
@@ -50,25 +50,63 @@ def check_replaced(
             )
 
 
+def _misfit(
+    model: nn.Module,
+    replaced: Mapping[str, tuple[nn.Module, nn.Module]],
+    failed: str,
+    error: InputError,
+) -> WideningError:
+    """Return why a model that ran before does not run any more, once its layers are replaced."""
+    paths = [path for path in replaced if not path or f"{failed}.".startswith(f"{path}.")]
+    path = max(paths, key=len, default=None)
+    if path is None:
+        what, advice = (
+            "once its layers are replaced",
+            "Exclude the layers that the code there uses.",
+        )
+    else:
+        old, new = (type(module).__name__ for module in replaced[path])
+        what = f"once {path or 'the model'} ({old}) is replaced by {new}"
+        advice = f"Exclude {path!r}, or use SparseWide, which keeps the classes of layers."
+    return WideningError(
+        f"{type(model).__name__} runs on the example inputs, but not {what}: {error.reason or error}. "
+        f"{advice}"
+    )
+
+
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
 def _used_tensors(
-    model: nn.Module, example_inputs: ExampleInputs, old: list[nn.Module]
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    replaced: Mapping[str, tuple[nn.Module, nn.Module]],
 ) -> set[int]:
-    """Return the ids of the tensors of `model` and of `old` that a forward pass uses."""
+    """Return the ids of the tensors of `model` and of the old layers that a forward pass uses."""
     originals: dict[int, int] = {}
     kept: list[Tensor] = []
+    passes: list[RunningModules] = []
 
     def make(_module: nn.Module, _path: str, _name: str, tensor: Tensor) -> Tensor:
         fake: Any = fake_like(tensor)
-        fake = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+        fake = (
+            nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+        )
         originals[id(fake)] = originals[id(tensor)] = id(tensor)
         kept.append(fake)
         return fake
 
-    _, seen = run_on_copy(model, example_inputs, lambda *_: _Seen(), make=make, others=old)
+    def watch(_fake: nn.Module, running: RunningModules, _inputs: list[Tensor]) -> _Seen:
+        passes.append(running)
+        return _Seen()
+
+    old = [layer for layer, _ in replaced.values()]
+    try:
+        _, seen = run_on_copy(model, example_inputs, watch, make=make, others=old)
+    except InputError as error:
+        failed = passes[-1].failed if passes else None
+        raise _misfit(model, replaced, failed or "", error) from error
     return {originals[key] for key in seen.ids if key in originals}
 
 

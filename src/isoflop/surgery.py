@@ -1,10 +1,12 @@
 """The one place that walks and rewires modules."""
 
 import argparse
+import contextlib
 import dataclasses
 import fnmatch
 import functools
 import types
+import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from isoflop.errors import InputError, IsoflopError
+from isoflop.nests import slots_of
 
 STORES = ("_parameters", "_buffers", "_modules")
 """Attributes in which a module holds its parameters, buffers and children."""
@@ -47,17 +50,17 @@ def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.
     """Replace modules wherever they occur and return the root, which may itself be replaced.
 
     A module that hangs under several parents is replaced by one and the same new module. So is one
-    that modules hold in plain attributes, in lists, tuples, dicts and partial functions there, or
-    by its bound `forward`. Code that holds modules elsewhere is not followed, see `check_replaced`.
+    that modules hold in plain attributes: in containers, partial functions and objects there, in
+    what functions there refer to (their closures and defaults), and by its bound `forward`. Code
+    that holds modules elsewhere is not followed, see `check_replaced`.
     """
     if model in new:
         return new[model]
-    seen: set[int] = set()
-    for parent in list(model.modules()):
-        for name, value in list(vars(parent).items()):
-            item = _with_replaced(value, new, seen)
-            if item is not value:
-                parent.__dict__[name] = item
+    parents = list(model.modules())
+    # A new module may hold the one that it replaces.
+    seen = {id(module) for module in (*parents, *new.values())}
+    for parent in parents:
+        _replace_items(vars(parent), new, seen)
     return model
 
 
@@ -75,33 +78,83 @@ def become(module: nn.Module, new: nn.Module) -> None:
     module.__dict__.update(state)
 
 
+def global_variables(function: types.FunctionType) -> list[tuple[str, Any]]:
+    """Return the global variables that a function names and might change."""
+    fixed = (types.ModuleType, type, types.FunctionType, types.BuiltinFunctionType)
+    named = [(name, function.__globals__.get(name)) for name in function.__code__.co_names]
+    return [(name, v) for name, v in named if v is not None and not isinstance(v, fixed)]
+
+
 def _with_replaced(value: Any, new: Mapping[nn.Module, nn.Module], seen: set[int]) -> Any:
-    """Return `value` with modules replaced, lists and dicts in place."""
-    if isinstance(value, nn.Module):
-        return new.get(value, value)
+    """Return `value` with modules replaced, in place in what can be changed."""
+    if isinstance(value, weakref.ProxyTypes):
+        return value
+    if isinstance(value, nn.Module) and value in new:
+        return new[value]
     if isinstance(value, types.MethodType):
         name, owner = value.__name__, value.__self__
+        if not isinstance(owner, nn.Module):
+            _with_replaced(owner, new, seen)
+            return value
         # Other methods than these may not exist in the new module, or do something else there.
         plain = name == "forward" or getattr(nn.Module, name, None) is value.__func__
         own = getattr(type(owner), name, None) is value.__func__
-        if plain and own and isinstance(owner, nn.Module) and owner in new:
-            return getattr(new[owner], name)
+        return getattr(new[owner], name) if plain and own and owner in new else value
+    if isinstance(value, (tuple, set, frozenset, functools.partial)):
+        return _rebuilt(value, new, seen)
+    if isinstance(value, _CLOSED) or id(value) in seen:
         return value
-    if isinstance(value, (tuple, functools.partial)):
-        parts = (value.func, value.args, value.keywords) if callable(value) else value
-        items = [_with_replaced(item, new, seen) for item in parts]
-        if all(item is part for item, part in zip(items, parts, strict=True)):
-            return value
-        if isinstance(value, functools.partial):
-            return type(value)(items[0], *items[1], **items[2])
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, (list, dict, deque)) and id(value) not in seen:
-        seen.add(id(value))
-        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            replaced = _with_replaced(item, new, seen)
-            if replaced is not item:
-                value[key] = replaced
+    seen.add(id(value))
+    if isinstance(value, (list, deque)):
+        for number, item in enumerate(value):
+            value[number] = _with_replaced(item, new, seen)
+    elif isinstance(value, dict):
+        _replace_items(value, new, seen)
+    elif isinstance(value, types.FunctionType):
+        for cell in value.__closure__ or ():
+            with contextlib.suppress(ValueError):  # an empty cell
+                item = _with_replaced(cell.cell_contents, new, seen)
+                if item is not cell.cell_contents:
+                    cell.cell_contents = item
+        item = _with_replaced(value.__defaults__, new, seen)
+        if item is not value.__defaults__:
+            value.__defaults__ = item
+        _with_replaced(value.__kwdefaults__, new, seen)
+        for (
+            name
+        ) in value.__code__.co_names:  # copies of functions have global variables of their own
+            item = value.__globals__.get(name)
+            if isinstance(item, nn.Module) and item in new:
+                value.__globals__[name] = new[item]
+    for name, item in slots_of(value).items():
+        after = _with_replaced(item, new, seen)
+        if after is not item:
+            object.__setattr__(value, name, after)
+    _replace_items(getattr(value, "__dict__", {}), new, seen)
     return value
+
+
+_CLOSED = (str, bytes, int, float, complex, type(None), type, Tensor, types.ModuleType)
+"""What holds no modules, or is not the model's."""
+
+
+def _replace_items(items: Any, new: Mapping[nn.Module, nn.Module], seen: set[int]) -> None:
+    for name, item in list(items.items()):
+        after = _with_replaced(item, new, seen)
+        if after is not item:
+            items[name] = after
+
+
+def _rebuilt(value: Any, new: Mapping[nn.Module, nn.Module], seen: set[int]) -> Any:
+    """Return a container that cannot be changed, or knows no places, with modules replaced."""
+    whole = isinstance(value, functools.partial)
+    parts = (value.func, value.args, value.keywords) if whole else tuple(value)
+    items = [_with_replaced(item, new, seen) for item in parts]
+    if all(item is part for item, part in zip(items, parts, strict=True)):
+        return value
+    if whole:
+        return type(value)(items[0], *items[1], **items[2])
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
 _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
@@ -140,6 +193,16 @@ def match_paths(paths: Iterable[str], patterns: Iterable[str]) -> set[str]:
                 f"{', …' if len(paths) > 10 else ''}."
             )
         found |= hits
+    return found
+
+
+def scripted_parts(model: nn.Module) -> list[str]:
+    """Return the paths of the modules that torch.jit has compiled, without those inside of them."""
+    found: list[str] = []
+    for path, module in model.named_modules():
+        inside = any(not outer or path.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, torch.jit.ScriptModule) and not inside:
+            found.append(path)
     return found
 
 

@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 import isoflop
+from isoflop.errors import WideningError
 from isoflop.transforms import TRANSFORMS
 
 NAMES = ("parallel", "factorized", "doped", "low_rank")
@@ -45,8 +46,8 @@ def test_gates_train_on_a_single_sample_and_the_plan_names_them(name, dims):
     other = {layer.source: layer.nonlinearity for layer in plan.sparse_layers}
     assert other == {"body": None, "squeeze": "relu", "excite": "relu"}
     assert (
-        "relu without BatchNorm, where the output has one position per sample: squeeze, excite"
-        in (str(plan).splitlines()[-1])
+        "relu without BatchNorm, where the output has one position per sample or no batch: squeeze, "
+        "excite" in (str(plan).splitlines()[-1])
     )
     norms = [path for path, m in model.named_modules() if "BatchNorm" in type(m).__name__]
     assert norms
@@ -54,6 +55,26 @@ def test_gates_train_on_a_single_sample_and_the_plan_names_them(name, dims):
     assert isoflop.Plan.from_json(plan.to_json()) == plan
     meta = isoflop.transform(Gate(dims).to("meta"), config, example_inputs=shape)[1]
     assert meta == plan
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dims", CONVOLUTIONS)
+def test_a_convolution_without_a_batch_has_no_norm(name, dims):
+    conv, shape = CONVOLUTIONS[dims], [6] * dims
+    body = nn.Sequential(conv(16, 16, 3), nn.ReLU(), conv(16, 16, 1))
+    dense = nn.Sequential(conv(3, 16, 1), body, conv(16, 4, 1))
+    model, plan = isoflop.transform(
+        dense, TRANSFORMS.get(name)(0.5), example_inputs=torch.randn(3, *shape)
+    )
+    assert {layer.nonlinearity for layer in plan.sparse_layers} == {"relu"}
+    assert model(torch.randn(3, *shape)).shape == dense(torch.randn(3, *shape)).shape
+
+
+def test_a_norm_that_was_chosen_and_cannot_stand_is_refused_by_the_layer():
+    dense = nn.Sequential(*(nn.Conv2d(8, 8, 1) for _ in range(3)))
+    config = isoflop.SparseParallel(0.5, nonlinearity="batchnorm_relu")
+    with pytest.raises(WideningError, match=r"once 1 \(Conv2d\) is replaced.*4D"):
+        isoflop.transform(dense, config, example_inputs=torch.randn(8, 4, 4))
 
 
 def test_a_nonlinearity_that_was_chosen_stays():

@@ -56,6 +56,8 @@ def encode(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
         return {
             "dict": [[key, encode(f"{name}.{key}", item, tensors)] for key, item in value.items()]
         }
+    if isinstance(value, torch.dtype) and str(value).startswith("torch.q"):
+        raise ForeignValueError(f"a quantised type, {value}")
     raise ForeignValueError(f"a {type(value).__name__}")
 
 

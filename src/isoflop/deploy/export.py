@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import keyword
 import os
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from isoflop.errors import IsoflopError
 from isoflop.fakes import plain_output
 from isoflop.files import write_bytes
 from isoflop.kernels.freeze import frozen_dense
-from isoflop.kernels.inputs import real_inputs
+from isoflop.kernels.inputs import real_inputs, undisturbed
 from isoflop.models.extras import require
 from isoflop.registry import Registry
 from isoflop.surgery import ExampleInputs
@@ -58,16 +59,12 @@ def export(
         require("onnxscript", "export")
     program = frozen_dense(model, example_inputs=example_inputs)
     args, kwargs = real_inputs(model, example_inputs)
-    with torch.no_grad():
-        output = program(*args, **kwargs)
-    if plain_output(output) is not output:
-        program = _Plain(program).eval()
-    given = inspect.signature(program.forward).bind(*args, **kwargs).arguments
-    batch = tree_map(_varying_batch, dict(given))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), undisturbed(program):
             warnings.simplefilter("ignore")  # the exporters warn of themselves
-            data = write(program, args, kwargs, batch)
+            program = _exportable(program, args, kwargs)
+            given = inspect.signature(program.forward).bind(*args, **kwargs).arguments
+            data = write(program, args, kwargs, tree_map(_varying_batch, dict(given)))
     except IsoflopError:
         raise
     except Exception as error:  # the exporters raise many kinds
@@ -78,15 +75,43 @@ def export(
     write_bytes(path, data)
 
 
-class _Plain(nn.Module):
-    """Returns plain tensors where the model returns an object of its library."""
+def _exportable(program: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> nn.Module:
+    """Return `program`, or what calls it where exporters cannot take it as it is."""
+    with torch.no_grad():
+        output = program(*args, **kwargs)
+    signature = inspect.signature(program.forward)
+    given = signature.bind(*args, **kwargs).arguments
+    # Exporters hand the arguments of a graph over by their position.
+    in_order = list(given) == list(signature.parameters)[: len(given)]
+    if in_order and _plain(output) is output:
+        return program
+    taken = [p for name, p in signature.parameters.items() if name in given]
+    return _Plain(program, signature.replace(parameters=taken)).eval()
 
-    def __init__(self, model: nn.Module) -> None:
+
+class _Plain(nn.Module):
+    """Takes the given arguments alone, and returns plain tensors in place of an object of a library.
+
+    Args:
+        model: The model.
+        signature: Of its forward pass, without what is not given.
+    """
+
+    def __init__(self, model: nn.Module, signature: inspect.Signature) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return plain_output(self.model(*args, **kwargs))
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return _plain(model(*args, **kwargs))
+
+        forward.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+        self.forward = forward
+
+
+def _plain(output: Any) -> Any:
+    """Return an output as what programs can return: named tuples of anybody's are not."""
+    output = plain_output(output)
+    return tuple(output) if isinstance(output, tuple) and hasattr(output, "_fields") else output
 
 
 @FORMATS.register("pt2")
@@ -97,7 +122,24 @@ def _pt2(
     exported = torch.export.export(model, args, kwargs, dynamic_shapes=batch)
     buffer = io.BytesIO()
     torch.export.save(exported, buffer)
+    buffer.seek(0)
+    try:
+        torch.export.load(buffer).module()
+    except Exception as error:
+        raise RuntimeError(
+            f"PyTorch writes a program that it cannot read back{_unreadable(model)}. Let the forward "
+            "pass return tensors in tuples, lists and dicts, without texts, and give modules names that "
+            "are no words of Python."
+        ) from error
     return buffer.getvalue()
+
+
+def _unreadable(model: nn.Module) -> str:
+    """Return which module has a name that the code of a program cannot contain, if one has."""
+    for path, _ in model.named_modules():
+        if keyword.iskeyword(path.rpartition(".")[2]):
+            return f", as the module {path!r} has a word of Python for its name"
+    return ""
 
 
 @FORMATS.register("onnx")

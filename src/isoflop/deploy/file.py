@@ -190,6 +190,11 @@ def _contents(entries: Mapping[str, Entry]) -> _Contents:
         try:
             _add(contents, entry)
         except ForeignValueError as error:
+            if "quantised" in str(error):
+                raise IsoflopError(
+                    f"{name!r} in the state of the model is {error}, which files do not hold: save the "
+                    "floating-point model, and quantise what is loaded."
+                ) from error
             where = "" if entry.module is None else f" of a {type(entry.module).__name__}"
             raise IsoflopError(
                 f"{name!r}{where} in the state of the model is, or holds, {error}. Files hold tensors "

@@ -233,8 +233,8 @@ def observe_calls(
     calls: dict[str, Call] = {}
     hooks = []
 
-    def observe(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def observe(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
             if path in calls:
                 calls[path].count += 1
             elif inputs:  # else it is called by keywords
@@ -244,7 +244,8 @@ def observe_calls(
 
     for path, module in model.named_modules():
         if path in contestants or isinstance(module, nn.Conv2d):
-            hooks.append(module.register_forward_pre_hook(observe(path)))
+            # After the call, so that one whose error the model catches is none.
+            hooks.append(module.register_forward_hook(observe(path)))
     try:
         model.eval()
         with running(model, (args, kwargs)):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from isoflop.errors import NoEffectWarning
+from isoflop.fakes import output_tensors
 from isoflop.kernels.candidates import sparse_candidates, sparse_layer
 from isoflop.kernels.fold import folded_graph, folded_sequences, masked_copy
 from isoflop.kernels.graph import (
@@ -90,10 +91,12 @@ def frozen_dense(model: nn.Module, *, example_inputs: ExampleInputs) -> nn.Modul
         example_inputs: What it takes.
 
     Raises:
-        InputError: The model cannot be run on the example inputs.
+        InputError: The model cannot be run on the example inputs, or returns nothing.
         IsoflopError: A copy of the model would go on using the model's own weights.
     """
     reference = Reference(model, example_inputs)
+    if reference.output is None:
+        output_tensors(model, None)
     return _first_that_agrees(reference, map(without_masks, _foldings(reference)))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from isoflop.kernels.inputs import Inputs, is_untouched
+from isoflop.randomness import kept_random_state
 from isoflop.surgery import is_flipped
 
 _SHAPE = "isoflop_shape"
@@ -71,7 +72,7 @@ def traced(model: nn.Module, inputs: Inputs) -> fx.GraphModule | None:
             for name, parameter in signature.parameters.items()
             if name not in given and parameter.default is not parameter.empty
         }
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), kept_random_state(model):
             warnings.simplefilter("ignore")
             nodes = tracer.trace(model, concrete_args=left_out)
         if any(_has_marks(module, state) for module, state in before):
@@ -89,7 +90,7 @@ def shapes_of(graph: fx.GraphModule, inputs: Inputs) -> None:
     args, kwargs = inputs
     bound = inspect.signature(graph.forward).bind(*args, **kwargs)
     bound.apply_defaults()
-    with torch.no_grad():
+    with torch.no_grad(), kept_random_state(graph):
         _Shapes(graph).run(*bound.args)
 
 

@@ -1,6 +1,7 @@
 """Inputs to run a model on, and whether a copy of it computes the same."""
 
 import contextlib
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,7 +16,8 @@ from isoflop.errors import InputError, IsoflopError
 from isoflop.fakes import plain_output
 from isoflop.kernels.layers import SparseLayer
 from isoflop.nests import map_tensors, tensors_in
-from isoflop.surgery import ExampleInputs, normalize_inputs
+from isoflop.randomness import kept_random_state
+from isoflop.surgery import ExampleInputs, normalize_inputs, scripted_parts
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a model."""
@@ -31,12 +33,11 @@ def real_inputs(model: nn.Module, example_inputs: ExampleInputs) -> Inputs:
         raise InputError(
             f"{type(model).__name__} has lazy modules without parameters yet. Run it once on an input."
         )
-    for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise InputError(
-                f"{path or type(model).__name__!r} is compiled by torch.jit, and its layers cannot be "
-                "replaced. Pass the model before torch.jit.script or torch.jit.trace."
-            )
+    for path in scripted_parts(model):
+        raise InputError(
+            f"{path or type(model).__name__!r} is compiled by torch.jit, and its layers cannot be "
+            "replaced. Pass the model before torch.jit.script or torch.jit.trace."
+        )
     devices = {parameter.device for parameter in model.parameters()}
     if any(device.type == "meta" for device in devices):
         raise InputError(
@@ -68,6 +69,7 @@ class Reference:
 
     Attributes:
         inputs: The example inputs, with values.
+        output: What the model returns for them.
 
     Raises:
         InputError: The model cannot be run on the example inputs.
@@ -88,6 +90,12 @@ class Reference:
                 "itself: a function that the model holds, such as a lambda over `self`, cannot be copied "
                 "with it. Make it a method."
             )
+        if isinstance(output, types.GeneratorType):
+            raise InputError(
+                f"{type(model).__name__} returned a generator, whose code runs only while somebody asks "
+                "for what it yields. Let the forward pass return a list."
+            )
+        self.output = output
         self._runs = [(self.inputs, output)]
         for seed, change in enumerate(_CHANGES, start=1):
             changed = map_tensors(self.inputs, change)
@@ -141,7 +149,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     for parameter in gradients:
         parameter.grad = None
     try:
-        with _seeded(model, None):
+        with kept_random_state(model):
             yield
     finally:
         with torch.no_grad():
@@ -224,18 +232,8 @@ def _run(model: nn.Module, inputs: Inputs, seed: int) -> Any:
     """
     # Models may change their inputs in place.
     args, kwargs = map_tensors(inputs, torch.clone)
-    with running(model, inputs), torch.no_grad(), _seeded(model, seed):
+    with running(model, inputs), torch.no_grad(), kept_random_state(model, seed):
         return model(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def _seeded(model: nn.Module, seed: int | None) -> Iterator[None]:
-    """Keep the random state as it is, and begin with the one of a seed."""
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)):
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield
 
 
 def _equal(ours: Any, theirs: Any) -> bool:

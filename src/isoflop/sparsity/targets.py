@@ -14,7 +14,7 @@ from isoflop.plan import UNTRANSFORMED, LayerPlan, Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
 from isoflop.sparsity.sharding import is_sharded, local, put, stamp, whole
 from isoflop.sparsity.target import Target
-from isoflop.surgery import ExampleInputs, is_flipped, match_paths
+from isoflop.surgery import ExampleInputs, is_flipped, match_paths, scripted_parts
 
 MASKABLE = (
     nn.Linear,
@@ -166,6 +166,8 @@ def from_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> list[MaskedTarg
             )
         path, _, parameter = name.rpartition(".")
         module = model.get_submodule(path)
+        if isinstance(module, torch.jit.ScriptModule):
+            raise _scripted(path)
         targets.append(MaskedTarget(name, int(mask.sum()), module, parameter))
     return targets
 
@@ -181,7 +183,11 @@ def from_sparsity(
 ) -> list[MaskedTarget]:
     """Return the weights of all linear and convolution layers, at `sparsity` overall."""
     candidates, computed = _maskable_weights(model), _computed_weights(model)
-    excluded = match_paths([*(path for path, _ in candidates), *computed], exclude)
+    scripted = scripted_parts(model)
+    excluded = match_paths([*(path for path, _ in candidates), *computed, *scripted], exclude)
+    for path in scripted:
+        if path not in excluded:
+            raise _scripted(path)
     for path in computed:
         if path not in excluded:
             raise IsoflopError(
@@ -258,11 +264,21 @@ def plain_plan(
     )
 
 
+def _scripted(path: str) -> IsoflopError:
+    advice = f", or exclude {path!r}." if path else "."
+    return IsoflopError(
+        f"{repr(path) if path else 'The model'} is compiled by torch.jit, and its layers cannot be "
+        f"masked. Pass the model as it was before torch.jit.script or torch.jit.trace{advice}"
+    )
+
+
 def _maskable_weights(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return path and module of each weight that may be masked, tied ones once."""
     seen: set[int] = set()
     found = []
     for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
         weight = module._parameters.get("weight")
         if weight is None or id(weight) in seen:
             continue
@@ -296,5 +312,5 @@ def _tied_to(model: nn.Module, paths: Iterable[str]) -> set[int]:
     return {
         id(module._parameters.get("weight"))
         for path, module in model.named_modules(remove_duplicate=False)
-        if path in paths
+        if path in paths and not isinstance(module, torch.jit.ScriptModule)
     }

@@ -18,7 +18,7 @@ from isoflop.transforms.attention import forbid_fast_path, separate_attention
 from isoflop.transforms.buffers import resized
 from isoflop.transforms.layers import LayerShape, is_replaceable, unflipped
 from isoflop.transforms.nonlinearity import NONLINEARITIES
-from isoflop.transforms.positions import positions_per_sample
+from isoflop.transforms.positions import without_norm
 from isoflop.transforms.replacement import ReplacedLayer
 from isoflop.transforms.usage import owner_counts, weight_users
 from isoflop.widths import check_unnamed, check_widened, solve_widths, widen
@@ -127,7 +127,8 @@ class LayerTransform(Transform):
     Attributes:
         nonlinearity: Name of σ in `isoflop.transforms.NONLINEARITIES`. ``"auto"`` is ReLU alone where
             a convolution has one position per sample, as in squeeze-and-excitation: BatchNorm would
-            fail on a single sample there, and divide by the noise of a few. The plan names these.
+            fail on a single sample there, and divide by the noise of a few; and where its input has no
+            batch. The plan names these.
     """
 
     nonlinearity: str = field(default="auto", kw_only=True)
@@ -164,15 +165,15 @@ class LayerTransform(Transform):
         new: dict[nn.Module, nn.Module] = {}
         replaced: dict[str, tuple[nn.Module, nn.Module]] = {}
         targets: dict[str, Target] = {}
-        positions = {}
+        plain: set[str] = set()
         if self.nonlinearity == "auto":
-            positions = positions_per_sample(source.model, source.example_inputs, source.layers)
+            plain = without_norm(source.model, source.example_inputs, source.layers)
         for path, dense in source.layers.items():
             shape = LayerShape.of(dense)
             if shape.depthwise:
                 continue
             layer = modules[path]
-            other = "relu" if positions.get(path) == 1 else None
+            other = "relu" if path in plain else None
             config = self if other is None else dataclasses.replace(self, nonlinearity=other)
             new[layer] = replacement = config.replacement(unflipped(layer), shape)
             replacement.keep_attributes(layer)

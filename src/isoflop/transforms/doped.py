@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from isoflop.transforms.base import TRANSFORMS, LayerTransform, Target
-from isoflop.transforms.layers import LayerShape, call, factors, like, outputs_of
+from isoflop.transforms.layers import LayerShape, factors, like, outputs_of, through_factors
 from isoflop.transforms.nonlinearity import NONLINEARITIES
 from isoflop.transforms.replacement import ReplacedLayer
 
@@ -31,12 +31,12 @@ class DopedLayer(ReplacedLayer):
         """Return the sparse layer."""
         return self.sparse
 
-    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
-        """Map `(…, Din)` to `(…, Dout)`, or `(B, cin, …)` to `(B, cout, …)`."""
-        y = self.nonlinearity(call(self.sparse, input, output_size))
+    def compute(self, input: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
+        """Add up the two paths."""
+        y = self.nonlinearity(self.sparse(input, *args, **kwargs))
         if self.low_rank is not None:
             down, up = self.low_rank
-            y = y + call(up, down(input), output_size)
+            y = y + through_factors(down, None, up, input, *args, **kwargs)
         return self.add_bias(y)
 
 

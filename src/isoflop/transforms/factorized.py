@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from isoflop.transforms.base import TRANSFORMS, LayerTransform, Target
-from isoflop.transforms.layers import LayerShape, call, factors
+from isoflop.transforms.layers import LayerShape, factors, through_factors
 from isoflop.transforms.nonlinearity import NONLINEARITIES
 from isoflop.transforms.replacement import ReplacedLayer
 
@@ -30,9 +30,10 @@ class FactorizedLayer(ReplacedLayer):
         """Return the first factor."""
         return self.down
 
-    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
-        """Map `(…, Din)` to `(…, Dout)`, or `(B, cin, …)` to `(B, cout, …)`."""
-        return self.add_bias(call(self.up, self.nonlinearity(self.down(input)), output_size))
+    def compute(self, input: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
+        """Apply one factor after the other."""
+        product = through_factors(self.down, self.nonlinearity, self.up, input, *args, **kwargs)
+        return self.add_bias(product)
 
 
 @TRANSFORMS.register("factorized")

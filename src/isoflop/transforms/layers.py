@@ -143,6 +143,11 @@ def _pointwise(layer: nn.Module, inputs: int, outputs: int) -> nn.Module:
     return new
 
 
-def call(layer: nn.Module, x: Tensor, output_size: Any) -> Tensor:
-    """Run `layer`, with the output size that only transposed convolutions may be given."""
-    return layer(x) if output_size is None else layer(x, output_size)
+def through_factors(
+    down: nn.Module, between: nn.Module | None, up: nn.Module, x: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Run both `factors`, the one that is like the layer with the arguments that the layer takes."""
+    transposed = isinstance(up, _ConvTransposeNd)
+    x = down(x) if transposed else down(x, *args, **kwargs)
+    x = x if between is None else between(x)
+    return up(x, *args, **kwargs) if transposed else up(x)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from isoflop.transforms.base import TRANSFORMS, LayerTransform, Target
-from isoflop.transforms.layers import LayerShape, call, like, outputs_of
+from isoflop.transforms.layers import LayerShape, like, outputs_of
 from isoflop.transforms.nonlinearity import NONLINEARITIES
 from isoflop.transforms.replacement import ReplacedLayer
 
@@ -32,10 +32,10 @@ class ParallelBranches(ReplacedLayer):
         """Return the first branch."""
         return self.branches[0]
 
-    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
-        """Map `(…, Din)` to `(…, Dout)`, or `(B, cin, …)` to `(B, cout, …)`."""
+    def compute(self, input: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
+        """Add up the branches."""
         pairs = zip(self.branches, self.nonlinearities, strict=True)
-        first, *others = (sigma(call(branch, input, output_size)) for branch, sigma in pairs)
+        first, *others = (sigma(branch(input, *args, **kwargs)) for branch, sigma in pairs)
         for other in others:
             first = first + other
         return self.add_bias(first)

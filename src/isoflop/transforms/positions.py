@@ -1,4 +1,4 @@
-"""At how many positions of a sample convolutions work."""
+"""After which convolutions BatchNorm cannot normalise."""
 
 import contextlib
 import math
@@ -12,15 +12,15 @@ from isoflop.fakes import run_on_copy
 from isoflop.surgery import ExampleInputs
 
 
-def positions_per_sample(
+def without_norm(
     model: nn.Module, example_inputs: ExampleInputs, layers: Mapping[str, nn.Module]
-) -> dict[str, int]:
-    """Return at how many positions each convolution multiplies, for one sample, by its path.
+) -> set[str]:
+    """Return the paths of the convolutions after which BatchNorm cannot stand.
 
-    Those are the positions of the output, and of the input of a transposed convolution. Of several
-    calls the one with the fewest counts. Other layers are left out.
+    Those multiply at one position per sample, of the output, or of the input of a transposed
+    convolution; or their input has no batch. Of several calls one is enough.
     """
-    found: dict[str, int] = {}
+    found: set[str] = set()
     paths = [path for path, layer in layers.items() if isinstance(layer, _ConvNd)]
     if not paths:
         return found
@@ -28,8 +28,9 @@ def positions_per_sample(
     def note(path: str, layer: Any, inputs: Any, output: Any) -> None:
         tensor = inputs[0] if layer.transposed and inputs else output
         if isinstance(tensor, Tensor):
-            count = math.prod(tensor.shape[-(layer.weight.ndim - 2) :])
-            found[path] = min(count, found.get(path, count))
+            unbatched = tensor.ndim < layer.weight.ndim
+            if unbatched or math.prod(tensor.shape[2:]) == 1:
+                found.add(path)
 
     def watch(fake: nn.Module, *_: Any) -> contextlib.AbstractContextManager[None]:
         found.clear()

@@ -1,5 +1,8 @@
 """What the modules that take the place of a layer have in common."""
 
+import inspect
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -22,7 +25,8 @@ class ReplacedLayer(nn.Module):
     """Base of the modules that take the place of a Linear or convolution.
 
     It holds the bias, under the name that it had, and lets model code read attributes of its
-    layers, such as `out_features`, or `weight.dtype` to cast an input.
+    layers, such as `out_features`, or `weight.dtype` to cast an input. It takes the arguments that the
+    layer takes: all but the first go to the layers inside that are like it.
 
     Args:
         layer: The layer that is replaced; the bias is a copy of its bias.
@@ -43,6 +47,7 @@ class ReplacedLayer(nn.Module):
         self.register_parameter("bias", new)
         convolution = isinstance(layer, _ConvNd)
         self._trailing = layer.get_parameter("weight").ndim - 2 if convolution else 0
+        self._input = "input"
 
     @property
     def weight(self) -> nn.Parameter:
@@ -62,8 +67,26 @@ class ReplacedLayer(nn.Module):
         """Add the bias to an output `(…, Dout)`, or `(B, cout, …)` of a convolution."""
         return x if self.bias is None else x + self.bias.reshape(-1, *[1] * self._trailing)
 
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Map `(…, Din)` to `(…, Dout)`, or `(B, cin, …)` to `(B, cout, …)`."""
+        if args:
+            return self.compute(args[0], *args[1:], **kwargs)
+        others = {name: value for name, value in kwargs.items() if name != self._input}
+        return self.compute(kwargs[self._input], **others)
+
+    def compute(self, input: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
+        """Do what `forward` does.
+
+        Args:
+            input: The input.
+            args: What else the layer takes, such as the `output_size` of a transposed convolution.
+            kwargs: The same by name.
+        """
+        raise NotImplementedError
+
     def keep_attributes(self, layer: nn.Module) -> None:
-        """Take over hooks, attributes of the user's own and the mode of `layer`."""
+        """Take over hooks, attributes of the user's own, the input's name and the mode of `layer`."""
+        self._input = next(iter(inspect.signature(layer.forward).parameters), self._input)
         for name in HOOKS:
             self.__dict__[name] = layer.__dict__[name]
         for name, value in layer.__dict__.items():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from isoflop.fakes import grouped_product
 
@@ -52,7 +53,7 @@ def stands_for(*functions: Callable[..., Any]) -> Callable[[StandIn], StandIn]:
 def _require(equal: Any, what: str) -> None:
     # Taking the truth of a comparison of symbols is what records the equation.
     if not equal:
-        raise ValueError(what)
+        raise RuntimeError(what)  # as PyTorch does, since models catch it
 
 
 @stands_for(F.linear)
@@ -323,8 +324,28 @@ def _grad(
     return tuple(x.new_empty((*batch, *x.shape)) for x in each)
 
 
-def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, Any]:
+@stands_for(torch._C._nn.pad_sequence)  # pyright: ignore[reportAttributeAccessIssue]
+def _pad_sequence(
+    sequences: Sequence[Tensor], batch_first: bool = False, value: float = 0.0, side: str = "right"
+) -> Tensor:
+    longest = max(int(x.shape[0]) for x in sequences)
+    whole = [torch.cat([x, x.new_empty((longest - x.shape[0], *x.shape[1:]))]) for x in sequences]
+    return torch.stack(whole, 0 if batch_first else 1)
+
+
+def recurrent(
+    module: nn.RNNBase, input: Tensor | PackedSequence, hx: Any = None
+) -> tuple[Any, Any]:
     """Stand in for the forward pass of an LSTM, GRU or RNN, which would run step by step."""
+    if isinstance(input, PackedSequence):
+        batch = [int(input.batch_sizes[0])]
+        output, states = _recurrent(module, input.data, hx, batch)
+        return input._replace(data=output), states
+    batch = [input.shape[0 if module.batch_first else 1]] if input.ndim == 3 else []
+    return _recurrent(module, input, hx, batch)
+
+
+def _recurrent(module: nn.RNNBase, x: Tensor, state: Any, batch: list[Any]) -> tuple[Tensor, Any]:
     directions = 2 if module.bidirectional else 1
     hidden: Any = module._parameters["weight_hh_l0"].shape[1]  # type: ignore[union-attr]
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
@@ -349,7 +370,6 @@ def recurrent(module: nn.RNNBase, x: Tensor, state: Any = None) -> tuple[Any, An
                         _require(one == two, f"{name} of {type(module).__name__} does not fit")
         size = directions * output
     layers = module.num_layers * directions
-    batch = [x.shape[0 if module.batch_first else 1]] if x.ndim == 3 else []
     result = x.new_empty((*x.shape[:-1], size))
     last = x.new_empty((layers, *batch, output))
     if state is not None:

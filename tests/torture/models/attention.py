@@ -238,7 +238,7 @@ def recurrent(w, name: str, *layers: str) -> int:
     lambda: {"x": torch.randn(TEXT), "lengths": torch.tensor([6, 4])},
     lambda w: 12 * w("stem") + 10 * recurrent(w, "gru", "l0") + 2 * w("head"),
     scales=False,
-    refused={"export": "exported"},
+    refused={"export": "exported", "low_rank": "stay dense"},
 )
 class PackedInside(WithModule):
     """Sequences of six and four steps; the padding costs nothing."""
@@ -260,7 +260,7 @@ def packed() -> Any:
 @habit(
     packed,
     lambda w: 10 * w("stem", "head") + 10 * recurrent(w, "lstm", "l0"),
-    refused={"export": "exported"},
+    refused={"export": "exported", "low_rank": "stay dense"},
 )
 class PackedAsInput(nn.Module):
     def __init__(self) -> None:

@@ -244,13 +244,11 @@ class Scripted(nn.Module):
         return self.layer(x).relu()
 
 
-SCRIPT = "[Ss]cript"
-
-
 @habit(
     SHAPE,
     lambda w: 4 * w("a", "b.layer", "c"),
-    refused={"transform": SCRIPT, "compressed": SCRIPT, "profile": SCRIPT, "masked": SCRIPT},
+    refused=dict.fromkeys(("profile", "transform"), "'b'.* TorchScript")
+    | dict.fromkeys(("masked", "compressed", "inference", "export"), "'b'.* torch.jit"),
 )
 class ScriptedPart(Mlp):
     def __init__(self) -> None:

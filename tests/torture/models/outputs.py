@@ -134,8 +134,8 @@ def kept_loss(output: Any) -> Tensor:
     with_labels,
     mlp_macs,
     loss=kept_loss,
-    refused={"profile": "no tensor", "transform": "no tensor"},
-    warns={"freeze": "hold no tensor", "export": "hold no tensor"},
+    refused={"profile": "no tensor", "transform": "no tensor", "export": "no tensor"},
+    warns={"freeze": "hold no tensor"},
 )
 class ReturnsNothing(Mlp):
     """The loss is left where the training loop fetches it."""
@@ -155,7 +155,7 @@ class ReturnsNothing(Mlp):
         "inference": "generator",
         "transform": "generator",
         "profile": "generator",
-        "export": "exported",
+        "export": "generator",
     },
 )
 class Generator(Mlp):

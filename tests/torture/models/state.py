@@ -153,7 +153,7 @@ class Logger(Mlp):
 @habit(
     SHAPE,
     mlp_macs,
-    refused={"profile": "copied", "transform": "copie", "inference": "copie", "export": "copie"},
+    refused={"transform": "copie", "inference": "copie", "export": "copie"},
 )
 class RefusesToBeCopied(Mlp):
     def __deepcopy__(self, memo):

@@ -9,7 +9,7 @@ import warnings
 
 import torch
 import torch.nn.functional as F
-from tests.torture.base import IMAGE, SHAPE, Cnn, Mlp, mlp_macs
+from tests.torture.base import IMAGE, SHAPE, Cnn, Mlp
 from tests.torture.habit import habit
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -54,8 +54,10 @@ def Averaged() -> nn.Module:  # noqa: N802
 
 @habit(
     SHAPE,
-    mlp_macs,
-    refused=dict.fromkeys(("profile", "transform", "masked", "compressed"), "quantised"),
+    lambda _: 0,
+    refused=dict.fromkeys(("transform", "masked", "compressed", "save"), "quantised")
+    | {"export": "exported"},
+    warns={"profile": "quantized.linear_dynamic"},
 )
 def Quantised() -> nn.Module:  # noqa: N802
     with warnings.catch_warnings():
