@@ -390,14 +390,14 @@ class Zoo:
 
     def run(self) -> None:
         """Print a line for every model, then the rates and the failures by cause."""
-        from isoflop.files import write_text
+        from isoflop.files import new_file, write_text
         from isoflop.training.configs import build_transform
         from isoflop.zoo import Sample, markdown_report, survey, text_report
 
         config = build_transform(self.transform, sparsity=self.sparsity)
-        for name, path in (("--out", self.out), ("--markdown", self.markdown)):
-            if path is not None and not path.parent.is_dir():
-                raise IsoflopError(f"{name} {path}: there is no folder {path.parent}.")
+        for path in (self.out, self.markdown):
+            if path is not None:
+                new_file(path)
         if self.models:
             sample = Sample.of(self.models)
         else:

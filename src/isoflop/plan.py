@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from isoflop.errors import PlanError
-from isoflop.files import write_text
+from isoflop.files import new_file, write_text
 
 FORMAT_VERSION = 1
 
@@ -227,7 +227,7 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to `path` as JSON, atomically."""
-        write_text(Path(path), self.to_json())
+        write_text(new_file(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Plan":

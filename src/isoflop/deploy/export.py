@@ -5,7 +5,6 @@ import io
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from isoflop.errors import IsoflopError
 from isoflop.fakes import plain_output
-from isoflop.files import write_bytes
+from isoflop.files import new_file, write_bytes
 from isoflop.kernels.freeze import frozen_dense
 from isoflop.kernels.inputs import real_inputs
 from isoflop.models.extras import require
@@ -51,9 +50,7 @@ def export(
         InputError: They are no example inputs.
     """
     write = FORMATS.get(format)
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise IsoflopError(f"{path} cannot be written: there is no folder {path.parent}.")
+    path = new_file(path)
     if format == "onnx":
         require("onnxscript", "export")
     program = frozen_dense(model, example_inputs=example_inputs)

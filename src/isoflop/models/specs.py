@@ -55,7 +55,7 @@ def build_model(
         UnknownNameError: No model has that name; the message lists known ones.
         IsoflopError: The library is not installed, or the model does not take an option.
     """
-    source, name = _split(spec)
+    source, name = split_spec(spec)
     options = {
         key: value
         for key, value in {
@@ -86,7 +86,7 @@ def default_example_shape(spec: str, model: nn.Module | None = None) -> tuple[in
     Raises:
         IsoflopError: The shape is not known and must be given.
     """
-    source, name = _split(spec)
+    source, name = split_spec(spec)
     if source == "isoflop":
         return (1, *MODELS.get(name).input_shape)
     if source == "torchvision":
@@ -120,11 +120,16 @@ def example_inputs(spec: str, shape: tuple[int, ...], *, meta: bool = False) -> 
 
 def takes_tokens(spec: str) -> bool:
     """Return whether the model that `spec` names takes token numbers, as far as the name tells."""
-    source, name = _split(spec)
+    source, name = split_spec(spec)
     return source == "hf" or (source == "isoflop" and MODELS.get(name).kind == "tokens")
 
 
-def _split(spec: str) -> tuple[str, str]:
+def split_spec(spec: str) -> tuple[str, str]:
+    """Return the library, or the module, and the name that a model specification consists of.
+
+    Raises:
+        UnknownNameError: It is none.
+    """
     source, colon, name = spec.partition(":")
     if not colon or not source or not name:
         known = find_name(spec, MODELS.names())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isoflop.errors import IsoflopError
-from isoflop.files import write_bytes
+from isoflop.files import new_file, write_bytes
 from isoflop.models.extras import require
 from isoflop.report.figure import (
     COLOR_SCALE,
@@ -60,11 +60,9 @@ def save_figure(figure: Figure, path: str | Path, *, theme: Theme = "light") -> 
 
 def check_figure_path(path: str | Path) -> None:
     """Raise `IsoflopError` if no figure can be saved at `path`."""
-    path = Path(path)
+    path = new_file(path)
     if path.suffix not in SUFFIXES:
         raise IsoflopError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}.")
-    if not path.parent.is_dir():
-        raise IsoflopError(f"{path}: there is no folder {path.parent}.")
     require("matplotlib", "train")
 
 
