@@ -17,6 +17,7 @@ from torch import nn
 
 from isoflop.errors import PlanError
 from isoflop.files import new_file, write_text
+from isoflop.surgery import check_module
 
 FORMAT_VERSION = 1
 
@@ -154,6 +155,7 @@ class Plan:
 
     def check(self, model: nn.Module) -> None:
         """Raise `PlanError` unless every weight of the plan is in `model` with its shape."""
+        check_module(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for layer in self.layers:
             if layer.parameter not in parameters:

@@ -15,7 +15,7 @@ from isoflop.errors import InputError, IsoflopError
 from isoflop.fakes import plain_output
 from isoflop.kernels.layers import SparseLayer
 from isoflop.nests import map_tensors, tensors_in
-from isoflop.surgery import ExampleInputs, normalize_inputs
+from isoflop.surgery import ExampleInputs, check_module, normalize_inputs
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a model."""
@@ -27,6 +27,7 @@ def real_inputs(model: nn.Module, example_inputs: ExampleInputs) -> Inputs:
     Raises:
         InputError: They are no example inputs, or the model has no values to run on them.
     """
+    check_module(model)
     if any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
         raise InputError(
             f"{type(model).__name__} has lazy modules without parameters yet. Run it once on an input."

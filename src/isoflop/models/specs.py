@@ -130,9 +130,9 @@ def split_spec(spec: str) -> tuple[str, str]:
     Raises:
         UnknownNameError: It is none.
     """
-    source, colon, name = spec.partition(":")
+    source, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if not colon or not source or not name:
-        known = find_name(spec, MODELS.names())
+        known = find_name(str(spec), MODELS.names())
         hint = f" Did you mean 'isoflop:{known}'?" if known else ""
         raise UnknownNameError(f"{spec!r} names no model.{hint} Write {FORMS}.")
     return find_name(source, _SOURCES) or source, name
@@ -161,12 +161,18 @@ def _rename(spec: str, options: dict[str, Any], names: Mapping[str, str]) -> dic
 
 
 def _check_options(spec: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
-    accepted = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        return
-    for key in options:
-        if key not in accepted:
-            raise _not_taken(spec, key)
+    signature = inspect.signature(function)
+    accepted = signature.parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        for key in options:
+            if key not in accepted:
+                raise _not_taken(spec, key)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise IsoflopError(
+            f"{spec!r} cannot be called: {error}. Give a function whose arguments have defaults."
+        ) from error
 
 
 def _from_isoflop(spec: str, name: str, options: dict[str, Any]) -> nn.Module:

@@ -263,6 +263,8 @@ def _maskable_weights(model: nn.Module) -> list[tuple[str, nn.Module]]:
     seen: set[int] = set()
     found = []
     for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # which cannot be changed
+            continue
         weight = module._parameters.get("weight")
         if weight is None or id(weight) in seen:
             continue
