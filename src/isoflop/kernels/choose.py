@@ -150,8 +150,8 @@ def accelerate(
     if kind is None and not (device.type == "cpu" and available()):
         _warn(_NO_KERNELS[device.type])
         return nothing
+    args, kwargs = real_inputs(model, example_inputs)
     work = _copy(model) if mode == "inference" else model
-    args, kwargs = real_inputs(work, example_inputs)
     if kind is None:
         allowed = _wants_bfloat16(choices, allowed=allow_bf16)
         contestants, skipped = find_contestants(work, (args, kwargs), mode, bfloat16=allowed)
