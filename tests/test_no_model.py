@@ -46,7 +46,7 @@ FUNCTIONS = {
     ids=["name", "none", "dict", "state", "class", "function"],
 )
 def test_what_is_no_model_is_refused(function: str, model: Any, tmp_path: Path):
-    with pytest.raises(IsoflopError, match="model must be a torch.nn.Module, not"):
+    with pytest.raises(IsoflopError, match=r"model must be a torch\.nn\.Module, not"):
         FUNCTIONS[function](model, tmp_path / "file")
     assert not list(tmp_path.iterdir())
 

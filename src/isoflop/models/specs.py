@@ -56,6 +56,8 @@ def build_model(
         IsoflopError: The library is not installed, or the model does not take an option.
     """
     source, name = split_spec(spec)
+    if num_classes is not None and num_classes < 0:
+        raise IsoflopError(f"num_classes must not be negative, not {num_classes}.")
     options = {
         key: value
         for key, value in {
