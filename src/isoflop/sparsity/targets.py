@@ -263,8 +263,11 @@ def _maskable_weights(model: nn.Module) -> list[tuple[str, nn.Module]]:
     seen: set[int] = set()
     found = []
     for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):  # which cannot be changed
-            continue
+        if isinstance(module, torch.jit.ScriptModule):
+            raise IsoflopError(
+                f"{path or type(model).__name__!r} is a TorchScript program, whose layers cannot be "
+                "masked: pass the Python module that it was made of."
+            )
         weight = module._parameters.get("weight")
         if weight is None or id(weight) in seen:
             continue
