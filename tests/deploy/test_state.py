@@ -285,7 +285,7 @@ def test_what_does_not_fit_is_refused(saved, into, message, tmp_path):
         isoflop.load(tmp_path / "m", into)
     for name, value in into.state_dict().items():
         unset = value is None or nn.parameter.is_lazy(value) or value.is_meta
-        assert unset or torch.equal(value, before[name])
+        assert unset or torch.equal(value, before[name])  # pyright: ignore
 
 
 def test_names_are_those_inside_of_wrappers(tmp_path):

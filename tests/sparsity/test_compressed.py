@@ -606,7 +606,7 @@ def test_layers_without_compressed_form_are_refused(case):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"storage": "sparse"}, UnknownNameError, "'masked' or 'compressed', not 'sparse'"),
+        ({"storage": "sparse"}, UnknownNameError, "Unknown storage 'sparse'"),
         (
             {"pattern": "2:4"},
             IsoflopError,
