@@ -46,6 +46,12 @@ def test_profile(capsys):
     assert "555,422,720" in capsys.readouterr().out
 
 
+def test_names_in_any_case(capsys):
+    args = ["ISOFLOP:ResNet8_Digits", "--transform", "Wide", "--sparsity", "0.75", "--scope"]
+    plan = run_json(capsys, "Profile", *args, "Layers")
+    assert (plan["transform"], plan["scope"]) == ("wide", "layers")
+
+
 def test_profile_with_another_input(capsys):
     table = run_json(capsys, "profile", "torchvision:resnet18", "--input", "1,3,224,224")
     assert table["macs"] == 1_814_073_344
@@ -83,6 +89,20 @@ def test_profile_of_a_users_model(capsys, user_module):
              "--width", "2"],
             "takes no width",
         ),
+        (["profile", "isoflop:resnet8_digits", "--input", "1,1,9999999999999999999,8"], "no shape"),
+        (["profile", "isoflop:resnet8_digits", "--num-classes", "-1"], "must not be negative"),
+        (["profile", "os.path:join"], "missing a required argument: 'a'"),
+        (["profile", "isoflop:resnet8_digits", "--scope", "layer"], "Did you mean 'layers'"),
+        (["profile", "isoflop:resnet8_digits", "--scope=layer"], "Known: model, layers"),
+        (["spectra", "nowhere", "--bound", "mu1"], "Did you mean 'mu0'"),
+        (["export", "--format", "onx", "nowhere", "--out", "x"], "Did you mean 'onnx'"),
+        (["reproduce", "table2", "--preset", "cpus"], "Did you mean 'cpu'"),
+        (["reproduce", "tabel2"], "Did you mean 'table2'"),
+        (["zoo", "--sources", "timm", "torchvison"], "Did you mean 'torchvision'"),
+        (["train", "digits", "--out", "x", "--storage", "compresed"], "Did you mean 'compressed'"),
+        (["train", "digits", "--out", "a\0b"], "is no path"),
+        (["trian", "digits"], "Did you mean 'train'"),
+        (["bench", "inferense"], "Did you mean 'inference'"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(capsys, args, message):

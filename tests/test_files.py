@@ -11,7 +11,7 @@ from tests.commands import fails
 
 from isoflop import cli
 from isoflop.errors import IsoflopError, WriteError
-from isoflop.files import append_json, make_folder, write_bytes, write_json, written_aside
+from isoflop.files import append_json, make_folder, new_file, write_bytes, write_json, written_aside
 from isoflop.training.checkpoint import STATE, load_checkpoint, save_checkpoint
 from isoflop.training.rundir import RunDirectory
 
@@ -54,6 +54,35 @@ def test_files_that_are_there_keep_theirs_and_links_lead_on(tmp_path):
     write_bytes(Path(os.devnull), b"3")
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("", "is no path"),
+        (None, "is no path"),
+        ("a\0b", "is no path"),
+        (".", "is a folder"),
+        ("none/file", "there is no folder"),
+        ("file/file", "there is no folder"),
+        ("n" * 300, "too long"),
+    ],
+)
+def test_what_cannot_be_a_new_file(tmp_path, monkeypatch, path, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match=message):
+        new_file(path)
+    assert new_file("file") == Path("file")
+
+
+def test_a_file_that_may_not_be_written_to_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"1")
+    monkeypatch.setattr(os, "access", lambda *args, **kwargs: False)  # root may write to all
+    with pytest.raises(WriteError, match="Permission denied"):
+        write_bytes(tmp_path / "file", b"2")
+    assert (tmp_path / "file").read_bytes() == b"1"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])

@@ -176,3 +176,50 @@ def test_tensors_without_values_are_refused():
         analyze_mask(FANO.to("meta"))
     with pytest.raises(isoflop.IsoflopError, match="meta device"):
         analyze_mask(FANO, torch.ones(7, 7, device="meta"))
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Sparse CSR", "ignore:ComplexHalf", "ignore:.*quantize_per_tensor"
+)
+def test_tensors_of_every_kind_have_the_gap_of_their_absolute_values():
+    torch.manual_seed(0)
+    mask, weight = torch.rand(24, 24) < 0.5, torch.randn(24, 24)
+    weight = (weight * 20).round()  # exact in every type
+    expected = analyze_mask(mask, weight.double().abs())
+    kinds = [weight.to(kind) for kind in (torch.float16, torch.bfloat16, torch.int8, torch.int64)]
+    kinds += [weight.to(kind) * 1j for kind in (torch.complex64, torch.complex128)]
+    kinds += [weight.to(torch.complex64).to(torch.complex32), weight.to_sparse()]
+    kinds += [weight.to_sparse_csr(), torch.quantize_per_tensor(weight, 1, 0, torch.qint8)]
+    kinds += [torch.where(mask, weight, torch.nan), weight.to(torch.complex64).conj()]
+    for kind in kinds:
+        assert analyze_mask(mask, kind).spectral_gap == expected.spectral_gap
+    for kind in (mask.long(), mask.bfloat16(), mask.to_sparse(), mask.to(torch.complex64)):
+        assert analyze_mask(kind, weight) == expected
+    assert analyze_mask(torch.zeros(0, 5) > 0, torch.zeros(0, 5)).edges == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask": np.ones((3, 3))}, "mask must be a torch.Tensor, not ndarray"),
+        ({"weight": [[1]]}, "weight must be a torch.Tensor, not list"),
+        ({"groups": 0}, "at least 1, not 0"),
+        ({"groups": "2"}, "at least 1, not '2'"),
+        ({"bound": "biregulr"}, "Did you mean 'biregular'"),
+        ({"bound": None}, "Unknown bound None"),
+    ],
+)
+def test_what_cannot_be_analysed(options, message):
+    with pytest.raises(isoflop.IsoflopError, match=message):
+        analyze_mask(**{"mask": torch.ones(3, 3) > 0, **options})
+
+
+def test_names_of_bounds_in_any_case():
+    mask = torch.rand(24, 24) < 0.5
+    assert analyze_mask(mask, bound="Mu0") == analyze_mask(mask, bound="mu0")  # pyright: ignore
+
+
+@pytest.mark.parametrize("model", ["timm:resnet18", {}, None])
+def test_what_is_no_model(model):
+    with pytest.raises(isoflop.IsoflopError, match=r"must be a torch.nn.Module"):
+        analyze(model)

@@ -5,6 +5,7 @@ Everything heavy is imported by the command that needs it, so that `isoflop --he
 
 import dataclasses
 import inspect
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ except ModuleNotFoundError:
 
 from isoflop.bench.command import Bench
 from isoflop.reproduce.command import Reproduce
+from isoflop.spelling import spelt
 
 
 @dataclass(kw_only=True)
@@ -390,14 +392,14 @@ class Zoo:
 
     def run(self) -> None:
         """Print a line for every model, then the rates and the failures by cause."""
-        from isoflop.files import write_text
+        from isoflop.files import new_file, write_text
         from isoflop.training.configs import build_transform
         from isoflop.zoo import Sample, markdown_report, survey, text_report
 
         config = build_transform(self.transform, sparsity=self.sparsity)
-        for name, path in (("--out", self.out), ("--markdown", self.markdown)):
-            if path is not None and not path.parent.is_dir():
-                raise IsoflopError(f"{name} {path}: there is no folder {path.parent}.")
+        for path in (self.out, self.markdown):
+            if path is not None:
+                new_file(path)
         if self.models:
             sample = Sample.of(self.models)
         else:
@@ -486,12 +488,16 @@ Command = (
 
 
 def parse(args: Sequence[str] | None = None) -> Any:
-    """Return the command that a command line stands for; `run()` runs it."""
+    """Return the command that a command line stands for; `run()` runs it.
+
+    Raises:
+        UnknownNameError: There is no such command, or no such choice of an option.
+    """
     return tyro.cli(
         Command,  # pyright: ignore[reportArgumentType]
         prog="isoflop",
         description="Sparse Iso-FLOP training: larger, sparser models for exactly the same FLOPs.",
-        args=args,
+        args=spelt(sys.argv[1:] if args is None else args, Command),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
 
@@ -501,8 +507,8 @@ def main(args: Sequence[str] | None = None) -> None:
     # As with `python -m`, `package.module:function` may lie in the working directory.
     if "" not in sys.path:
         sys.path.insert(0, "")
-    command = parse(args)
     try:
+        command = parse(args)
         command.run()
         sys.stdout.flush()
     except IsoflopError as error:
@@ -560,7 +566,7 @@ def _shape(text: str) -> tuple[int, ...]:
         shape = tuple(int(part) for part in text.split(","))
     except ValueError:
         shape = ()
-    if not shape or min(shape) < 1:
+    if not shape or min(shape) < 1 or math.prod(shape) >= 2**63:
         raise IsoflopError(f"--input {text!r} is no shape. Write sizes, such as 1,3,224,224.")
     return shape
 

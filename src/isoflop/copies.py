@@ -3,6 +3,7 @@
 import copy
 import functools
 import types
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -264,7 +265,8 @@ def _is_full(cell: types.CellType) -> bool:
 def _functions(model: nn.Module, *, hooks: bool) -> list[_Function]:
     """Return the functions in the attributes of modules that a copy cannot share with `model`.
 
-    Those are the ones that refer to its modules or tensors. What else they refer to is shared.
+    Those are the ones that refer to its modules or tensors, or to lists and dictionaries that its
+    modules hold as well, such as one in which hooks leave activations. What else they refer to is shared.
 
     Args:
         model: The model.
@@ -275,10 +277,11 @@ def _functions(model: nn.Module, *, hooks: bool) -> list[_Function]:
     own |= {id(tensor) for *_, tensor in owned_tensors(model)}
     places = [(name, value) for module in model.modules() for name, value in _attributes(module)]
     found = _functions_in([value for _, value in places], own)
+    common = own | {id(v) for _, v in places if isinstance(v, (list, dict, set, deque))}
     functions = {
-        key: _Function(function, None if hooks else own)
+        key: _Function(function, None if hooks else common)
         for key, function in found.items()
-        if any(id(thing) in own for thing in _reachable([function], own))
+        if any(id(thing) in common for thing in _reachable([function], common))
     }
     if hooks:
         noting = _functions_in([v for name, v in places if name.endswith("_hooks")], own)

@@ -31,7 +31,13 @@ from isoflop.nests import map_tensors, tensors_in
 from isoflop.packed import ON_PACKED, known_order
 from isoflop.randomness import kept_random_state
 from isoflop.rules import rule_of
-from isoflop.surgery import ExampleInputs, normalize_inputs, scripted_parts
+from isoflop.surgery import (
+    ExampleInputs,
+    check_module,
+    is_compiled,
+    normalize_inputs,
+    scripted_parts,
+)
 from isoflop.untouched import untouched
 
 _KNOWN_VALUES = 65536
@@ -236,16 +242,10 @@ def check_model(model: Any) -> None:
     Raises:
         IsoflopError: It is none; the message says what to pass.
     """
-    if isinstance(model, str):
-        raise IsoflopError(
-            f"model must be a torch.nn.Module, not the name {model!r}. Build it first: "
-            f"isoflop.models.build_model({model!r})."
-        )
-    if not isinstance(model, nn.Module):
-        raise IsoflopError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
+    check_module(model)
     for path, module in model.named_modules():
         what = f"{path!r} of {type(model).__name__}" if path else "The model"
-        if hasattr(module, "_orig_mod"):
+        if is_compiled(module):
             raise IsoflopError(
                 f"{what} is compiled by torch.compile: pass the model as it was before "
                 "(`compiled._orig_mod`), and compile what you get."

@@ -1,6 +1,7 @@
 """Files that are either complete or absent, whatever kills the process."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -42,6 +43,39 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def new_file(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file to be written, once it is clear that there can be such a file.
+
+    Raises:
+        WriteError: There is no folder for it, a folder has its name, or it is no path at all.
+    """
+    path = as_path(path)
+    try:
+        parent, taken = path.parent.is_dir(), path.is_dir()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise WriteError(f"{path} cannot be written: {error.strerror}. Choose another.") from error
+    if not parent:
+        raise WriteError(
+            f"{path} cannot be written: there is no folder {path.parent}. Make it first."
+        )
+    if taken:
+        raise WriteError(
+            f"{path} cannot be written: it is a folder. Give the name of a file in it."
+        )
+    return path
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path, whatever kind of path it is given as.
+
+    Raises:
+        WriteError: It is none.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
+        raise WriteError(f"{path!r} is no path. Give the path of a file or folder.")
+    return Path(path)
+
+
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Give a name beside `path` to write a file or a folder to, which the block then renames.
@@ -75,6 +109,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         return
     path = Path(os.path.realpath(path))
     with written_aside(path) as aside:
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         # The permissions that the umask leaves; those of temporary files are for their owner alone.
         with open(aside, "xb") as file:
             file.write(data)

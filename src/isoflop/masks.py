@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from isoflop.errors import IsoflopError
+from isoflop.surgery import check_module
 
 _MASKS = "_isoflop_masks"
 """Attribute of modules with masks: by parameter, the buffer's name and the active weights at first."""
@@ -39,8 +40,8 @@ def mask_name(module: nn.Module, parameter: str = "weight") -> str:
 
 def get_mask(module: nn.Module, parameter: str = "weight") -> Tensor | None:
     """Return the mask of `module.<parameter>` (bool, shaped like it), or None if it is dense."""
-    name, _ = _masks_of(module).get(parameter, (None, 0))
-    if name is None:
+    name, _ = _masks_of(module).get(parameter, ("", 0))
+    if not name:
         return None
     weight, mask = module._parameters.get(parameter), module._buffers.get(name)
     if weight is None or mask is None or mask.dtype != torch.bool or mask.shape != weight.shape:
@@ -121,9 +122,11 @@ def apply_masks(averaged: nn.Module, model: nn.Module | None = None) -> None:
         IsoflopError: There are no masks; those of `averaged` were averaged and `model` is missing; or
             `averaged` is no copy of `model`. Nothing has been changed then.
     """
+    check_module(averaged)
     if model is None:
         _check_own_masks(averaged)
     else:
+        check_module(model)
         _copy_masks(averaged, model)
     for _, module, parameter, mask in named_masks(averaged):
         module.get_parameter(parameter).masked_fill_(~mask, 0)

@@ -16,7 +16,8 @@ from typing import Any
 from torch import nn
 
 from isoflop.errors import PlanError
-from isoflop.files import write_text
+from isoflop.files import new_file, write_text
+from isoflop.surgery import check_module
 
 FORMAT_VERSION = 1
 
@@ -154,6 +155,7 @@ class Plan:
 
     def check(self, model: nn.Module) -> None:
         """Raise `PlanError` unless every weight of the plan is in `model` with its shape."""
+        check_module(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for layer in self.layers:
             if layer.parameter not in parameters:
@@ -227,7 +229,7 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to `path` as JSON, atomically."""
-        write_text(Path(path), self.to_json())
+        write_text(new_file(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Plan":

@@ -8,6 +8,7 @@ from isoflop.errors import IsoflopError, UnknownNameError
 
 T = TypeVar("T")
 U = TypeVar("U", bound=Callable)
+_Name = TypeVar("_Name", bound=str)
 
 
 def names_in(value: object, argument: str) -> tuple[str, ...]:
@@ -37,6 +38,26 @@ def find_name(name: str, known: Collection[str]) -> str | None:
         return name
     same = [other for other in known if _plain(other) == _plain(name)]
     return same[0] if len(same) == 1 else None
+
+
+def known_name(name: Any, known: Iterable[_Name], noun: str) -> _Name:
+    """Return which of the known names `name` is, whose case does not matter.
+
+    Args:
+        name: What was given.
+        known: All names.
+        noun: What the names are of, for the error message, such as ``"bound"``.
+
+    Raises:
+        UnknownNameError: It is none of them; the message lists them.
+    """
+    known = list(known)
+    found = find_name(name, known)
+    if found is None:
+        raise UnknownNameError(
+            f"Unknown {noun} {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}."
+        )
+    return found  # pyright: ignore[reportReturnType]
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

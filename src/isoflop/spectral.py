@@ -26,7 +26,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from isoflop.errors import IsoflopError
 from isoflop.masks import named_masks
-from isoflop.surgery import weight_sides
+from isoflop.registry import known_name
+from isoflop.surgery import check_module, weight_sides
 
 Matrix = Any
 """A `scipy.sparse.csc_array` of floats, (right, left)."""
@@ -93,19 +94,23 @@ def analyze(model: nn.Module, *, bound: Bound = "mean-degree") -> dict[str, Spec
         IsoflopError: The model has no masks, is on the meta device, or has weights that are not
             finite.
     """
+    check_module(model)
+    bound = known_name(bound, get_args(Bound), "bound")
     found = {}
     for name, module, parameter, mask in named_masks(model):
         weight = module.get_parameter(parameter)
         if mask.is_meta or weight.is_meta:
             raise IsoflopError("A model on the meta device has no masks to analyse.")
-        size = _magnitudes(weight, repr(name))
+        edges = _plain(mask)
+        size = _magnitudes(weight, edges, repr(name))
         groups = getattr(module, "groups", 1)
         found[name] = _measures(
-            _blocks(module, _whole(mask), groups), _blocks(module, size, groups), bound
+            _blocks(module, edges, groups), _blocks(module, size, groups), bound
         )
     if not found:
         raise IsoflopError(
-            f"{type(model).__name__} has no masks. Pass a model that `isoflop.sparsify` masked."
+            f"{type(model).__name__} has no masks. Pass a model that `isoflop.sparsify` masked; of one "
+            "with compressed layers, `isoflop.densify(copy.deepcopy(model))`."
         )
     return found
 
@@ -138,6 +143,12 @@ def analyze_mask(
     Raises:
         IsoflopError: The shapes or the bound cannot be meant, or a weight is not finite.
     """
+    for name, tensor in (("mask", mask), ("weight", weight)):
+        if not (isinstance(tensor, Tensor) or (name == "weight" and tensor is None)):
+            raise IsoflopError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}.")
+    if not isinstance(groups, int) or groups < 1:
+        raise IsoflopError(f"groups must be a whole number of at least 1, not {groups!r}.")
+    bound = known_name(bound, get_args(Bound), "bound")
     if mask.ndim < 2 or (weight is not None and weight.shape != mask.shape):
         raise IsoflopError(
             "mask must be (outputs, inputs, *kernel), and weight of the same shape, not "
@@ -147,16 +158,16 @@ def analyze_mask(
         raise IsoflopError(f"{groups} groups do not divide {mask.shape[0]} outputs.")
     if mask.is_meta or (weight is not None and weight.is_meta):
         raise IsoflopError("A mask on the meta device has no edges to analyse.")
-    sizes = None if weight is None else _cut(_magnitudes(weight, "this mask"), groups)
-    return _measures(_cut(mask, groups), sizes, bound)
+    edges = _plain(mask) != 0
+    sizes = None if weight is None else _cut(_magnitudes(weight, edges, "this mask"), groups)
+    return _measures(_cut(edges, groups), sizes, bound)
 
 
-def _magnitudes(weight: Tensor, of: str) -> Tensor:
-    """Return the absolute weights, real or complex, of whatever type, in float64."""
-    weight = _whole(weight.detach()).cpu()
-    if weight.is_quantized:
-        weight = weight.dequantize()
+def _magnitudes(weight: Tensor, edges: Tensor, of: str) -> Tensor:
+    """Return the absolute weights on edges, real or complex, of whatever type, in float64."""
+    weight = _plain(weight)
     size = weight.to(torch.complex128 if weight.is_complex() else torch.float64).abs()
+    size = size.masked_fill(~edges, 0)
     if not bool(size.isfinite().all()):
         raise IsoflopError(
             f"The weights of {of} are not finite, so they have no spectrum. Take weights from before "
@@ -165,9 +176,12 @@ def _magnitudes(weight: Tensor, of: str) -> Tensor:
     return size
 
 
-def _whole(tensor: Any) -> Tensor:
-    """Return all of a tensor that is spread over several workers."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+def _plain(tensor: Any) -> Tensor:
+    """Return all of a tensor, spread over workers, sparse or quantised as it may be, on the CPU."""
+    tensor = tensor.detach()
+    tensor = (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).cpu()
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
 
 
 def _blocks(module: nn.Module, tensor: Tensor, groups: int) -> list[np.ndarray]:
@@ -187,15 +201,13 @@ def _blocks(module: nn.Module, tensor: Tensor, groups: int) -> list[np.ndarray]:
 
 
 def _cut(tensor: Tensor, groups: int) -> list[np.ndarray]:
-    matrix = tensor.detach().cpu().reshape(tensor.shape[0], -1)
+    matrix = tensor.reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
     return [part.numpy() for part in matrix.chunk(groups)]
 
 
 def _measures(
     masks: Sequence[np.ndarray], weights: Sequence[np.ndarray] | None, bound: Bound
 ) -> Spectrum:
-    if bound not in get_args(Bound):
-        raise IsoflopError(f"bound must be one of {', '.join(get_args(Bound))}, not {bound!r}.")
     edges = [scipy.sparse.csr_array((m != 0).astype(np.float64)) for m in masks]
     blocks = scipy.sparse.block_diag(edges)
     graph: Matrix = scipy.sparse.csc_array(blocks)

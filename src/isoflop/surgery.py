@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import fnmatch
 import functools
+import sys
 import types
 import weakref
 from collections import deque
@@ -23,6 +24,29 @@ STORES = ("_parameters", "_buffers", "_modules")
 
 ExampleInputs = Any
 """A tensor, one or several shapes, a sequence of positional arguments, or a dict of keyword arguments."""
+
+
+def check_module(model: Any) -> None:
+    """Raise unless `model` is a module.
+
+    Raises:
+        IsoflopError: It is none; the message says what to pass.
+    """
+    if isinstance(model, str):
+        raise IsoflopError(
+            f"model must be a torch.nn.Module, not the name {model!r}. Build it first: "
+            f"isoflop.models.build_model({model!r})."
+        )
+    if not isinstance(model, nn.Module):
+        raise IsoflopError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Tell whether a module is what `torch.compile` returns for one."""
+    dynamo = sys.modules.get(
+        "torch._dynamo.eval_frame"
+    )  # slow to import, and not there without one
+    return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
 
 
 def configs(model: nn.Module) -> dict[str, Any]:

@@ -483,7 +483,7 @@ def test_nothing_to_accelerate(clock):
 
 
 def test_mistakes(clock):
-    with pytest.raises(IsoflopError, match="'inference' or 'training'"):
+    with pytest.raises(IsoflopError, match="Known: inference, training"):
         accelerate(net(), example_inputs=(4, 3, 8, 8), mode="both")  # pyright: ignore
     with pytest.raises(InputError):
         accelerate(net(), example_inputs=(4, 5, 8, 8))

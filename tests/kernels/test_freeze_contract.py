@@ -453,3 +453,21 @@ def scripted():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated
         return torch.jit.script(conv())
+
+
+@pytest.mark.parametrize("keep", [dict, list])
+def test_hooks_leave_activations_where_the_copy_looks_for_them(keep):
+    kept = keep()
+
+    def run(net, x):
+        return net.d(net.c(x)) + (net.kept["c"] if keep is dict else net.kept.pop())
+
+    model = Net(run, c=conv(), d=conv())
+    model.kept = kept
+    note = (lambda y: kept.update(c=y)) if keep is dict else (lambda y: kept.append(y))
+    model.c.register_forward_hook(lambda module, args, output: note(output))
+    model = masked(model.eval())
+    frozen = freeze(model, example_inputs=(2, 4, 8, 8))
+    x = torch.randn(3, 4, 8, 8)
+    assert_same(frozen, model, x)
+    assert frozen.kept is not kept

@@ -333,11 +333,37 @@ def test_bad_states_leave_the_layer_as_it_was(bad):
         assert torch.equal(layer(x), y)
 
 
+@pytest.mark.parametrize("name", ["values", "bias", "signature"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [1.0],
+        "text",
+        torch.eye(4).to_sparse(),
+        torch.ones(32, device="meta"),
+        torch.ones(32) > 0,
+    ],
+    ids=["none", "list", "text", "sparse", "meta", "flags"],
+)
+@pytest.mark.parametrize("assign", [False, True])
+def test_states_without_numbers_leave_the_layer_as_it_was(name, value, assign):
+    if assign and isinstance(value, torch.Tensor) and value.is_meta:
+        return  # what PyTorch is asked for
+    layer, other = scattered()
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(KernelError):
+        layer.load_state_dict({**other.state_dict(), name: value}, strict=False, assign=assign)
+    assert all(torch.equal(before[key], state) for key, state in layer.state_dict().items())
+
+
 def test_states_that_do_not_fit_are_reported_as_pytorch_does():
     layer, other = scattered()
     before = copy.deepcopy(layer.state_dict())
     with pytest.raises(RuntimeError, match="size mismatch for bias"):
         layer.load_state_dict({**other.state_dict(), "bias": torch.ones(3)})
+    with pytest.raises(RuntimeError, match=r'Missing key.* "bias"'):
+        layer.load_state_dict({k: v for k, v in other.state_dict().items() if k != "bias"})
     with pytest.raises(RuntimeError, match=r'Missing key.* "offsets"'):
         layer.load_state_dict({"bias": before["bias"]})
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())

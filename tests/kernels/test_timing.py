@@ -64,7 +64,11 @@ def test_times_of_more_contestants_replace_those_of_fewer(contestants, tmp_path)
     assert not calls
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"key": 3}', '{"key": {"dense": "x"}}', "\x00\xff"])
+NOT_TIMES = ("NaN", "Infinity", "-1", "0", "1" + 400 * "0")
+DAMAGED = ["{", "[1]", *(f'{{"key": {{"dense": {n}}}}}' for n in NOT_TIMES), "\x00\xff"]
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, '{"key": 3}', '{"key": {"dense": "x"}}'])
 def test_damaged_files_are_ignored(contestants, tmp_path, text):
     path = tmp_path / "timings.json"
     path.write_text(text)
@@ -96,3 +100,13 @@ def test_where_times_are_kept(monkeypatch, tmp_path):
     assert default_cache_path() == tmp_path / "xdg" / "isoflop" / "timings.json"
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "mine"))
     assert default_cache_path() == tmp_path / "mine" / "timings.json"
+
+
+def test_users_without_a_home_keep_no_times(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    monkeypatch.delenv("ISOFLOP_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert default_cache_path() is None

@@ -84,7 +84,7 @@ def test_mistakes_write_nothing(make_run, tmp_path):
     with pytest.raises(IsoflopError, match="no folder"):
         write_report([run], tmp_path / "absent" / "page.html")
     (tmp_path / "file").touch()
-    with pytest.raises(IsoflopError, match="cannot be made"):
+    with pytest.raises(IsoflopError, match="cannot be written"):
         write_report([run], out, figures=tmp_path / "file" / "figures")
     assert not out.exists()
 

@@ -530,6 +530,12 @@ def held(hold):
     return model
 
 
+def given(add):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    add(model[1])
+    return model
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "conv1d": (lambda: nn.Sequential(nn.Linear(4, 4), nn.Conv1d(4, 4, 1)), "belongs to a Conv1d"),
     "conv3d": (lambda: nn.Sequential(nn.Linear(4, 4), nn.Conv3d(4, 4, 1)), "belongs to a Conv3d"),
@@ -550,6 +556,24 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "same": (lambda: nn.Sequential(nn.Conv2d(4, 4, 2, padding="same")), "on both sides"),
     "meta": (lambda: nn.Sequential(nn.Linear(4, 4, device="meta")), "it is on meta"),
     "hooked": (hooked, "it has hooks, which would get the gradients of the non-zeros alone"),
+    "own mask": (
+        lambda: given(lambda layer: layer.register_buffer("mask", torch.ones(4, 4))),
+        "given 'mask', which sparse layers cannot keep",
+    ),
+    "own buffer": (
+        lambda: given(lambda layer: layer.register_buffer("scale", torch.ones(1))),
+        "given 'scale'",
+    ),
+    "own parameter": (
+        lambda: given(lambda layer: layer.register_parameter("gain", nn.Parameter(torch.ones(1)))),
+        "given 'gain'",
+    ),
+    "own child": (lambda: given(lambda layer: layer.add_module("act", nn.ReLU())), "given 'act'"),
+    "own index": (lambda: given(lambda layer: setattr(layer, "index", 3)), "given 'index'"),
+    "own activation": (
+        lambda: given(lambda layer: setattr(layer, "activation", "relu")),
+        "given 'activation'",
+    ),
     "list": (lambda: held(lambda w: [w]), "'0.kept' holds it too"),
     "dict": (lambda: held(lambda w: {"a": (1, w)}), "'0.kept' holds it too"),
     "partial": (lambda: held(lambda w: functools.partial(F.linear, weight=w)), "'0.kept' holds it"),
@@ -582,7 +606,7 @@ def test_layers_without_compressed_form_are_refused(case):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"storage": "sparse"}, UnknownNameError, "'masked' or 'compressed', not 'sparse'"),
+        ({"storage": "sparse"}, UnknownNameError, "Unknown storage 'sparse'"),
         (
             {"pattern": "2:4"},
             IsoflopError,

@@ -37,7 +37,7 @@ def test_no_effect_warns():
         ({"model": "resnet18"}, "torch.nn.Module"),
         ({"config": "wide"}, "SparseWide"),
         ({"config": isoflop.SparseWide}, "must be a transform"),
-        ({"scope": "network"}, "'model' or 'layers'"),
+        ({"scope": "network"}, "Known: model, layers"),
         ({"example_inputs": (2, 21)}, r"cannot be traced.*\(2, 21\)"),
         ({"example_inputs": None}, "shape such as"),
     ],

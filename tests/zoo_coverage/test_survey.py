@@ -83,8 +83,9 @@ def test_command(models, tmp_path, capsys):
         (["--timeout", "0", "--models", "timm:resnet18"], "--timeout"),
         (["--transform", "wde"], "wide"),
         (["--sparsity", "1"], "sparsity"),
-        (["--out", "nowhere/out.json"], "--out"),
-        (["--markdown", "nowhere/out.md"], "--markdown"),
+        (["--out", "nowhere/out.json"], "there is no folder nowhere"),
+        (["--out", __file__, "--models", "timm:resnet18"], "cannot be read"),
+        (["--markdown", "nowhere/out.md"], "there is no folder nowhere"),
     ],
 )
 def test_mistakes_are_one_line(capsys, args, message):

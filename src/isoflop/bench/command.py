@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from isoflop.errors import IsoflopError
-
 
 @dataclass(kw_only=True)
 class Options:
@@ -44,11 +42,11 @@ class Options:
     def measure(self, build: Callable[..., Any], describe: Callable[..., Any]) -> None:
         """Time the cases that `build` makes, print the results and draw what `describe` returns."""
         from isoflop.bench import format_machine, format_result, run_bench
-        from isoflop.files import to_json, write_json
+        from isoflop.files import new_file, to_json, write_json
         from isoflop.report import check_figure_path, save_figure
 
-        if self.out is not None and not self.out.parent.is_dir():
-            raise IsoflopError(f"--out {self.out}: there is no folder {self.out.parent}.")
+        if self.out is not None:
+            new_file(self.out)
         if self.plot is not None:
             check_figure_path(self.plot)
 

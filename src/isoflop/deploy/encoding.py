@@ -2,7 +2,8 @@
 
 import base64
 import math
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ _DTYPES = {
     *(torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64),
 }
 """Types that every version of safetensors has; others are written as bytes."""
+
+_METADATA = "__metadata__"
+"""What no tensor of a safetensors file may be called."""
 
 _SPARSE = {
     torch.sparse_coo: ("indices", "values"),
@@ -52,7 +56,9 @@ def encode(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
     if type(value) in (list, tuple):
         items = [encode(f"{name}.{i}", item, tensors) for i, item in enumerate(value)]
         return {type(value).__name__: items}
-    if isinstance(value, dict) and all(type(key) in (bool, int, float, str) for key in value):
+    if type(value) in (dict, OrderedDict) and all(
+        type(key) in (bool, int, float, str) for key in value
+    ):
         return {
             "dict": [[key, encode(f"{name}.{key}", item, tensors)] for key, item in value.items()]
         }
@@ -89,9 +95,15 @@ def tensors_in(data: Any) -> set[str]:
     return own.union(*map(tensors_in, data.values()))
 
 
-def is_plain(value: Any) -> bool:
-    """Tell whether a value is a tensor that a file holds as it is."""
-    return isinstance(value, Tensor) and value.layout is torch.strided and value.dtype in _DTYPES
+def is_plain(name: str, value: Any) -> bool:
+    """Tell whether a value is a tensor that a file holds as it is, by its name."""
+    return (
+        isinstance(value, Tensor)
+        and not value.is_nested
+        and value.layout is torch.strided
+        and value.dtype in _DTYPES
+        and name != _METADATA
+    )
 
 
 def plain(value: Tensor) -> Tensor:
@@ -100,10 +112,16 @@ def plain(value: Tensor) -> Tensor:
     Raises:
         ForeignValueError: It has no values, or is of a kind of its own; the message says what.
     """
+    if torch.nn.parameter.is_lazy(value):
+        raise ForeignValueError(
+            "a tensor of a lazy module, which has no values before its first run"
+        )
     if value.is_meta:
-        raise ForeignValueError("on the meta device")
+        raise ForeignValueError("a tensor on the meta device")
     if value.is_quantized:
         raise ForeignValueError("a quantised tensor")
+    if value.is_nested:
+        raise ForeignValueError("a nested tensor")
     value = whole(value.detach())
     if type(value) not in (Tensor, torch.nn.Parameter):
         raise ForeignValueError(f"a {type(value).__name__}")
@@ -111,10 +129,12 @@ def plain(value: Tensor) -> Tensor:
 
 
 def _encode_tensor(name: str, value: Tensor, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    while name in tensors or name == _METADATA:
+        name += "_"
     data: dict[str, Any] = {"tensor": name}
     if value.layout in _SPARSE:
         if value.is_meta:
-            raise ForeignValueError("on the meta device")
+            raise ForeignValueError("a tensor on the meta device")
         value = value.detach().coalesce() if value.layout is torch.sparse_coo else value.detach()
         for part in _SPARSE[value.layout]:
             encoded = _encode_tensor(f"{name}.{part}", getattr(value, part)(), tensors)
@@ -122,14 +142,39 @@ def _encode_tensor(name: str, value: Tensor, tensors: dict[str, Tensor]) -> dict
         return {**data, "layout": str(value.layout), "shape": list(value.shape)}
     if value.layout is not torch.strided:
         raise ForeignValueError(f"a tensor of layout {value.layout}")
-    if name in tensors:
-        raise ForeignValueError(f"one of two entries called {name!r}")
     value = plain(value)
-    if value.dtype not in _DTYPES:
-        data |= {"dtype": str(value.dtype), "shape": list(value.shape)}
-        value = value.flatten().view(torch.uint8)
-    tensors[name] = value
+    dtype = foreign_type(value)
+    if dtype is not None:
+        data |= {"dtype": dtype, "shape": list(value.shape)}
+    tensors[name] = as_bytes(value)
     return data
+
+
+def foreign_type(value: Tensor) -> str | None:
+    """Return the type of a tensor if files do not know it, else None."""
+    return None if value.dtype in _DTYPES else str(value.dtype)
+
+
+def as_bytes(value: Tensor) -> Tensor:
+    """Return a contiguous tensor as it is if files know its type, else its bytes, flat."""
+    return value if foreign_type(value) is None else value.flatten().view(torch.uint8)
+
+
+def from_bytes(value: Tensor, dtype: str, shape: Sequence[int]) -> Tensor:
+    """Return the tensor that `as_bytes` made `value` of.
+
+    Args:
+        value: The bytes.
+        dtype: The type, such as ``"torch.complex128"``.
+        shape: The shape.
+    """
+    kind = getattr(torch, dtype.removeprefix("torch."))
+    if not isinstance(kind, torch.dtype):
+        raise ValueError(f"{dtype} is no type")
+    # In memory of its own: bytes in a file need not lie where numbers of 16 bytes may.
+    made = torch.empty(math.prod(shape), dtype=kind)
+    made.view(torch.uint8).copy_(value)
+    return made.view(shape)
 
 
 def _decode_tensor(data: dict[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
@@ -145,12 +190,4 @@ def _decode_tensor(data: dict[str, Any], tensors: Mapping[str, Tensor]) -> Tenso
                 compressed, plain_indices, values, data["shape"], layout=layout
             )
     tensor = tensors[data["tensor"]]
-    if "dtype" in data:
-        dtype = getattr(torch, data["dtype"].removeprefix("torch."))
-        if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"{data['dtype']} is no type")
-        # In memory of its own: bytes in a file need not lie where numbers of 16 bytes may.
-        made = torch.empty(math.prod(data["shape"]), dtype=dtype)
-        made.view(torch.uint8).copy_(tensor)
-        return made.view(data["shape"])
-    return tensor
+    return from_bytes(tensor, data["dtype"], data["shape"]) if "dtype" in data else tensor

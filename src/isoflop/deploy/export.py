@@ -6,7 +6,6 @@ import keyword
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from isoflop.errors import IsoflopError
 from isoflop.fakes import plain_output
-from isoflop.files import write_bytes
+from isoflop.files import new_file, write_bytes
 from isoflop.kernels.freeze import frozen_dense
 from isoflop.kernels.inputs import real_inputs, undisturbed
 from isoflop.models.extras import require
@@ -52,9 +51,7 @@ def export(
         InputError: They are no example inputs.
     """
     write = FORMATS.get(format)
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise IsoflopError(f"{path} cannot be written: there is no folder {path.parent}.")
+    path = new_file(path)
     if format == "onnx":
         require("onnxscript", "export")
     program = frozen_dense(model, example_inputs=example_inputs)

@@ -14,21 +14,30 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from isoflop.deploy.encoding import ForeignValueError, decode, encode, is_plain, plain, tensors_in
+from isoflop.deploy.encoding import (
+    ForeignValueError,
+    decode,
+    encode,
+    foreign_type,
+    is_plain,
+    plain,
+    tensors_in,
+)
 from isoflop.deploy.packing import BITS, POSITIONS, VALUES, PackedWeight, pack, unpack
 from isoflop.deploy.source import LIBRARIES, ModelSource
 from isoflop.deploy.state import MASK, Entry, entries_of, unwrapped
 from isoflop.errors import IsoflopError, ModelFileError, PlanError
-from isoflop.files import write_bytes
+from isoflop.files import as_path, new_file, write_bytes
 from isoflop.kernels.candidates import sparse_layer
 from isoflop.kernels.layers import SparseLayer
 from isoflop.masks import named_masks, remove_mask, set_mask
+from isoflop.models.specs import split_spec
 from isoflop.plan import Plan
 from isoflop.sparsity.sharding import spread
 from isoflop.surgery import replace_modules
 
 FORMAT_VERSION = 2
-"""Version 1 has no extras, and is what files without any are."""
+"""Version 1 has no extras and no values as bytes, and is what files without any are."""
 
 _KEY = "isoflop"
 
@@ -59,18 +68,22 @@ def save(
             is missing, or the file cannot be written.
         PlanError: The plan is not that of the model.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise IsoflopError(f"{path} cannot be written: there is no folder {path.parent}.")
+    path = new_file(path)
     if isinstance(source, str):
         source = ModelSource(spec=source)
+    for name, value, kind in (("plan", plan, Plan), ("source", source, ModelSource)):
+        if value is not None and not isinstance(value, kind):
+            raise IsoflopError(f"{name} must be a {kind.__name__}, not {type(value).__name__}.")
+    for spec in () if source is None else source.specs:
+        split_spec(spec)
     model = unwrapped(model)
     entries = entries_of(model)
     if plan is not None:
         _check_plan(plan, entries)
     contents = _contents(entries)
+    new = contents.extras or any(packed.dtype for packed in contents.packed.values())
     description = {
-        "format_version": FORMAT_VERSION if contents.extras else 1,
+        "format_version": FORMAT_VERSION if new else 1,
         "weights": {name: packed.to_dict() for name, packed in contents.packed.items()},
         "aliases": contents.aliases,
         **({"extras": contents.extras} if contents.extras else {}),
@@ -99,7 +112,7 @@ def load(
         ModelFileError: The file is missing, damaged, not written by `save`, or of another model, or
             the model refuses its state. The model is as it was then.
     """
-    path = Path(path)
+    path = as_path(path)
     if model is None:
         model, plan, _ = read_model(path)
         return model, plan
@@ -179,7 +192,7 @@ def _contents(entries: Mapping[str, Entry]) -> _Contents:
     """Return the state of a model, each tensor once, sparse weights packed."""
     seen: dict[Any, str] = {}
     contents = _Contents({}, {}, {}, {})
-    for entry in entries.values():
+    for entry in sorted(entries.values(), key=_turn):
         if entry.part not in ("", "values"):
             continue
         name = entry.name
@@ -204,13 +217,23 @@ def _contents(entries: Mapping[str, Entry]) -> _Contents:
     return contents
 
 
+def _turn(entry: Entry) -> int:
+    """Return when an entry is written: those first whose tensors have the names that they must have."""
+    if entry.part or entry.mask is not None:
+        return 1
+    return 0 if is_plain(entry.name, entry.value) else 2
+
+
 def _add(contents: _Contents, entry: Entry) -> None:
     name, mask = entry.name, entry.mask
     if mask is None:
-        if is_plain(entry.value):
+        if is_plain(name, entry.value):
             contents.tensors[name] = plain(entry.value)
         else:
-            contents.extras[name] = encode(name, entry.value, contents.tensors)
+            try:
+                contents.extras[name] = encode(name, entry.value, contents.tensors)
+            except RecursionError:
+                raise ForeignValueError("something that holds itself") from None
         return
     layer = entry.layer
     weight, mask = plain(entry.value if layer is None else layer.dense_weight()), plain(mask)
@@ -220,8 +243,14 @@ def _add(contents: _Contents, entry: Entry) -> None:
             "Call `isoflop.apply_masks(averaged, model)` first: a file has what is on the mask."
         )
     storage = "masked" if layer is None else "compressed"
-    contents.packed[name] = PackedWeight(tuple(weight.shape), storage)
-    contents.tensors.update(pack(name, weight, mask))
+    tensors = pack(name, weight, mask)
+    taken = tensors.keys() & contents.tensors.keys()
+    if taken:
+        raise ForeignValueError(
+            f"a sparse weight whose values would be called {min(taken)!r}, as another"
+        )
+    contents.packed[name] = PackedWeight(tuple(weight.shape), storage, foreign_type(weight))
+    contents.tensors.update(tensors)
 
 
 def _check_plan(plan: Plan, entries: Mapping[str, Entry]) -> None:
@@ -248,6 +277,10 @@ def _read(path: Path) -> tuple[dict[str, Any], Plan | None, ModelSource | None]:
     except FileNotFoundError as error:
         raise ModelFileError(f"There is no file {path}.") from error
     except (OSError, safetensors.SafetensorError) as error:
+        if path.is_dir():
+            raise ModelFileError(
+                f"{path} is a folder. Give a file that `isoflop.save` wrote."
+            ) from error
         raise ModelFileError(f"{path} is no safetensors file, or a damaged one: {error}") from error
     try:
         description = json.loads(metadata[_KEY])
@@ -289,6 +322,11 @@ def _unpacked(contents: _Contents) -> dict[str, Any]:
 def _check_fit(path: Path, values: Mapping[str, Any], entries: Mapping[str, Entry]) -> None:
     """Raise unless the file has every entry of the model's state, in its shape and type."""
     ours = {entry.name: entry for entry in entries.values() if entry.part in ("", "values")}
+    if any(map(nn.parameter.is_lazy, (entry.value for entry in ours.values()))):
+        raise ModelFileError(
+            f"The model that {path} is to be loaded into has lazy modules, which have no sizes before "
+            "their first run. Run it once on an input first."
+        )
     if any(isinstance(e.value, Tensor) and e.value.is_meta for e in ours.values()):
         raise ModelFileError(
             f"The model that {path} is to be loaded into is on the meta device. Give it memory first, by "

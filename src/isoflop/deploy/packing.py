@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isoflop.deploy.encoding import as_bytes, from_bytes
 from isoflop.errors import ModelFileError
 
 VALUES = ".values"
@@ -21,10 +22,12 @@ class PackedWeight:
     Attributes:
         shape: Shape of the dense weight, as the dense layer stores it.
         storage: How the weight was stored in the model.
+        dtype: Its type, where the file has the values as bytes.
     """
 
     shape: tuple[int, ...]
     storage: Literal["masked", "compressed"]
+    dtype: str | None = None
 
     @classmethod
     def from_dict(cls, data: Any) -> "PackedWeight":
@@ -33,11 +36,11 @@ class PackedWeight:
         sizes = all(isinstance(size, int) and size >= 0 for size in shape)
         if not sizes or storage not in ("masked", "compressed"):
             raise ValueError(f"{data} describes no weight")
-        return cls(shape, storage)
+        return cls(shape, storage, data.get("dtype"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def pack(name: str, weight: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -55,7 +58,7 @@ def pack(name: str, weight: Tensor, mask: Tensor) -> dict[str, Tensor]:
     flat = mask.flatten()
     positions = flat.nonzero().flatten()
     kind = torch.int32 if len(flat) < 2**31 else torch.int64
-    values = {name + VALUES: weight.detach().flatten()[positions]}
+    values = {name + VALUES: as_bytes(weight.detach().flatten()[positions])}
     if len(positions) * kind.itemsize < len(flat) / 8:
         return values | {name + POSITIONS: positions.to(kind)}
     bits = torch.from_numpy(np.packbits(flat.numpy()))
@@ -71,6 +74,8 @@ def unpack(name: str, packed: PackedWeight, tensors: dict[str, Tensor]) -> tuple
     values = tensors.get(name + VALUES)
     numel = int(np.prod(packed.shape, dtype=np.int64))
     positions = _positions(name, numel, tensors)
+    if values is not None and positions is not None and packed.dtype is not None:
+        values = from_bytes(values, packed.dtype, positions.shape)
     if (
         values is None
         or positions is None

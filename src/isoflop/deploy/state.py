@@ -12,6 +12,10 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from isoflop.kernels.layers import SparseLayer
 from isoflop.masks import get_mask, masked_by
 from isoflop.sparsity.sharding import is_sharded
+from isoflop.surgery import check_module, is_compiled
+
+_ORIGINAL = "_orig_mod"
+"""What a compiled module calls the module that it was made of."""
 
 MASK = "mask"
 """The part of a weight that is its mask."""
@@ -64,6 +68,7 @@ def entries_of(model: nn.Module) -> dict[str, Entry]:
     owners = _owners(model)
     owned = {key: owners[p] for key, v in state.items() if (p := _place(key, v)) in owners}
     weights = {owner: key for key, owner in reversed(owned.items())}
+    compiled = _compiled(model)
     found: dict[str, Entry] = {}
     for key, value in state.items():
         module, attribute = owned.get(key, (None, ""))
@@ -74,7 +79,9 @@ def entries_of(model: nn.Module) -> dict[str, Entry]:
             weight = masked_by(module, attribute)
             if weight is not None and (module, weight) in weights:
                 name, part, attribute = weights[module, weight], MASK, weight
-        found[key] = Entry(_plain(name), part, value, _place(key, value), module, attribute)
+        found[key] = Entry(
+            _plain(name, compiled), part, value, _place(key, value), module, attribute
+        )
     for key, entry in list(found.items()):
         if entry.layer is not None:  # its index, which no module owns
             for part in entry.layer.state_dict().keys() - {"bias"}:
@@ -87,19 +94,33 @@ def entries_of(model: nn.Module) -> dict[str, Entry]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside of what parallel training and `torch.compile` wrap around it."""
+    """Return the model inside of what parallel training and `torch.compile` wrap around it.
+
+    Raises:
+        IsoflopError: It is no model.
+    """
+    check_module(model)
     while True:
         if isinstance(model, (DistributedDataParallel, DataParallel)):
             model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
+        elif is_compiled(model):
+            model = model.get_submodule(_ORIGINAL)
         else:
             return model
 
 
-def _plain(key: str) -> str:
+def _compiled(model: nn.Module) -> list[str]:
+    """Return what keys of parts that `torch.compile` has compiled begin with, inner parts first."""
+    modules = model.named_modules(remove_duplicate=False)
+    return [f"{path}.{_ORIGINAL}." for path, module in modules if is_compiled(module)][::-1]
+
+
+def _plain(key: str, compiled: list[str]) -> str:
     """Return a key without what `torch.compile` adds to those of a part of the model."""
-    return key.replace("_orig_mod.", "")
+    for start in compiled:
+        if key.startswith(start):
+            key = start.removesuffix(f"{_ORIGINAL}.") + key.removeprefix(start)
+    return key
 
 
 def _prefix(key: str, end: str) -> str:
@@ -123,6 +144,6 @@ def _place(key: str, value: Any) -> Hashable:
     sharded = isinstance(value, Tensor) and is_sharded(value)
     local = value.to_local() if sharded else value  # pyright: ignore[reportAttributeAccessIssue]
     ordinary = type(local) in (Tensor, nn.Parameter) and local.layout is torch.strided
-    if not ordinary or local.is_meta or not local.numel():
+    if not ordinary or local.is_nested or local.is_meta or not local.numel():
         return key
     return local.data_ptr(), tuple(value.shape), local.stride(), local.dtype

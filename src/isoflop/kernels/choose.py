@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from isoflop.copies import copy_with_tensors
-from isoflop.errors import IsoflopError, KernelError, NoEffectWarning
+from isoflop.errors import KernelError, NoEffectWarning
 from isoflop.fakes import plain_output
 from isoflop.kernels.contest import (
     Backend,
@@ -41,7 +41,8 @@ from isoflop.kernels.library import available, has_bfloat16
 from isoflop.kernels.semi_structured import Packing, disable, enable, packing
 from isoflop.kernels.timing import TimingCache, default_cache_path, synchronize
 from isoflop.nests import tensors_in
-from isoflop.surgery import ExampleInputs, replace_modules
+from isoflop.registry import known_name
+from isoflop.surgery import ExampleInputs, check_module, replace_modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,8 @@ def accelerate(
     Warns:
         NoEffectWarning: There are no kernels for this device, or nothing that they could run.
     """
-    device = _check(model, mode)
+    mode = known_name(mode, get_args(Mode), "mode")
+    device = _check(model)
     nothing = model, AccelerationReport(mode=mode)
     kind = packing(device)
     if kind is None and not (device.type == "cpu" and available()):
@@ -303,10 +305,9 @@ _NO_KERNELS = {
 }
 
 
-def _check(model: nn.Module, mode: str) -> torch.device:
+def _check(model: nn.Module) -> torch.device:
     """Return the device that the model is on."""
-    if mode not in ("inference", "training"):
-        raise IsoflopError(f"mode must be 'inference' or 'training', not {mode!r}.")
+    check_module(model)
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) > 1 or not {device.type for device in devices} <= {"cpu", "cuda"}:
         raise KernelError(

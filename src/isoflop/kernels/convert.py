@@ -1,5 +1,6 @@
 """From dense layers with masks to layers that store non-zeros only, and back."""
 
+import functools
 import importlib
 
 import torch
@@ -8,8 +9,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from isoflop.errors import KernelError
 from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
-from isoflop.masks import set_mask
-from isoflop.surgery import become, is_flipped
+from isoflop.masks import masked_by, set_mask
+from isoflop.surgery import STORES, become, check_module, is_flipped
 
 
 def has_sparse_form(layer: nn.Module) -> bool:
@@ -20,6 +21,25 @@ def has_sparse_form(layer: nn.Module) -> bool:
     """
     kinds = (nn.Linear, NonDynamicallyQuantizableLinear, nn.Conv2d)
     return type(layer) in kinds or is_flipped(layer)
+
+
+def own_names(layer: nn.Module) -> list[str]:
+    """Return the names of what has been added to a layer and would be lost in its sparse form.
+
+    Those are tensors and children besides its weight, bias and masks, and attributes that sparse
+    layers have by the same names.
+    """
+    known = {"weight", "bias"}
+    held = [name for store in STORES for name in vars(layer)[store] if name not in known]
+    added = [name for name in held if masked_by(layer, name) is None]
+    return [*added, *(name for name in vars(layer) if name in _sparse_names())]
+
+
+@functools.cache
+def _sparse_names() -> set[str]:
+    """Return the names of all that sparse layers have and others need not have."""
+    sample = SparseLinear(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool))
+    return set(dir(sample)) - set(dir(nn.Module())) - {"weight", "bias", *nn.Linear.__annotations__}
 
 
 def compress(layer: nn.Module, mask: Tensor, *, rows: int = 1) -> SparseLayer:
@@ -52,6 +72,7 @@ def densify(model: nn.Module) -> nn.Module:
     Returns:
         The model.
     """
+    check_module(model)
     for layer in list(model.modules()):
         if isinstance(layer, SparseLayer):
             dense = _conv1d(layer.to_dense()) if layer.flipped else layer.to_dense()
@@ -89,6 +110,8 @@ def align_masks(averaged: nn.Module, model: nn.Module) -> None:
     Raises:
         KernelError: The two do not have the same compressed layers.
     """
+    for given in (averaged, model):
+        check_module(given)
     pairs = list(zip(_sparse_layers(averaged), _sparse_layers(model), strict=False))
     same = len(_sparse_layers(averaged)) == len(_sparse_layers(model))
     if not pairs or not same or any(a.dense_shape != b.dense_shape for a, b in pairs):

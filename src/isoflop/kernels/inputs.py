@@ -17,7 +17,7 @@ from isoflop.fakes import plain_output
 from isoflop.kernels.layers import SparseLayer
 from isoflop.nests import map_tensors, tensors_in
 from isoflop.randomness import kept_random_state
-from isoflop.surgery import ExampleInputs, normalize_inputs, scripted_parts
+from isoflop.surgery import ExampleInputs, check_module, normalize_inputs, scripted_parts
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a model."""
@@ -29,6 +29,7 @@ def real_inputs(model: nn.Module, example_inputs: ExampleInputs) -> Inputs:
     Raises:
         InputError: They are no example inputs, or the model has no values to run on them.
     """
+    check_module(model)
     if any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
         raise InputError(
             f"{type(model).__name__} has lazy modules without parameters yet. Run it once on an input."

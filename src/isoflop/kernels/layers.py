@@ -335,12 +335,18 @@ class SparseLayer(nn.Module):
         rest = {k: v for k, v in state_dict.items() if k.removeprefix(prefix) not in needed[1:]}
         if not missing:
             # Everything is checked before anything is changed.
+            for name in ("values", "bias"):
+                if prefix + name in state_dict:
+                    self._check_saved(prefix + name, state_dict[prefix + name], local_metadata)
             index = self._saved_index(state_dict, prefix)
-            bias, saved = self.bias, state_dict.get(prefix + "bias")
-            if bias is not None and saved is not None and saved.shape != bias.shape:
+            if self.bias is not None and strict and prefix + "bias" not in state_dict:
+                missing_keys.append(prefix + "bias")
+                return
+            saved = state_dict.get(prefix + "bias")
+            if self.bias is not None and saved is not None and saved.shape != self.bias.shape:
                 error_msgs.append(
                     f"size mismatch for {prefix}bias: copying a param with shape {saved.shape} from "
-                    f"checkpoint, the shape in current model is {bias.shape}."
+                    f"checkpoint, the shape in current model is {self.bias.shape}."
                 )
                 return
             if len(self.values) != index.nnz:
@@ -357,6 +363,20 @@ class SparseLayer(nn.Module):
         super()._load_from_state_dict(
             rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+    def _check_saved(self, name: str, saved: Any, metadata: Mapping[str, Any]) -> None:
+        """Raise unless a parameter of a state dict has values that the layer can take up.
+
+        Raises:
+            KernelError: It has none.
+        """
+        ordinary = isinstance(saved, Tensor) and saved.layout is torch.strided
+        if not ordinary or not saved.is_floating_point():
+            what = f"{saved.layout} of {saved.dtype}" if isinstance(saved, Tensor) else type(saved)
+            raise KernelError(f"{name!r} in the state is no dense tensor of floats, but a {what}.")
+        there = self.values.is_meta or metadata.get("assign_to_params_buffers", False)
+        if saved.is_meta and not there:
+            raise KernelError(f"{name!r} in the state is on the meta device and has no values.")
 
     def _saved_index(self, state_dict: Mapping[str, Any], prefix: str) -> SparseIndex:
         """Return the index in a state dict.
@@ -386,6 +406,10 @@ class SparseLayer(nn.Module):
                 f"of another shape than {self._shape}: {error}"
             ) from error
         signature = state_dict.get(prefix + "signature", index.signature())
+        if not isinstance(signature, Tensor):
+            raise KernelError(
+                f"{prefix}signature in the state is no tensor, but a {type(signature)}."
+            )
         if values.shape != (index.nnz,) or not _agree(signature, index.signature()):
             raise KernelError(
                 f"The state of {prefix.rstrip('.')!r} has {values.numel()} values and {index.nnz} "

@@ -1,6 +1,7 @@
 """Measured times, and the file in which they are kept."""
 
 import json
+import math
 import os
 import time
 import warnings
@@ -89,28 +90,41 @@ class TimingCache:
             )
 
 
-def default_cache_path() -> Path:
-    """Return the file of the times: in the folder `ISOFLOP_CACHE`, else the user's cache folder."""
+def default_cache_path() -> Path | None:
+    """Return the file of the times: in the folder `ISOFLOP_CACHE`, else the user's cache folder.
+
+    There is none for users without a home, as in containers that are run by an unknown number.
+    """
     folder = os.environ.get("ISOFLOP_CACHE")
     if folder:
         return Path(folder) / "timings.json"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "isoflop" / "timings.json"
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "isoflop" / "timings.json"
+    except RuntimeError:
+        return None
 
 
 def _read(path: Path | None) -> dict[str, dict[Any, float]]:
-    if path is None or not path.exists():
-        return {}
     try:
+        if path is None or not path.exists():
+            return {}
         data = json.loads(path.read_text(encoding="utf-8"))
         return {
-            str(key): {str(name): float(seconds) for name, seconds in times.items()}
+            str(key): {str(name): _seconds(value) for name, value in times.items()}
             for key, times in data.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         warnings.warn(
             f"The times of layers in {path} cannot be read ({error}); they are measured again.",
             CacheWarning,
             stacklevel=4,
         )
         return {}
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{value} is no time")
+    return seconds

@@ -55,7 +55,9 @@ def build_model(
         UnknownNameError: No model has that name; the message lists known ones.
         IsoflopError: The library is not installed, or the model does not take an option.
     """
-    source, name = _split(spec)
+    source, name = split_spec(spec)
+    if num_classes is not None and num_classes < 0:
+        raise IsoflopError(f"num_classes must not be negative, not {num_classes}.")
     options = {
         key: value
         for key, value in {
@@ -86,7 +88,7 @@ def default_example_shape(spec: str, model: nn.Module | None = None) -> tuple[in
     Raises:
         IsoflopError: The shape is not known and must be given.
     """
-    source, name = _split(spec)
+    source, name = split_spec(spec)
     if source == "isoflop":
         return (1, *MODELS.get(name).input_shape)
     if source == "torchvision":
@@ -120,14 +122,19 @@ def example_inputs(spec: str, shape: tuple[int, ...], *, meta: bool = False) -> 
 
 def takes_tokens(spec: str) -> bool:
     """Return whether the model that `spec` names takes token numbers, as far as the name tells."""
-    source, name = _split(spec)
+    source, name = split_spec(spec)
     return source == "hf" or (source == "isoflop" and MODELS.get(name).kind == "tokens")
 
 
-def _split(spec: str) -> tuple[str, str]:
-    source, colon, name = spec.partition(":")
+def split_spec(spec: str) -> tuple[str, str]:
+    """Return the library, or the module, and the name that a model specification consists of.
+
+    Raises:
+        UnknownNameError: It is none.
+    """
+    source, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if not colon or not source or not name:
-        known = find_name(spec, MODELS.names())
+        known = find_name(str(spec), MODELS.names())
         hint = f" Did you mean 'isoflop:{known}'?" if known else ""
         raise UnknownNameError(f"{spec!r} names no model.{hint} Write {FORMS}.")
     return find_name(source, _SOURCES) or source, name
@@ -156,12 +163,18 @@ def _rename(spec: str, options: dict[str, Any], names: Mapping[str, str]) -> dic
 
 
 def _check_options(spec: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
-    accepted = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        return
-    for key in options:
-        if key not in accepted:
-            raise _not_taken(spec, key)
+    signature = inspect.signature(function)
+    accepted = signature.parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        for key in options:
+            if key not in accepted:
+                raise _not_taken(spec, key)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise IsoflopError(
+            f"{spec!r} cannot be called: {error}. Give a function whose arguments have defaults."
+        ) from error
 
 
 def _from_isoflop(spec: str, name: str, options: dict[str, Any]) -> nn.Module:

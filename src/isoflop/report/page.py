@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from isoflop.errors import FigureError, IsoflopError, RunDirectoryError
-from isoflop.files import to_json, write_text
+from isoflop.errors import FigureError, RunDirectoryError
+from isoflop.files import as_path, make_folder, new_file, to_json, write_text
 from isoflop.models.extras import require
 from isoflop.report.figure import Figure
 from isoflop.report.figures import FIGURES
@@ -52,11 +52,9 @@ def write_report(
     groups = group_runs([load_run(path) for path in runs])
     if not groups:
         raise RunDirectoryError("There are no runs to report on. Give run directories.")
-    out = Path(out)
-    if not out.parent.is_dir():
-        raise IsoflopError(f"There is no folder {out.parent}. Make it first.")
+    out = new_file(out)
     if figures is not None:
-        _make_folder(Path(figures))
+        make_folder(as_path(figures))
     drawn, missing = draw_all(groups, [read_bench(path) for path in bench])
     if figures is not None:
         for figure in drawn:
@@ -66,13 +64,6 @@ def write_report(
     write_text(out, _render(title, groups, rows, drawn, missing))
     problems = {str(run.path): list(run.problems) for g in groups for run in g.runs if run.problems}
     return {"rows": rows, "missing": missing, "problems": problems}
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise IsoflopError(f"The folder {path} cannot be made: {error}.") from error
 
 
 def draw_all(

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isoflop.errors import IsoflopError
-from isoflop.files import write_bytes
+from isoflop.files import new_file, write_bytes
 from isoflop.models.extras import require
+from isoflop.registry import known_name
 from isoflop.report.figure import (
     COLOR_SCALE,
     NEUTRAL,
@@ -49,10 +50,9 @@ def save_figure(figure: Figure, path: str | Path, *, theme: Theme = "light") -> 
         IsoflopError: The theme or the format is unknown, the folder does not exist, or it cannot be
             written.
     """
-    if theme not in _COLORS:
-        raise IsoflopError(f"theme must be 'light' or 'dark', not {theme!r}.")
+    colors = _COLORS[known_name(theme, _COLORS, "theme")]
     check_figure_path(path)
-    with require("matplotlib", "train").rc_context(_settings(_COLORS[theme])):
+    with require("matplotlib", "train").rc_context(_settings(colors)):
         drawn = io.BytesIO()
         draw(figure).savefig(drawn, dpi=_DPI, format=Path(path).suffix[1:])
     write_bytes(Path(path), drawn.getvalue())
@@ -60,11 +60,9 @@ def save_figure(figure: Figure, path: str | Path, *, theme: Theme = "light") -> 
 
 def check_figure_path(path: str | Path) -> None:
     """Raise `IsoflopError` if no figure can be saved at `path`."""
-    path = Path(path)
+    path = new_file(path)
     if path.suffix not in SUFFIXES:
         raise IsoflopError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}.")
-    if not path.parent.is_dir():
-        raise IsoflopError(f"{path}: there is no folder {path.parent}.")
     require("matplotlib", "train")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from isoflop.errors import FigureError, IsoflopError
+from isoflop.errors import FigureError
 
 if TYPE_CHECKING:
     from isoflop.reproduce import Reproduction
@@ -63,13 +63,13 @@ class Reproduce:
 
     def run(self) -> None:
         """Make the table and print it; what failed makes the exit code 1."""
-        from isoflop.files import write_text
+        from isoflop.files import new_file, write_text
         from isoflop.reproduce import DataFolders, Reproduction, Request
         from isoflop.reproduce.text import format_markdown, format_table
 
-        for name, path in (("--markdown", self.markdown), ("--figure", self.figure)):
-            if path is not None and not path.parent.is_dir():
-                raise IsoflopError(f"{name} {path}: there is no folder {path.parent}.")
+        for path in (self.markdown, self.figure):
+            if path is not None:
+                new_file(path)
         request = Request(
             table=self.table,
             preset=self.preset,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isoflop.plan import Plan
-from isoflop.registry import names_in
+from isoflop.registry import known_name, names_in
 from isoflop.sparsity import arguments
 from isoflop.sparsity.allocation import Allocation
 from isoflop.sparsity.compressed import CompressedWeights
@@ -21,7 +21,7 @@ from isoflop.sparsity.patterns import Pattern
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.start import Batches, Loss, Start
 from isoflop.sparsity.targets import from_masks, from_plan, from_sparsity, plain_plan
-from isoflop.surgery import ExampleInputs
+from isoflop.surgery import ExampleInputs, check_module
 
 
 def sparsify(
@@ -91,9 +91,10 @@ def sparsify(
     Raises:
         IsoflopError: An argument is wrong. Nothing has been changed then.
     """
+    check_module(model)
     method = arguments.find_instance(METHODS, Method, method)
     pattern = arguments.find_pattern(pattern)
-    arguments.check_storage(storage)
+    storage = known_name(storage, ("masked", "compressed"), "storage")
     arguments.check_total_steps(total_steps)
     arguments.check_integer("seed", seed, "what the sparsifier's generator starts from")
     arguments.check_optimizer(optimizer)

@@ -15,7 +15,6 @@ from isoflop.errors import (
     OptimizerError,
     PatternGapWarning,
     PlanError,
-    UnknownNameError,
 )
 from isoflop.kernels.layers import SparseLayer
 from isoflop.masks import mask_name, named_masks
@@ -116,12 +115,6 @@ def check_total_steps(value: object) -> None:
     assert isinstance(value, int)
     if value < 1:
         raise IsoflopError(f"total_steps must be positive, not {value}.")
-
-
-def check_storage(value: object) -> None:
-    """Raise unless `value` names a storage."""
-    if value not in ("masked", "compressed"):
-        raise UnknownNameError(f"The storage must be 'masked' or 'compressed', not {value!r}.")
 
 
 def check_effect(method: Method, counts: Sequence[int], total_steps: int) -> None:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from isoflop.errors import IsoflopError, OptimizerError
-from isoflop.kernels.convert import has_sparse_form
+from isoflop.kernels.convert import has_sparse_form, own_names
 from isoflop.kernels.layers import symmetric_padding
 from isoflop.sparsity.method import METHODS, Method
 from isoflop.sparsity.optimizers import tensors_in
@@ -145,6 +145,8 @@ def _problems(
             f"it belongs to a {_kind(module)}, and only nn.Linear, nn.Conv2d (not their "
             "subclasses) and Hugging Face's Conv1D have a compressed form"
         )
+    elif own := own_names(module):
+        yield f"its layer was given {own[0]!r}, which sparse layers cannot keep, or use themselves"
     if len(names := owners[id(weight)]) > 1:
         yield f"it is tied: {some_of(names)} are one parameter"
     if is_sharded(weight):

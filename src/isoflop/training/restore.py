@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from isoflop.errors import RunDirectoryError
-from isoflop.files import read_json
+from isoflop.files import as_path, read_json
 from isoflop.kernels import compress, densify
 from isoflop.masks import mask_name, set_mask
 from isoflop.surgery import replace_modules
@@ -46,7 +46,7 @@ def restore(path: str | Path) -> Restored:
     Raises:
         RunDirectoryError: There is no run, it has no checkpoint, or a file of it is damaged.
     """
-    run = RunDirectory(run_of(Path(path)))
+    run = RunDirectory(run_of(as_path(path)))
     if not run.config_path.exists():
         raise RunDirectoryError(f"{path} is no run directory and no checkpoint of one.")
     config = read_json(run.config_path)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import RunDirectoryError, WriteError
-from isoflop.files import ASIDE, make_folder, read_json, write_json, write_lines, writing
+from isoflop.files import ASIDE, as_path, make_folder, read_json, write_json, write_lines, writing
 
 LOCK = ".lock"
 
@@ -41,7 +41,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
 
     @property
     def config_path(self) -> Path:

@@ -24,9 +24,9 @@ from isoflop.errors import (
 from isoflop.flops import Trace, trace, trace_for_budget
 from isoflop.masks import named_masks
 from isoflop.plan import LayerPlan, Plan
-from isoflop.registry import names_in
+from isoflop.registry import known_name, names_in
 from isoflop.replaced import check_replaced
-from isoflop.surgery import ExampleInputs, match_paths
+from isoflop.surgery import ExampleInputs, check_module, match_paths
 from isoflop.transforms.attention import SeparateAttention
 from isoflop.transforms.base import (
     TRANSFORMS,
@@ -79,7 +79,8 @@ def transform(
         NoTransformableLayersError: Nothing is left to transform.
         BudgetError: No sparsity meets the budget.
     """
-    _check_arguments(model, config, scope, seed)
+    scope = known_name(scope, ("model", "layers"), "scope")
+    _check_arguments(model, config, seed)
     source = _source(model, config, example_inputs, names_in(exclude, "exclude"))
     if isinstance(config, LayerTransform) and all(
         LayerShape.of(layer).depthwise for layer in source.layers.values()
@@ -117,16 +118,13 @@ def transform(
     return new, plan
 
 
-def _check_arguments(model: nn.Module, config: Transform, scope: str, seed: int) -> None:
-    if not isinstance(model, nn.Module):
-        raise IsoflopError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
+def _check_arguments(model: nn.Module, config: Transform, seed: int) -> None:
+    check_module(model)
     if not isinstance(config, Transform):
         raise IsoflopError(
             f"config must be a transform, such as isoflop.SparseWide(sparsity=0.75), not {config!r}. "
             f"Known: {', '.join(t.__name__ for _, t in TRANSFORMS.items())}."
         )
-    if scope not in ("model", "layers"):
-        raise IsoflopError(f"scope must be 'model' or 'layers', not {scope!r}.")
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise IsoflopError(f"seed must be an integer, not {seed!r}.")
     for name, *_ in named_masks(model):

@@ -11,7 +11,7 @@ from torch import nn
 from isoflop.copies import copy_with_tensors
 from isoflop.errors import IsoflopError
 from isoflop.flops import Trace
-from isoflop.registry import Registry, names_in
+from isoflop.registry import Registry, known_name, names_in
 from isoflop.replaced import check_replaced
 from isoflop.surgery import ExampleInputs, replace_modules
 from isoflop.transforms.attention import forbid_fast_path, separate_attention
@@ -92,8 +92,7 @@ class Transform:
                 f"sparsity must be a number in [0, 1), not {self.sparsity!r}: 0.75 means that three "
                 "weights in four are zero."
             )
-        if self.init not in ("active_fan", "dense_fan"):
-            raise IsoflopError(f"init must be 'active_fan' or 'dense_fan', not {self.init!r}.")
+        object.__setattr__(self, "init", known_name(self.init, ("active_fan", "dense_fan"), "init"))
         object.__setattr__(self, "exclude", names_in(self.exclude, "exclude"))
 
     def prepared(self, model: nn.Module, trace: Trace, keep: Collection[str]) -> nn.Module:

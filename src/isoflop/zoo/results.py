@@ -31,13 +31,15 @@ def load(path: Path | None, versions: dict[str, str], settings: dict[str, Any]) 
     """Return the results in a file by model, if they were made with these versions and settings.
 
     Timeouts are left out, as the limit or the load may be another one now.
+
+    Raises:
+        RunDirectoryError: The file is something else, which results must not replace.
     """
     if path is None or not path.exists():
         return {}
-    try:
-        data = read_json(path)
-    except RunDirectoryError:
-        return {}
+    data = read_json(path)
+    if "format_version" not in data:
+        raise RunDirectoryError(f"{path} holds no results of isoflop zoo. Choose another --out.")
     same = (FORMAT_VERSION, versions, settings)
     if (data.get("format_version"), data.get("versions"), data.get("settings")) != same:
         return {}
