@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from isoflop.errors import IsoflopError
 from isoflop.surgery import check_module
@@ -70,7 +69,7 @@ def set_mask(module: nn.Module, parameter: str, mask: Tensor) -> None:
 
 
 def attach_mask(module: nn.Module, parameter: str, mask: Tensor) -> None:
-    """Attach `mask` to `module.<parameter>`, which is zero off it already.
+    """Attach `mask` to `module.<parameter>`, which is zero off it already, or soon.
 
     Raises:
         IsoflopError: The names of its buffer are taken (see `mask_name`).
@@ -115,8 +114,9 @@ def apply_masks(averaged: nn.Module, model: nn.Module | None = None) -> None:
 
     Args:
         averaged: A copy of a masked model, such as an `AveragedModel`.
-        model: The model whose masks it shall have. Without it, those that it has itself, which are
-            the present ones where buffers are copied, and not where they are averaged as well.
+        model: The model whose masks it shall have. Without it, those that it has itself: the present ones
+            in PyTorch's `AveragedModel` and where buffers are copied, and not where they are averaged
+            as well, or left alone.
 
     Raises:
         IsoflopError: There are no masks; those of `averaged` were averaged and `model` is missing; or
@@ -127,7 +127,8 @@ def apply_masks(averaged: nn.Module, model: nn.Module | None = None) -> None:
         _check_own_masks(averaged)
     else:
         check_module(model)
-        _copy_masks(averaged, model)
+        _check_source(averaged, model)
+        take_masks(averaged, model)
     for _, module, parameter, mask in named_masks(averaged):
         module.get_parameter(parameter).masked_fill_(~mask, 0)
 
@@ -141,7 +142,7 @@ def _check_own_masks(averaged: nn.Module) -> None:
         )
     at_first = sum(_masks_of(module)[parameter][1] for _, module, parameter, _ in masks)
     present = sum(_active(mask) for *_, mask in masks)
-    if present > at_first or (isinstance(averaged, AveragedModel) and averaged.use_buffers):
+    if present > at_first:
         raise IsoflopError(
             f"The buffers of this {type(averaged).__name__} were averaged, and the masks with them: they "
             f"have {present:,} active weights, where there were {at_first:,} when they were made. Pass "
@@ -149,10 +150,8 @@ def _check_own_masks(averaged: nn.Module) -> None:
         )
 
 
-def _copy_masks(averaged: nn.Module, model: nn.Module) -> None:
-    """Give `averaged` the masks of `model`, of which it is a copy, perhaps wrapped."""
-    mine, theirs = _weights(averaged), _weights(model)
-    if [shape for *_, shape in mine] != [shape for *_, shape in theirs]:
+def _check_source(averaged: nn.Module, model: nn.Module) -> None:
+    if [shape for *_, shape in _weights(averaged)] != [shape for *_, shape in _weights(model)]:
         raise IsoflopError(
             f"{type(averaged).__name__} is no copy of {type(model).__name__}: they do not have the same "
             "parameters. Pass the average of a model and that model."
@@ -163,13 +162,21 @@ def _copy_masks(averaged: nn.Module, model: nn.Module) -> None:
             "compressed layers, call `isoflop.align_masks(averaged, model)` before each update of the "
             "average."
         )
-    for (module, parameter, _), (source, name, _) in zip(mine, theirs, strict=True):
-        mask = get_mask(source, name)
-        if mask is None:
+
+
+def take_masks(averaged: nn.Module, model: nn.Module) -> None:
+    """Give `averaged` the masks of `model`, of which it is a copy, perhaps wrapped; no weight changes."""
+    for (module, parameter, _), (source, name, _) in zip(
+        _weights(averaged), _weights(model), strict=True
+    ):
+        mine, theirs = get_mask(module, parameter), get_mask(source, name)
+        if theirs is None:
             remove_mask(module, parameter)
+        elif mine is None:
+            own = theirs.detach().clone().to(module.get_parameter(parameter).device)
+            attach_mask(module, parameter, own)
         else:
-            own = mask.detach().clone().to(module.get_parameter(parameter).device)
-            set_mask(module, parameter, own)
+            mine.copy_(theirs)
 
 
 def _weights(model: nn.Module) -> list[tuple[nn.Module, str, torch.Size]]:

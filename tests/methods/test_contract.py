@@ -44,7 +44,7 @@ OPTIONS = {
     "Muon": [{"lr": 0.01, "weight_decay": 0.1}],
 }
 REFUSED = {"SparseAdam"}
-REFUSED_COMPRESSED = {"lbfgs", "muon"}
+REFUSED_COMPRESSED = {"adafactor", "lbfgs", "muon"}
 
 # Methods that need masked storage, and the mark of the others where they train compressed weights.
 MASKED_ONLY = {"dense", "snfs", "sr_ste"}

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from tests.zoo import ZOO
 from torch import nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 import isoflop
@@ -464,6 +466,95 @@ def test_checkpointed_models_are_scored_alike(name, reentrant):
     for weight, mask in score(model, name).items():
         assert torch.equal(mask, expected[weight])
     assert all(p.grad is None for p in model.parameters())
+
+
+def square_function(kind):
+    """Return x² as a function of its own, whose gradient is computed in one way or another."""
+
+    class Squared(Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            if kind == "numpy":
+                return torch.from_numpy(2 * x.detach().numpy() * grad.detach().numpy())
+            if kind == "no_grad":
+                with torch.no_grad():
+                    return 2 * x * grad
+            return 2 * x * grad
+
+    if kind == "once_differentiable":
+        once: Any = staticmethod(once_differentiable(Squared.backward))
+        Squared.backward = once
+    return Squared.apply
+
+
+class Activated(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.activation = activation
+
+    def forward(self, x):
+        return self.last(self.activation(self.first(x)))
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+@pytest.mark.parametrize("kind", ["twice", "once_differentiable", "numpy", "no_grad"])
+def test_functions_without_a_second_derivative(name, kind):
+    model = Activated(square_function(kind))
+    if name == "grasp" and kind != "twice":
+        with pytest.raises(
+            InputError, match="the autograd function 'Squared' has a first derivative"
+        ):
+            score(model, name)
+        return
+    expected = score(Activated(torch.square), name)
+    for weight, mask in score(model, name).items():
+        assert torch.equal(mask, expected[weight])
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_gradients_that_are_zero_have_second_derivatives(name):
+    class Stopped(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return torch.zeros(8, 16)
+
+    expected = score_quietly(Activated(torch.detach), name)
+    for weight, mask in score_quietly(Activated(Stopped.apply), name).items():
+        assert torch.equal(mask, expected[weight])
+
+
+def score_quietly(model, name):
+    with pytest.warns(NoEffectWarning, match="All scores of 'first.weight' are exactly zero"):
+        return score(model, name)
+
+
+def test_synflow_in_a_type_that_code_fixes():
+    def plainly(x):
+        return x.square()
+
+    def in_float(x):
+        return x.float().square()
+
+    masks = []
+    for activation in (plainly, in_float):
+        model = Activated(activation)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        options = {"sparsity": 0.5, "dense_ends": False, "total_steps": 9}
+        few = SynFlow(rounds=3)
+        masks.append(sparsify(model, optimizer, few, example_inputs=(1, 8), **options).masks)
+    assert all(torch.equal(mask, masks[1][weight]) for weight, mask in masks[0].items())
 
 
 @pytest.mark.parametrize(

@@ -361,9 +361,9 @@ def test_parameters_shrink_in_place(name):
 
 def test_optimizer_state_of_another_form_is_refused():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    optimizer = torch.optim.Adafactor(model.parameters())
-    model(torch.randn(2, 4)).sum().backward()
-    optimizer.step()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for parameter in model.parameters():
+        optimizer.state[parameter]["rows"] = torch.ones(4, 1)
     options: Any = {"sparsity": 0.5, "dense_ends": False, "total_steps": 3}
     with pytest.raises(OptimizerError, match="before the first step"):
         sparsify(model, optimizer, "set", storage="compressed", **options)
@@ -383,7 +383,6 @@ def test_averages_follow_the_masks(name):
             before = run.sparsifier.masks
             run.step(step)
             if run is runs[1]:
-                isoflop.align_masks(average, run.model)
                 for key, mask in run.sparsifier.masks.items():
                     new = (mask & ~before[key]).flatten().nonzero().flatten().tolist()
                     grown |= {(key, i) for i in new}
@@ -399,26 +398,26 @@ def test_averages_follow_the_masks(name):
         assert torch.equal(averages[1].module.get_buffer(key + "_mask"), mask)
 
 
-@pytest.mark.parametrize("use_buffers", [True, False])
-@pytest.mark.parametrize("ema", [True, False])
-def test_averages_that_do_not_follow_the_masks_are_refused(use_buffers, ema):
+def test_averages_that_do_not_follow_the_masks_are_refused():
     run = Run("compressed", adam=False)
-    average = get_ema_multi_avg_fn(0.8) if ema else None
-    aligned, loose = (
-        AveragedModel(run.model, multi_avg_fn=average, use_buffers=use_buffers) for _ in range(2)
-    )
+    aligned, loose = copy.deepcopy(run.model), copy.deepcopy(run.model)
     for step in range(6):
         run.step(step)
         isoflop.align_masks(aligned, run.model)
-        aligned.update_parameters(run.model)
-        loose.update_parameters(run.model)
+        for averaged in (aligned, loose):
+            pairs = zip(
+                averaged.state_dict().values(), run.model.state_dict().values(), strict=True
+            )
+            with torch.no_grad():
+                for mine, theirs in pairs:
+                    mine.copy_(0.9 * mine + 0.1 * theirs)
     x = torch.randn(2, *SHAPE)
     for use in (lambda: loose(x), lambda: isoflop.densify(loose)):
         with pytest.raises(IsoflopError, match="align_masks"):
             use()
     aligned(x).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in aligned.parameters())
-    assert_same(masks_of(aligned.module), run.sparsifier.masks)
+    assert_same(masks_of(aligned), run.sparsifier.masks)
     with pytest.raises(IsoflopError, match="compressed layers"):
         isoflop.apply_masks(aligned)
 

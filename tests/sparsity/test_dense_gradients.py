@@ -242,6 +242,51 @@ def without_a_layer(run, step):
     run.optimizer.step()
 
 
+def penalty(run):
+    return 0.01 * sum(p.abs().sum() + p.square().sum() for p in run.parameters)
+
+
+def penalised(run, step):
+    run.optimizer.zero_grad()
+    (run.loss(step) + penalty(run)).backward()
+    run.clip()
+    run.optimizer.step()
+
+
+def penalised_apart(run, step):
+    run.optimizer.zero_grad()
+    for part in (penalty, lambda run: run.loss(step), penalty)[step % 2 :]:
+        part(run).backward()
+    run.clip()
+    run.optimizer.step()
+
+
+def flat(run, step):
+    """With a penalty on the norm of the gradients of weights, over two batches."""
+    run.optimizer.zero_grad()
+    for t in (step, step + 100):
+        loss = run.loss(t)
+        gradients = torch.autograd.grad(loss, run.parameters, create_graph=True)
+        (loss + 0.1 * sum(g.square().sum() for g in gradients)).backward()
+    run.clip()
+    run.optimizer.step()
+
+
+def set_from_a_graph(run, step):
+    gradients = torch.autograd.grad(run.loss(step), run.parameters, create_graph=True)
+    for parameter, gradient in zip(run.parameters, gradients, strict=True):
+        parameter.grad = gradient.detach()
+    run.clip()
+    run.optimizer.step()
+
+
+def hooked(run, step):
+    handles = [p.register_hook(lambda g: 3 * g) for p in run.parameters]
+    accumulated(run, step)
+    for handle in handles:
+        handle.remove()
+
+
 LOOPS = [
     *(
         plain,
@@ -261,7 +306,7 @@ LOOPS = [
         scaled,
     ),
     *(by_closure, taken_and_set, divided_and_set, decayed_by_hand, sharpness_aware, left_out),
-    without_a_layer,
+    *(without_a_layer, penalised, penalised_apart, flat, set_from_a_graph, hooked),
 ]
 
 METHODS = {
@@ -342,6 +387,17 @@ def test_gradients_put_together_from_those_of_live_weights_grow_nothing(storage)
     masks = {name: mask.clone() for name, mask in run.sparsifier.masks.items()}
     with pytest.warns(NoEffectWarning, match=r"'0.weight', '2.weight', '4.weight' was set by hand"):
         projected(run, 1)
+    for name, mask in run.sparsifier.masks.items():
+        assert torch.equal(mask, masks[name])
+
+
+def test_hooks_that_change_single_numbers_grow_nothing_in_compressed_storage():
+    run = Run("compressed", METHODS["rigl at every step"])
+    for parameter in run.parameters:
+        parameter.register_hook(lambda g: g.clamp(-1e-3, 1e-3))
+    masks = {name: mask.clone() for name, mask in run.sparsifier.masks.items()}
+    with pytest.warns(NoEffectWarning, match="or changed by a hook"):
+        plain(run, 0)
     for name, mask in run.sparsifier.masks.items():
         assert torch.equal(mask, masks[name])
 

@@ -203,7 +203,7 @@ def test_parameters_taken_from_the_groups_are_noticed():
 
 
 def test_training_by_hand_is_warned_of():
-    model, _, _ = make("static")
+    model, _optimizer, sparsifier = make("static")
     for _ in range(63):
         backward(model)
         for p in model.parameters():
@@ -214,6 +214,7 @@ def test_training_by_hand_is_warned_of():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             backward(model)
+    assert sparsifier.step == 0
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,15 @@ def test_what_a_recipe_is_given_reaches_the_method_or_is_refused(recipe, method)
                     build_method(method, given)
 
 
+@pytest.mark.parametrize("method", METHODS.names())
+def test_one_recipe_for_several_methods(method):
+    recipe = dataclasses.replace(get_recipe("digits"), update_every=7, alpha=0.9)
+    built = build_method(method, recipe)
+    for option, value in (("update_every", 7), ("alpha", 0.9)):
+        if option in method_options(method):
+            assert getattr(built, option) == value
+
+
 def test_methods_keep_their_own_values_unless_others_are_given():
     recipe = get_recipe("cifar100")
     assert build_method("granet", recipe).update_every == 1000  # pyright: ignore[reportAttributeAccessIssue]

@@ -100,8 +100,8 @@ def align_masks(averaged: nn.Module, model: nn.Module) -> None:
 
     The values of a compressed layer have no fixed places: once the masks have changed, the values of
     an average (EMA, SWA) and those of the model belong to different weights. Call this right before
-    the average is updated. Averages of weights that are still there stay, those of weights that are
-    gone are forgotten, new ones start from zero.
+    the average is updated (PyTorch's `AveragedModel` does so by itself). Averages of weights that are
+    still there stay, those of weights that are gone are forgotten, new ones start from zero.
 
     Args:
         averaged: The averaged model, such as an `AveragedModel` or its `module`.

@@ -27,8 +27,9 @@ class SynFlow(InRounds):
     the weights with the highest scores stay. In a linear network the scores of every layer have the
     same sum, so that no layer can be emptied before the others.
 
-    The scores are computed in float64, because R overflows in deep networks, in evaluation mode,
-    and for ``example_inputs`` of which only the shapes matter; its integer inputs stay as they are.
+    The scores are computed in float64, because R overflows in deep networks (in the type of the model,
+    where its code allows no other), in evaluation mode, and for ``example_inputs`` of which only the
+    shapes matter; its integer inputs stay as they are.
 
     Defaults: ``rounds=100``, exponential schedule, ``min_per_output=1``.
 
@@ -48,34 +49,11 @@ class SynFlow(InRounds):
 
     def probe(self, start: Start) -> Probe:
         """Return a copy with absolute weights, and the sum of its outputs for an input of ones."""
-        args, kwargs = normalize_inputs(start.model, start.example_inputs)
-        device = next(start.model.parameters()).device
-
-        def ones(tensor: Tensor) -> Tensor:
-            if not tensor.is_floating_point():
-                return tensor.to(device)
-            return torch.ones(tensor.shape, dtype=torch.float64, device=device)
-
-        args, kwargs = tree_map_only(Tensor, ones, (args, kwargs))
-
-        def objectives(model: nn.Module) -> Iterator[Tensor]:
-            try:
-                output = plain_output(model(*args, **kwargs))
-            except Exception as error:
-                raise InputError(
-                    f"The model cannot be run on example_inputs in float64: {type(error).__name__}: "
-                    f"{error}. Pass the shape of one sample, such as (1, 3, 32, 32)."
-                ) from error
-            tensors = (t for t in tree_leaves(output) if isinstance(t, Tensor))
-            yield torch.stack([t.sum() for t in tensors if t.is_floating_point()]).sum()
-
-        probe = Probe(
-            start.model, start.layout.names, objectives, start.generator, dtype=torch.float64
-        )
-        probe.model.eval()
-        with torch.no_grad():
-            for tensor in [*probe.model.parameters(), *probe.weights]:
-                tensor.abs_()
+        probe = _probe(start, torch.float64)
+        try:
+            probe.gradients([torch.ones_like(w, dtype=torch.bool) for w in probe.weights])
+        except InputError:  # a type that is fixed in its code, perhaps
+            probe = _probe(start, next(start.model.parameters()).dtype)
         return probe
 
     def scores(self, probe: Probe, masks: Sequence[Tensor]) -> list[Tensor]:
@@ -85,3 +63,33 @@ class SynFlow(InRounds):
             weight.masked_fill(~mask, 0) * gradient
             for weight, mask, gradient in zip(probe.weights, masks, gradients, strict=True)
         ]
+
+
+def _probe(start: Start, dtype: torch.dtype) -> Probe:
+    args, kwargs = normalize_inputs(start.model, start.example_inputs)
+    device = next(start.model.parameters()).device
+
+    def ones(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.to(device)
+        return torch.ones(tensor.shape, dtype=dtype, device=device)
+
+    args, kwargs = tree_map_only(Tensor, ones, (args, kwargs))
+
+    def objectives(model: nn.Module) -> Iterator[Tensor]:
+        try:
+            output = plain_output(model(*args, **kwargs))
+        except Exception as error:
+            raise InputError(
+                f"The model cannot be run on example_inputs: {type(error).__name__}: {error}. Pass the "
+                "shape of one sample, such as (1, 3, 32, 32)."
+            ) from error
+        tensors = (t for t in tree_leaves(output) if isinstance(t, Tensor))
+        yield torch.stack([t.sum() for t in tensors if t.is_floating_point()]).sum()
+
+    probe = Probe(start.model, start.layout.names, objectives, start.generator, dtype=dtype)
+    probe.model.eval()
+    with torch.no_grad():
+        for tensor in [*probe.model.parameters(), *probe.weights]:
+            tensor.abs_()
+    return probe

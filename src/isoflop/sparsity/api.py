@@ -12,6 +12,7 @@ from isoflop.plan import Plan
 from isoflop.registry import known_name, names_in
 from isoflop.sparsity import arguments
 from isoflop.sparsity.allocation import Allocation
+from isoflop.sparsity.averages import let_averages_follow
 from isoflop.sparsity.compressed import CompressedWeights
 from isoflop.sparsity.compressible import check_compressible
 from isoflop.sparsity.course import plan_course
@@ -168,6 +169,7 @@ def sparsify(
     else:
         stored = method.masked_storage(targets, optimizer)
     stored.begin(first)
+    let_averages_follow()
     layout = dataclasses.replace(layout, targets=stored.targets)
     if course is not None:
         course = dataclasses.replace(course, layout=layout)

@@ -5,7 +5,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -138,6 +138,27 @@ class Excerpt:
         flat[self.positions.long()] = self.gradient
         return flat.view(shape)
 
+    def plus(self, dense: Tensor) -> "Excerpt":
+        """Return the excerpt of the sum with a gradient that is zero but at the non-zeros."""
+        if not self.finite:
+            return self
+        return replace(self, gradient=self.gradient + dense.flatten()[self.positions.long()])
+
+
+@dataclass
+class Coming:
+    """A gradient on its way to `.grad`, unless `torch.autograd.grad` has asked for it.
+
+    Attributes:
+        values: The gradient of the values.
+        dense: That of the dense weight; None if the pass did not go through the layer.
+        before: What `.grad` was, where hooks of the user's may change what is added to it.
+    """
+
+    values: Tensor
+    dense: Tensor | None
+    before: Tensor | None
+
 
 class Observation:
     """The dense gradient of one layer, on its way from the backward pass to the update.
@@ -146,10 +167,13 @@ class Observation:
         growth: The most weights that can grow.
         passes: Backward passes since the gradient was zero.
         under_way: Sum over the uses of the layer in the present backward pass.
+        coming: What the present backward pass is about to add.
+        direct: Sum of the gradients of values that came past the layer, before any that did not.
         held: Sum over the backward passes of the step, if it is held.
         excerpt: What was kept of the gradient of the step.
         left: What `.grad` of the values was after the last backward pass.
         lost: Whether another backward pass came after the excerpt had been made.
+        hooked: Whether hooks of the user's have changed a gradient otherwise than by a factor.
     """
 
     def __init__(self) -> None:
@@ -160,10 +184,13 @@ class Observation:
     def forget(self) -> None:
         """Forget all gradients."""
         self.under_way: Tensor | None = None
+        self.coming: Coming | None = None
+        self.direct: Tensor | None = None
         self.held: Tensor | None = None
         self.excerpt: Excerpt | None = None
         self.left: Tensor | None = None
         self.lost = False
+        self.hooked = False
 
 
 class ExcerptedGradients(Gradients):
@@ -303,6 +330,9 @@ class CompressedWeights(Storage):
         ):
             target.layer.observer = None
             if self._observed and target.name in trained:
+                coming = observation.coming
+                if observation.excerpt is None and observation.held is None and coming is not None:
+                    observation.held = coming.dense  # and the gradient was set by hand
                 if observation.held is not None:
                     observation.excerpt = self._excerpt(i, observation.held)
                     observation.held = None
@@ -336,6 +366,8 @@ class CompressedWeights(Storage):
         """Bytes of the gradients held between a backward pass and the optimizer's step."""
         held = [t for o in self._observations for t in (o.under_way, o.held)]
         for observation in self._observations:
+            if observation.coming is not None:
+                held.append(observation.coming.dense)
             if observation.excerpt is not None:
                 held += [observation.excerpt.positions, observation.excerpt.gradient]
         return sum(tensor.nbytes for tensor in held if tensor is not None)
@@ -360,18 +392,39 @@ class CompressedWeights(Storage):
 
     @torch.no_grad()
     def _on_gradient(self, i: int, grad: Tensor) -> None:
-        """Follow a backward pass, just before the gradient of the values is accumulated."""
-        del grad
-        observation, values = self._observations[i], self.targets[i].layer.values
+        """Follow a backward pass, just before the gradient of the values is accumulated, if it is."""
+        observation, layer = self._observations[i], self.targets[i].layer
+        values = layer.values
         dense, observation.under_way = observation.under_way, None
         if values.grad is None or not bool(values.grad.any()):
             observation.forget()
             observation.passes = 0
+        if not self._observed:
+            return
+        if dense is not None:
+            # Of live weights, also what came past the layer, such as that of a penalty on parameters.
+            dense = torch.where(layer.mask(), layer.scatter(grad), dense)
+        before = None
+        if len(values._backward_hooks or ()) > 1:
+            before = torch.zeros_like(grad) if values.grad is None else values.grad.clone()
+        observation.coming = Coming(grad, dense, before)
+
+    @torch.no_grad()
+    def _after_gradient(self, i: int, values: Tensor) -> None:
+        """Take what a backward pass has added to `.grad`."""
+        observation = self._observations[i]
         observation.passes += 1
         self._accumulates |= observation.passes > 1
-        if dense is None or observation.lost:
+        coming, observation.coming = observation.coming, None
+        if not self._observed or coming is None or observation.lost:
             return
-        if observation.excerpt is not None:
+        observation.left = values.grad
+        if coming.before is not None and values.grad is not None:
+            (change,) = changes([(coming.values, values.grad - coming.before)])
+            observation.hooked |= not change.plain
+        if coming.dense is None:
+            self._add_direct(i, coming.values)
+        elif observation.excerpt is not None:
             observation.lost, observation.excerpt = True, None
             warnings.warn(
                 "A second backward pass came in a step of which only one was expected, since all "
@@ -379,16 +432,28 @@ class CompressedWeights(Storage):
                 NoEffectWarning,
                 stacklevel=2,
             )
-        elif self._accumulates:
-            held = observation.held
-            observation.held = dense if held is None else held.add_(dense)
         else:
-            observation.excerpt = self._excerpt(i, dense)
+            dense = coming.dense
+            for more in (observation.held, observation.direct):
+                if more is not None:
+                    dense += more
+            observation.held = observation.direct = None
+            if self._accumulates:
+                observation.held = dense
+            else:
+                observation.excerpt = self._excerpt(i, dense)
 
-    def _after_gradient(self, i: int, values: Tensor) -> None:
-        """Note what a backward pass has left in `.grad`."""
-        if self._observed:
-            self._observations[i].left = values.grad
+    def _add_direct(self, i: int, grad: Tensor) -> None:
+        """Add a gradient of the values that came past the layer."""
+        observation, layer = self._observations[i], self.targets[i].layer
+        dense = layer.scatter(grad)
+        if observation.excerpt is not None:
+            observation.excerpt = observation.excerpt.plus(dense)
+        elif observation.held is not None:
+            observation.held += dense
+        else:
+            before = observation.direct
+            observation.direct = dense if before is None else before + dense
 
     def _excerpt(self, i: int, dense: Tensor) -> Excerpt:
         """Reduce a dense gradient to what an update can ask for."""
@@ -409,6 +474,8 @@ def _is_unknown(layer: SparseLayer, observation: Observation) -> bool:
     assert grad is not None
     if observation.lost or (excerpt is not None and not excerpt.finite):
         return False
+    if observation.hooked:
+        return True
     if excerpt is None:
         return bool(grad.any())
     if grad is observation.left or workers() > 1:

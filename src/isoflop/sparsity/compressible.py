@@ -23,8 +23,8 @@ from isoflop.sparsity.targets import MaskedTarget
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
-# Of these, one keeps a history of all parameters in one row, the other takes matrices only.
-_REFUSED_OPTIMIZERS = ("LBFGS", "Muon")
+# LBFGS keeps a history of all parameters in one row; the others treat a matrix by rows and columns.
+_REFUSED_OPTIMIZERS = ("LBFGS", "Muon", "Adafactor", "Shampoo", "SOAP")
 
 _STEPS = 10_000
 

@@ -40,6 +40,7 @@ class KeptGradient:
         self._version = 0
         self._continues: bool | None = None
         self._stale: Tensor | None = None
+        self._held_back: Tensor | None = None
 
     def before(self, grad: Tensor | None) -> None:
         """Find out whether `grad`, to which a gradient is about to be added, was zeroed meanwhile."""
@@ -49,11 +50,22 @@ class KeptGradient:
         )
         # What an earlier step has left in `.grad` says nothing about this one.
         self._stale = None if grad is None or self._continues else grad.detach().clone()
+        self._held_back = None
+
+    def hold_back(self, coming: Tensor, mask: Tensor) -> None:
+        """Remember the part off the mask of a gradient, of which only the rest will be added.
+
+        It may also be added by nobody, but set as `.grad` by hand.
+        """
+        self._held_back = coming.detach().masked_fill(mask, 0)
+        if not self._continues:
+            self.total, self.left = coming.detach().clone(), None
 
     def after(self, grad: Tensor, mask: Tensor) -> None:
         """Add a gradient that has come to `grad`, and leave its live part there."""
         continues, self._continues = self._continues, None
         stale, self._stale = self._stale, None
+        held_back, self._held_back = self._held_back, None
         if continues is None:  # sharded gradients come without notice
             continues = grad is self.left and _version(grad) == self._version + 1
         dense = grad.detach().clone()
@@ -61,6 +73,8 @@ class KeptGradient:
             dense += self.total.masked_fill(mask, 0)
         if stale is not None:
             dense -= stale
+        if held_back is not None:
+            dense += held_back
         grad.masked_fill_(~mask, 0)
         self.total, self.left, self._version = dense, grad, _version(grad)
 
@@ -145,9 +159,9 @@ def warn_of_unknown(names: Sequence[str]) -> None:
     if names:
         warnings.warn(
             f"The gradient of {', '.join(map(repr, names[:3]))}{' …' if names[3:] else ''} was set "
-            "by hand, and says nothing of weights that are off: nothing is dropped or grown there "
-            "after this step. Change `.grad` in place, or set the gradient at all positions, as "
-            "`torch.autograd.grad` returns it in masked storage.",
+            "by hand, or changed by a hook, and says nothing of weights that are off: nothing is dropped "
+            "or grown there after this step. Change `.grad` in place, or set the gradient at all "
+            "positions, as `torch.autograd.grad` returns it in masked storage.",
             NoEffectWarning,
             stacklevel=2,
         )

@@ -163,11 +163,9 @@ class MaskedWeights(Storage):
         """
         reference = weakref.ref(self)
 
-        def before(i: int, grad: Tensor) -> None:
-            del grad
+        def before(i: int, grad: Tensor) -> Tensor | None:
             storage = reference()
-            if storage is not None and storage._observed:
-                storage._kept[i].before(storage.targets[i].weight.grad)
+            return None if storage is None else storage._receive(i, grad)
 
         def after(i: int, weight: Tensor) -> None:
             storage = reference()
@@ -184,6 +182,21 @@ class MaskedWeights(Storage):
             hooks: Any = weight._post_accumulate_grad_hooks
             for key in [key for key in hooks if key != hook.id]:
                 hooks[key] = hooks.pop(key)
+
+    def _receive(self, i: int, grad: Tensor) -> Tensor | None:
+        """Take notice of a gradient, and return another in its place where that must be.
+
+        A gradient that will be differentiated again (`create_graph`) is that of live weights from the
+        start: a penalty on its norm, say, would count weights that are not there.
+        """
+        target, kept = self.targets[i], self._kept[i]
+        if self._observed:
+            kept.before(target.weight.grad)
+        if not torch.is_grad_enabled():
+            return None
+        if self._observed:
+            kept.hold_back(grad, target.mask)
+        return grad.masked_fill(~target.mask, 0)
 
     def _mask_gradient(self, i: int, grad: Tensor) -> None:
         """Zero the gradient of masked weights as soon as it is accumulated.
@@ -220,6 +233,10 @@ class TrainedWeights(MaskedWeights):
     def _adopt(self, name: str, weight: Tensor, mask: Tensor) -> None:
         """Remember the part of `weight` that `mask` is about to zero."""
         self._hidden[name] = weight.detach().masked_fill(mask, 0)
+
+    def _receive(self, i: int, grad: Tensor) -> Tensor | None:
+        """Leave the gradients of masked weights, which are trained too, while masks change."""
+        return None if self._observed else super()._receive(i, grad)
 
     def _mask_gradient(self, i: int, grad: Tensor) -> None:
         """Leave the gradients of masked weights, which are trained too, while masks change."""

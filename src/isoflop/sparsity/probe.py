@@ -2,10 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.utils.hooks import RemovableHandle
 
 from isoflop.copies import copy_with_tensors
 from isoflop.errors import InputError
@@ -113,15 +116,24 @@ class Probe:
         """Return the gradient at the weights; of the loss, or of what its gradient was used in."""
         _check_objective(objective)
         try:
-            gradients = torch.autograd.grad(
-                objective,
-                self._parameters,
-                create_graph=create_graph,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            with _functions_once(objective) as once:
+                gradients = torch.autograd.grad(
+                    objective,
+                    self._parameters,
+                    create_graph=create_graph,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
         except (RuntimeError, NotImplementedError) as error:
             raise InputError(f"{_TWICE} ({error})") from error
+        if create_graph and once:
+            raise InputError(
+                f"The method differentiates the loss twice, but the autograd function {once[0]!r} has a "
+                "first derivative only: its `backward` is marked `once_differentiable`, or computes "
+                "outside of autograd (NumPy, torch.no_grad, a kernel of its own). Its part of the scores "
+                "would be missing. Compute its gradient by PyTorch operations on `ctx.saved_tensors`, "
+                "exclude nothing, or use another method, such as isoflop.Snip()."
+            )
         if any(p.grad is not None for p in self.model.parameters()):
             self.model.zero_grad()
             raise InputError(_TWICE)
@@ -167,15 +179,59 @@ def _check_objective(objective: Tensor) -> None:
         )
 
 
+@contextlib.contextmanager
+def _functions_once(objective: Tensor) -> Iterator[list[str]]:
+    """Find the functions written in Python whose gradient autograd cannot differentiate any further.
+
+    PyTorch would take their second derivatives for zero.
+
+    Yields:
+        Their names, once a backward pass with `create_graph` has run.
+    """
+    found: list[str] = []
+
+    def watch(node: Any) -> RemovableHandle:
+        def hook(grads: Sequence[Tensor | None], outer: Sequence[Tensor | None]) -> None:
+            if not any(g is not None and g.requires_grad for g in outer):
+                return
+            if any(g is not None and _is_cut_off(g) for g in grads):
+                found.append(type(node).__name__.removesuffix("Backward"))
+
+        return node.register_hook(hook)
+
+    nodes = (node for node in _nodes(objective) if isinstance(node, BackwardCFunction))
+    handles = [watch(node) for node in nodes]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_cut_off(grad: Tensor) -> bool:
+    """Tell whether a gradient, not zero, depends on nothing any more, as far as autograd knows."""
+    node = grad.grad_fn
+    # What `once_differentiable` puts there raises an error if it is run, but no path leads on from it.
+    if grad.requires_grad and not (node is not None and node.name().endswith("::Error")):
+        return False
+    return bool(grad.detach().any())
+
+
 def _leaves(objective: Tensor) -> Iterator[Tensor]:
     """Iterate over the tensors that a backward pass adds gradients to."""
+    for node in _nodes(objective):
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            yield leaf
+
+
+def _nodes(objective: Tensor) -> Iterator[Any]:
+    """Iterate over the nodes of the graph of a scalar."""
     pending, seen = [objective.grad_fn], set()
     while pending:
         node = pending.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            yield leaf
+        yield node
         pending += [following for following, _ in node.next_functions]

@@ -69,8 +69,7 @@ def build_method(name: str, recipe: Recipe, **options: Any) -> Method:
     values = {}
     for key in METHOD_OPTIONS:
         value = getattr(recipe, key)
-        if key in recipe.given and key not in fields:
-            raise IsoflopError(f"The method {name!r} takes no {key}; {_takes(fields)}.")
+        _check_taken(name, fields, key, recipe)
         if key in fields and (key in recipe.given or value != own[key]):
             values[key] = value
     return kind(**values | options)
@@ -81,13 +80,20 @@ def check_options(method: Method, recipe: Recipe) -> None:
     fields = [field.name for field in dataclasses.fields(method)]
     for key in METHOD_OPTIONS:
         value = getattr(recipe, key)
-        if key in recipe.given and key not in fields:
-            raise IsoflopError(f"The method {method.name!r} takes no {key}; {_takes(fields)}.")
+        _check_taken(method.name, fields, key, recipe)
         if key in recipe.given and getattr(method, key) != value:
             raise IsoflopError(
                 f"The recipe was given {key}={value!r}, the method {method.name!r} has "
                 f"{getattr(method, key)!r}. Give it once, to one of them."
             )
+
+
+def _check_taken(name: str, fields: Sequence[str], key: str, recipe: Recipe) -> None:
+    if key in recipe.given and key not in fields:
+        raise IsoflopError(
+            f"The method {name!r} takes no {key}; {_takes(fields)}. Leave it out; in a recipe for "
+            "several methods, set it by dataclasses.replace instead of recipe.replace."
+        )
 
 
 def _takes(fields: Sequence[str]) -> str:

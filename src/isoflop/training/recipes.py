@@ -182,9 +182,11 @@ class Recipe:
     def replace(self, **changes: object) -> "Recipe":
         """Return the recipe with some values changed; those that are None stay.
 
-        What is changed is known as given, even if it has the value that it had: where it has no
-        effect, a run is refused. Another number of epochs moves the milestones in proportion, unless
-        they are given too.
+        What is changed is known as given for a run, even if it has the value that it had: where it has
+        no effect, that run is refused. A recipe of your own for runs with several methods is made by
+        `Recipe(…)` or `dataclasses.replace`: its `alpha`, `update_every` and `end_fraction` go to the
+        methods that have them, in place of the method's own where they are not the paper's. Another
+        number of epochs moves the milestones in proportion, unless they are given too.
         """
         changes = {name: value for name, value in changes.items() if value is not None}
         changes["given"] = tuple(dict.fromkeys([*self.given, *changes]))
