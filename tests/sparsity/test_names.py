@@ -1,6 +1,7 @@
 """Code that picks parameters by name is told that those of compressed layers have another."""
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -34,7 +35,9 @@ class InComprehension(Net):
 
 class ByModules(Net):
     def forward(self, x):
-        return super().forward(x), sum(m.weight.square().sum() for m in self.children())
+        return super().forward(x), sum(
+            m.get_parameter("weight").square().sum() for m in self.children()
+        )
 
 
 class NamesOutsideOfTheForwardPass(Net):
@@ -42,7 +45,7 @@ class NamesOutsideOfTheForwardPass(Net):
         return [p for n, p in self.named_parameters() if n.endswith("weight")]
 
 
-def sparsify(model, storage="compressed"):
+def sparsify(model, storage: Literal["masked", "compressed"] = "compressed"):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     isoflop.sparsify(
         model, optimizer, "static", sparsity=0.5, total_steps=4, storage=storage, dense_ends=False

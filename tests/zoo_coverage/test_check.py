@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -51,10 +52,14 @@ def test_a_plan_that_misses_the_budget_fails(models, monkeypatch):
     assert check(f"{models}:good", CONFIG)["cause"] == "gap larger than a weight"
 
 
+def _louder(module: Any, inputs: Any, output: Any) -> Any:
+    return 100 * output
+
+
 def test_logits_of_another_spread_fail(models, monkeypatch):
     def loud(*args, **options):
         model, plan = transform(*args, **options)
-        model.register_forward_hook(lambda module, inputs, output: 100 * output)
+        model.register_forward_hook(_louder)
         return model, plan
 
     monkeypatch.setattr("isoflop.zoo.check.transform", loud)

@@ -97,7 +97,7 @@ class NanoGpt(nn.Module):
         assert t <= 8, f"Cannot forward sequence of length {t}, block size is only 8"
         pos = torch.arange(0, t, dtype=torch.long, device=idx.device)
         x = self.transformer.wte(idx) + self.transformer.wpe(pos)
-        for block in self.transformer.h:
+        for block in self.transformer.h:  # pyright: ignore[reportGeneralTypeIssues]
             x = x + block(x)
         return self.lm_head(self.transformer.ln_f(x))
 
