@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import isoflop
 from isoflop.copies import copy_with_tensors
 from isoflop.errors import IsoflopError
 from isoflop.flops import profile
@@ -136,10 +137,12 @@ def test_a_module_that_cannot_be_copied_is_named():
         def __deepcopy__(self, memo):
             raise TypeError("sealed")
 
+    model = nn.Sequential(nn.Linear(2, 2), Sealed(2, 2))
+    assert profile(model, (5, 2)).macs == 5 * 8
     with pytest.raises(
         IsoflopError, match=r"The module '1' \(Sealed\) of Sequential cannot be copied.*sealed"
     ):
-        profile(nn.Sequential(nn.Linear(2, 2), Sealed(2, 2)), (5, 2))
+        isoflop.freeze(model, example_inputs=(5, 2))
 
 
 def test_functions_that_lead_nowhere_are_shared():

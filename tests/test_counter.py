@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import isoflop
@@ -344,3 +344,22 @@ def test_what_is_written_to_a_buffer_depends_on_the_input():
             return self.head(out)
 
     assert network_ends(Filled(), (2, 4)) == ({"stem"}, {"head"})
+
+
+class AfterFourier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(12, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(torch.fft.fft(x).real).relu()
+        return self.c(y) + torch.cdist(y, y).mean()
+
+
+def test_products_in_which_zeros_save_nothing_pass_on_what_they_are_made_of():
+    assert isoflop.network_ends(AfterFourier(), (4, 12)) == ({"a"}, {"c"})
+    model, plan = isoflop.transform(
+        AfterFourier(), isoflop.SparseWide(0.5, dense_ends=False), example_inputs=(4, 12)
+    )
+    assert model(torch.randn(4, 12)).shape == (4, 5)
+    assert {layer.parameter for layer in plan.sparse_layers} == {"a.weight", "c.weight"}

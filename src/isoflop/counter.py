@@ -173,6 +173,10 @@ class Counter(TorchDispatchMode):
         """Count a product, and return the origin of its result."""
         factors = factors_of(packet, args, kwargs)
         dense = self._of_stored(packet, factors, macs_of(packet, args, kwargs, out))
+        if not factors:
+            self._count(packet, [], [], (), dense)
+            operands = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            return self._mixed([self._origins.of(t) for t in operands])
         known = [(t, self._origins.of(t)) for t in factors]
         origins = [origin for _, origin in known]
         fixed = [(t, o) for t, o in known if not o.active]
@@ -206,6 +210,19 @@ class Counter(TorchDispatchMode):
         if learned_input:
             return Origin(last=weights, time=self._time)
         return Origin(weights, recomputed=True, last=weights, time=self._time)
+
+    def _mixed(self, origins: list[Origin]) -> Origin:
+        """Return the origin of the result of a product that is no layer, in which zeros save nothing."""
+        active = any(o.active for o in origins)
+        latest = max(origins, key=lambda o: o.time, default=Origin())
+        return Origin(
+            weights=() if active else tuple(dict.fromkeys(w for o in origins for w in o.weights)),
+            active=active,
+            recomputed=True,
+            reached=any(o.reached for o in origins),
+            last=latest.last,
+            time=latest.time,
+        )
 
     def _of_stored(self, packet: Any, factors: list[Tensor], macs: int) -> int:
         """Return the MACs of a product of which a factor stores its non-zeros only."""

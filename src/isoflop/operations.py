@@ -230,6 +230,8 @@ def factors_of(packet: Any, args: Any, kwargs: Any) -> list[Tensor]:
     name = full_name(packet).removeprefix("aten::")
     if name.startswith(("cdist", "euclidean_dist", "pdist", "linalg", "fft", "embedding_bag")):
         found = ()
+    elif name.startswith("convolution_backward") and not args[-1][1]:
+        found = (args[0], args[2])  # the gradient of the input alone
     elif any(kind in name for kind in ("convolution", "conv2d", "linear", "conv_tbc")):
         found = args[:2]
     elif name.startswith(("addmm", "baddbmm", "addmv", "addbmm", "sparse_addmm")):

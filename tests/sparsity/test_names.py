@@ -36,7 +36,8 @@ class InComprehension(Net):
 class ByModules(Net):
     def forward(self, x):
         return super().forward(x), sum(
-            m.get_parameter("weight").square().sum() for m in self.children()
+            m.weight.square().sum()
+            for m in self.children()  # pyright: ignore[reportCallIssue]
         )
 
 

@@ -302,6 +302,7 @@ def test_language_models(name, attention):
         if attention == "sdpa":
             pytest.skip("it has no fused attention")
     config = config_class(**options, attn_implementation=attention)
+    torch.manual_seed(0)
     kind = {
         "Bert": "BertForMaskedLM",
         "Bart": "BartForConditionalGeneration",

@@ -402,6 +402,9 @@ class CompressedWeights(Storage):
         if not self._observed:
             return
         if dense is not None:
+            (change,) = changes([(layer.gather(dense), grad)])
+            if change.plain and not change.zero:  # the layer ran with a multiple of its weights
+                dense = change.factor * dense
             # Of live weights, also what came past the layer, such as that of a penalty on parameters.
             dense = torch.where(layer.mask(), layer.scatter(grad), dense)
         before = None

@@ -111,7 +111,7 @@ class Deformable(Cnn):
     lambda: (torch.randn(4, 12), torch.randn(4, 12)),
     lambda w: 4 * w("a", "c") + 4 * w("pair"),
     scales=False,
-    refused={"widening": "exclude 'pair'"},
+    refused={"low_rank": "parts that stay dense"},
 )
 class Bilinear(nn.Module):
     def __init__(self) -> None:

@@ -49,7 +49,7 @@ class TupleOutput(NamedTuple):
     note: str | None = None
 
 
-@habit(SHAPE, mlp_macs, ends=ENDS, refused={"export": "exported"})
+@habit(SHAPE, mlp_macs, ends=ENDS)
 class NamedTupleOut(Mlp):
     def forward(self, x: Tensor) -> Any:
         return TupleOutput(super().forward(x), 3)

@@ -102,7 +102,7 @@ class KernelCentre(Cnn):
 @habit(
     SHAPE,
     lambda w: 4 * w("a", "h.0", "h.1", "h.2", "c"),
-    refused={"widening": "parts that stay dense"},
+    refused={"low_rank": "parts that stay dense"},
 )
 class StackedLayers(Mlp):
     def __init__(self) -> None:
@@ -350,7 +350,7 @@ class HyperNetwork(Mlp):
 @habit(
     IMAGE,
     lambda w: 32 * w("a", "b") + 2 * w("c") + 2 * w("style"),
-    refused={"widening": "parts that stay dense"},
+    refused={"low_rank": "parts that stay dense"},
 )
 class Modulated(Cnn):
     """StyleGAN2's: the weight of a convolution is scaled by each sample's style."""
