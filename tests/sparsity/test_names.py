@@ -1,7 +1,7 @@
 """Code that picks parameters by name is told that those of compressed layers have another."""
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -35,10 +35,8 @@ class InComprehension(Net):
 
 class ByModules(Net):
     def forward(self, x):
-        return super().forward(x), sum(
-            m.weight.square().sum()
-            for m in self.children()  # pyright: ignore[reportCallIssue]
-        )
+        layers: Any = self.children()
+        return super().forward(x), sum(layer.weight.square().sum() for layer in layers)
 
 
 class NamesOutsideOfTheForwardPass(Net):
