@@ -13,6 +13,7 @@ from isoflop.copies import copy_with_tensors
 from isoflop.errors import IsoflopError
 from isoflop.flops import profile
 from isoflop.masks import set_mask
+from isoflop.transforms import TRANSFORMS
 
 HERE: dict[str, Any] = {}
 
@@ -158,3 +159,48 @@ def test_attributes_of_parameters_are_kept():
     net.weight.no_decay = True
     copied: Any = copy_with_tensors(net, lambda *place: place[-1].detach().clone())
     assert copied.weight.no_decay
+
+
+class Reached(nn.Module):
+    """Reaches a layer by a function that is made of it."""
+
+    def __init__(self, way) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(12, 16), nn.Linear(16, 5)
+        self.find = way(self.a)
+
+    def forward(self, x):
+        return self.b(self.find()(x).relu())
+
+
+HELD = []
+
+
+def _cached(layer):
+    @functools.cache
+    def find():
+        return layer
+
+    return find
+
+
+def _by_a_method_of_a_list(layer):
+    return functools.partial([layer].__getitem__, 0)
+
+
+def _global(layer):
+    HELD[:] = [layer]
+    return lambda: HELD[0]
+
+
+@pytest.mark.parametrize("way", [_cached, weakref.ref, _by_a_method_of_a_list, _global])
+@pytest.mark.parametrize("change", ["wide", "parallel", "freeze"])
+def test_layers_that_no_copy_reaches_are_refused(way, change):
+    model = Reached(way)
+    if change == "freeze":
+        with pytest.raises(IsoflopError, match=r"'a.(weight|bias)' of the model itself"):
+            isoflop.freeze(model, example_inputs=(4, 12))
+        return
+    config = TRANSFORMS.get(change)(0.5, dense_ends=False)
+    with pytest.raises(IsoflopError, match=r"'a.(weight|bias)' not as a part of the model"):
+        isoflop.transform(model, config, example_inputs=(4, 12))
