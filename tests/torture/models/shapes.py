@@ -143,7 +143,8 @@ class Distances(Mlp):
 
 @habit(
     (2, 12, 8),
-    lambda w: 16 * w("a", "c") + 2 * 5 * w("spectrum"),
+    # Two transforms of eight points, each of 8 log 8 steps a channel.
+    lambda w: 16 * w("a", "c") + 2 * 5 * w("spectrum") + 2 * 2 * w.size("a", 0) * 8 * 3,
     scales=False,
     refused={"transform": "complex", "compressed": "Conv1d"},
 )
