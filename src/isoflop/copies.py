@@ -52,9 +52,8 @@ def copy_with_tensors(model: nn.Module, make: Make, *, share_others: bool = Fals
         keep_marks(tensor, new)
         tensors[id(tensor)] = new
     functions = _functions(model, hooks=share_others)
-    with kept_random_state(
-        model
-    ):  # a `__deepcopy__` may construct modules anew, which draws weights
+    # A `__deepcopy__` may construct modules anew, which draws weights.
+    with kept_random_state(model):
         try:
             return _copied(model, functions, dict(tensors))
         except Exception as error:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from isoflop.errors import InputError
 from isoflop.fakes import RunningModules, grouped_product
@@ -29,7 +28,7 @@ from isoflop.operations import (
     scales,
     written_by,
 )
-from isoflop.origins import Origin, Origins, Uses, without_repeats
+from isoflop.origins import Origin, Origins, Uses, leaf_tensors, numel, without_repeats
 from isoflop.surgery import is_flipped
 from isoflop.zeros import UnknownZerosError, count, macs_without_zeros, nonzero_of, real, values_of
 
@@ -130,8 +129,8 @@ class Counter(TorchDispatchMode):
         return out
 
     def _record(self, func: Any, packet: Any, args: Any, kwargs: Any, out: Any) -> None:
-        operands = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        results = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        operands = leaf_tensors((args, kwargs))
+        results = leaf_tensors(out)
         written = written_by(func, args, kwargs)
         self._time += 1
         self.shared.update(self._originals[id(t)] for t in operands if id(t) in self._originals)
@@ -144,7 +143,7 @@ class Counter(TorchDispatchMode):
                 self._count(packet, [], [(table, Origin(weights, picked=True))], weights, macs)
             kind = "elementwise"
         if kind == "elementwise" and operands and results:
-            work = max(_numel(t) for t in (*operands, *results))
+            work = max(numel(t) for t in (*operands, *results))
             name = str(packet).removeprefix("aten.")
             self.elementwise[name] = self.elementwise.get(name, 0) + work
         results += [t for t in written if all(t is not result for result in results)]
@@ -175,7 +174,7 @@ class Counter(TorchDispatchMode):
         dense = self._of_stored(packet, factors, macs_of(packet, args, kwargs, out))
         if not factors:
             self._count(packet, [], [], (), dense)
-            operands = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            operands = leaf_tensors((args, kwargs))
             return self._mixed([self._origins.of(t) for t in operands])
         known = [(t, self._origins.of(t)) for t in factors]
         origins = [origin for _, origin in known]
@@ -233,7 +232,7 @@ class Counter(TorchDispatchMode):
         if len(sparse) > 1 or stored is None:
             self._not_counted(str(packet))
             return 0
-        return macs * stored // max(1, _numel(sparse[0]))
+        return macs * stored // max(1, numel(sparse[0]))
 
     def _note_stored(
         self, func: Any, args: Any, kwargs: Any, operands: list[Tensor], results: list[Tensor]
@@ -322,7 +321,7 @@ class Counter(TorchDispatchMode):
         """Return which of several learned factors is the weight of a layer; the rest are its input."""
         layers = [(t, o) for t, o in factors if self._layers.issuperset(o.weights)]
         whole = [  # the others are repeated, for each sample
-            (t, o) for t, o in factors if _numel(t) == sum(self._numels[name] for name in o.weights)
+            (t, o) for t, o in factors if numel(t) == sum(self._numels[name] for name in o.weights)
         ]
         own = [(t, o) for t, o in factors if self._running[-1] and self._of_running(o.weights)]
         return next((found[0] for found in (layers, whole, own) if len(found) == 1), None)
@@ -390,8 +389,8 @@ class Counter(TorchDispatchMode):
         if not scales(func) or not numeric:
             return [(t, o) for t, o in numeric if o.weights]
         # A scale of a weight, such as the gain of a normalised one, is no weight by itself.
-        largest = max(_numel(t) for t, _ in numeric)
-        found = [(t, o) for t, o in numeric if _numel(t) == largest and o.weights]
+        largest = max(numel(t) for t, _ in numeric)
+        found = [(t, o) for t, o in numeric if numel(t) == largest and o.weights]
         plain = [(t, o) for t, o in found if not o.recomputed]
         layers = [(t, o) for t, o in plain if self._layers.issuperset(o.weights)]
         return next((some for some in (plain, layers) if len(some) == 1), found)
@@ -407,7 +406,7 @@ class Counter(TorchDispatchMode):
         origin: Origin,
     ) -> Origin:
         """Note which numbers of results are zero because of masks, and the values of integers."""
-        operands = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        operands = leaf_tensors((args, kwargs))
         if kind != "product" and not any(map(_is_numeric, (*operands, *results))):
             found = values_of(func, args, kwargs, results, self._origins)
             for tensor, values in zip(results, found, strict=True):
@@ -430,10 +429,6 @@ class Counter(TorchDispatchMode):
             self._origins.set_nonzero(tensor, nonzero)
             self._origins.set_blank(tensor, False)
         return origin
-
-
-def _numel(tensor: Tensor) -> int:
-    return math.prod(tensor.shape)
 
 
 def _is_numeric(tensor: Tensor) -> bool:

@@ -5,10 +5,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Origins:
     def set_values(self, tensor: Tensor, values: Tensor | None) -> None:
         """Note the values of integers and booleans."""
         key = self.key(tensor)
-        size = _numel(tensor) * tensor.element_size()
+        size = numel(tensor) * tensor.element_size()
         if values is None or (
             key not in self._values and size != tensor.untyped_storage().nbytes()
         ):
@@ -146,7 +148,13 @@ def _joined(old: Origin, new: Origin) -> Origin:
     )
 
 
-def _numel(tensor: Tensor) -> int:
+def leaf_tensors(value: Any) -> list[Tensor]:
+    """Return the tensors among the arguments or results of an operation."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def numel(tensor: Tensor) -> int:
+    """Return the number of elements."""
     return math.prod(tensor.shape)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from isoflop.operations import is_pointwise, makes_integers
-from isoflop.origins import Origins
+from isoflop.origins import Origins, leaf_tensors
 
 _DRAWS = ((64.0, 127.0), (-127.0, -64.0), (0.25, 0.5))
 """Ranges of the numbers: large ones survive rounding, and some functions take small ones only."""
@@ -59,7 +59,7 @@ def values_of(
     func: Any, args: Any, kwargs: Any, results: list[Tensor], origins: Origins
 ) -> list[Tensor | None]:
     """Return the values of integers that follow from others; None of those that are not known."""
-    operands = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    operands = leaf_tensors((args, kwargs))
     unknown: list[Tensor | None] = [None] * len(results)
     if not (operands or makes_integers(func)) or any(t.numel() > _LARGEST for t in results):
         return unknown
@@ -79,9 +79,7 @@ def nonzero_of(
     """
     first = args[0] if args else None
     free = is_pointwise(func)
-    lost = any(
-        origins.of(t).lost is not None for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)
-    )
+    lost = any(origins.of(t).lost is not None for t in leaf_tensors((args, kwargs)))
     found: list[Tensor] = []
     generator = torch.Generator().manual_seed(0)
     for number, (low, high) in enumerate(_DRAWS):
@@ -140,6 +138,6 @@ def _run(
     args, kwargs = tree_map_only(Tensor, replace, (args, kwargs))
     with unset_fake_temporarily(), torch.no_grad():
         out = func(*args, **kwargs)
-    found = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+    found = leaf_tensors(out)
     # What is written to and not returned comes last.
     return [*found, *(made[id(t)] for t in results[len(found) :])]
