@@ -1,5 +1,6 @@
 """What the training loop needs when several processes train one model."""
 
+import atexit
 import os
 from typing import Any
 
@@ -32,10 +33,14 @@ def build_accelerator(mixed_precision: str | None, *, shard: bool) -> Any:
     require("accelerate.state", "train").AcceleratorState._reset_state()
     # Left to itself, Accelerate takes processes without an accelerator for unrelated ones.
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    connected = _is_connected()
     accelerator = accelerate.Accelerator(
         cpu=launched and not torch.accelerator.is_available(),
         mixed_precision=mixed_precision,
     )
+    if _is_connected() and not connected:
+        # Its threads would outlive what they use, and now and then abort a process that has ended well.
+        atexit.register(_disconnect)
     kind = accelerator.distributed_type.value
     if kind not in _PLAIN:
         raise IsoflopError(
@@ -60,9 +65,19 @@ def build_accelerator(mixed_precision: str | None, *, shard: bool) -> Any:
     return accelerator
 
 
+def _is_connected() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _disconnect() -> None:
+    """Destroy the process group, unless the user already has."""
+    if _is_connected():
+        dist.destroy_process_group()
+
+
 def is_main_process() -> bool:
     """Tell whether this process speaks for all: the first, or one that is alone."""
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+    return not _is_connected() or dist.get_rank() == 0
 
 
 def check_batches(recipe: Recipe, samples: int | None, processes: int) -> None:
