@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from isoflop.kernels import SparseConv2d, SparseLinear
-from isoflop.kernels.layout import to_batch_innermost
+from isoflop.kernels.cpu.layout import to_batch_innermost
 
 # Batch, channels in and out, kernel, size of the image; a kernel of 0 is a linear layer.
 LAYERS = {

@@ -11,12 +11,12 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from isoflop.kernels.layout import (
+from isoflop.kernels.autotune.timing import measure
+from isoflop.kernels.cpu.layout import (
     from_batch_innermost,
     layout_modules,
     to_batch_innermost,
 )
-from isoflop.kernels.timing import measure
 from isoflop.surgery import replace_modules
 
 MODULES = {

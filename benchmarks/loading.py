@@ -22,10 +22,11 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from isoflop.models import build_model
-from isoflop.training import get_recipe, load_dataset
-from isoflop.training.images.files import find_images
-from isoflop.training.images.views import RandomView
+from isoflop.lab.data import load_dataset
+from isoflop.lab.data.images.files import find_images
+from isoflop.lab.data.images.views import RandomView
+from isoflop.lab.recipes import get_recipe
+from isoflop.model_specs import build_model
 
 SIZE = 224
 JITTER = (256, 480)

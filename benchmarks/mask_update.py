@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import isoflop
-from isoflop.models import build_model
+from isoflop.model_specs import build_model
 
 
 def step_seconds(optimizer: torch.optim.Optimizer) -> float:

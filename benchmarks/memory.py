@@ -19,8 +19,8 @@ from torch import nn
 import isoflop
 from isoflop.kernels import SparseLayer
 from isoflop.masks import named_masks
-from isoflop.models import build_model
-from isoflop.sparsity.compressed import CompressedWeights
+from isoflop.model_specs import build_model
+from isoflop.sparsity.weights.compressed import CompressedWeights
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),

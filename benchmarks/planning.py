@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import isoflop
-from isoflop.models import build_model
-from isoflop.models.gpt3 import CONTEXT
-from isoflop.training.sharding import blocks
+from isoflop.lab.models.gpt3 import CONTEXT
+from isoflop.lab.training.sharding import blocks
+from isoflop.model_specs import build_model
 
 # The machine: NVIDIA H100 SXM, 8 to a node, one 400 Gb/s network card each.
 PEAK_FLOPS = 989e12  # bfloat16 with 32-bit sums, dense

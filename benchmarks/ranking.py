@@ -11,9 +11,9 @@ import time
 import torch
 
 import isoflop
-from isoflop.models import build_model
-from isoflop.sparsity.layout import Layout, whole_prices
-from isoflop.sparsity.patterns import Unstructured
+from isoflop.model_specs import build_model
+from isoflop.patterns import Unstructured
+from isoflop.sparsity.budget_spec import BudgetSpec, whole_prices
 from isoflop.sparsity.targets import from_plan
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     model, plan = isoflop.transform(dense, isoflop.SparseWide(0.9), example_inputs=(1, 3, 32, 32))
     targets = tuple(from_plan(model, plan))
     prices = tuple(whole_prices([layer.macs_per_weight for layer in plan.sparse_layers]))
-    layout = Layout(targets, prices, Unstructured())
+    layout = BudgetSpec(targets, prices, Unstructured())
     generator = torch.Generator().manual_seed(0)
     scores = [
         torch.rand(shape, dtype=torch.float64, generator=generator) for shape in layout.shapes

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 import isoflop
 from isoflop.errors import PatternGapWarning
 from isoflop.kernels import AccelerationReport, SemiStructuredLinear
+from isoflop.kernels.autotune.timing import measure, synchronize
 from isoflop.kernels.semi_structured import Packing, enable, packing
-from isoflop.kernels.timing import measure, synchronize
 from isoflop.masks import set_mask
-from isoflop.models import build_model, default_example_shape
-from isoflop.sparsity.patterns import Transposable
+from isoflop.model_specs import build_model, default_example_shape
+from isoflop.patterns import Transposable
 
 TWO_FOUR = Transposable(n=2, m=4)
 

@@ -15,7 +15,7 @@ import time
 import torch
 
 import isoflop
-from isoflop.models import build_model
+from isoflop.model_specs import build_model
 from isoflop.spectral import analyze, analyze_mask
 
 

@@ -11,9 +11,9 @@ import time
 import torch
 from torch import Tensor
 
-from isoflop.sparsity.patterns import NM, Block, Pattern, Transposable, Unstructured
-from isoflop.sparsity.patterns.linear_program import best_regular_reference
-from isoflop.sparsity.patterns.regular import best_regular
+from isoflop.patterns import NM, Block, Pattern, Transposable, Unstructured
+from isoflop.patterns.linear_program import best_regular_reference
+from isoflop.patterns.regular import best_regular
 
 
 def greedy(scores: Tensor, n: int) -> Tensor:
@@ -90,7 +90,9 @@ def time_patterns(side: int, generator: torch.Generator) -> None:
         mask = pattern.top(weight.abs(), count)
         top = seconds(lambda p=pattern, c=count: p.top(weight.abs(), c))
         rewire = seconds(
-            lambda p=pattern, m=mask, c=count: p.rewire(m, weight.abs(), gradient, int(0.3 * c))
+            lambda p=pattern, m=mask, c=count: p.drop_and_grow(
+                m, weight.abs(), gradient, int(0.3 * c)
+            )
         )
         print(f"| {pattern} | {count / side**2:.3f} | {top:.2f} | {rewire:.2f} |", flush=True)
 

@@ -48,7 +48,7 @@ def measure(spec: str, sparsity: float) -> dict[str, object]:
     import torch
 
     import isoflop
-    from isoflop.models import build_model, default_example_shape, example_inputs
+    from isoflop.model_specs import build_model, default_example_shape, example_inputs
 
     model = build_model(spec, meta=True)
     if spec.endswith("llama_70b"):

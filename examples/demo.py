@@ -19,9 +19,10 @@ import torch
 
 from isoflop import SparseWide
 from isoflop.errors import IsoflopError
-from isoflop.report import format_table, group_runs, load_run, save_figure, summary_table
-from isoflop.report.figures import accuracy_against_flops
-from isoflop.training import Recipe, get_recipe, train
+from isoflop.lab.recipes import Recipe, get_recipe
+from isoflop.lab.report import format_table, group_runs, load_run, save_figure, summary_table
+from isoflop.lab.report.figures import accuracy_against_flops
+from isoflop.lab.training import train
 
 SPARSITY = 0.75
 METHODS = ("dense", "static", "set", "rigl")

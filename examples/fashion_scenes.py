@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from isoflop.training import ImageData, load_dataset
-from isoflop.training.scenes import write_scenes
+from isoflop.lab.data import ImageData, load_dataset
+from isoflop.lab.data.scenes import write_scenes
 
 
 def main(

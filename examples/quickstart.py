@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 import isoflop
-from isoflop.models import MODELS
+from isoflop.model_registry import MODELS
 
 
 def main(steps: int = 20) -> None:

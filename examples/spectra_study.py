@@ -21,11 +21,12 @@ import numpy as np
 from isoflop.errors import IsoflopError
 from isoflop.files import write_json, write_text
 from isoflop.kernels import available
-from isoflop.report import Group, group_runs, load_run, write_report
-from isoflop.report.correlation import correlate, correlate_runs
-from isoflop.report.figures.measures import NAMES
-from isoflop.report.spectra import epochs_with_spectra
-from isoflop.training import Recipe, build_transform, get_recipe, train
+from isoflop.lab.recipes import Recipe, get_recipe
+from isoflop.lab.report import Group, group_runs, load_run, write_report
+from isoflop.lab.report.correlation import correlate, correlate_runs
+from isoflop.lab.report.figures.measures import NAMES
+from isoflop.lab.report.spectra import epochs_with_spectra
+from isoflop.lab.training import build_transform, train
 
 SPARSITY = 0.5
 TRANSFORMS = ("wide", "parallel")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from isoflop.cli import main
+from isoflop.lab.cli import main
 
 
 def fails(capsys, *args):

@@ -19,7 +19,7 @@ def times_of_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 @pytest.fixture
 def tiny_recipe():
     """Recipe of a run that takes about a second."""
-    from isoflop.training import get_recipe
+    from isoflop.lab.recipes import get_recipe
 
     # Not `Recipe.replace`: what that is given must suit the method.
     return dataclasses.replace(get_recipe("digits"), base_width=4, epochs=2, update_every=8)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from isoflop.cli import parse
+from isoflop.lab.cli import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

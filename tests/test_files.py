@@ -9,11 +9,11 @@ import pytest
 import torch
 from tests.commands import fails
 
-from isoflop import cli
 from isoflop.errors import IsoflopError, WriteError
 from isoflop.files import append_json, make_folder, new_file, write_bytes, write_json, written_aside
-from isoflop.training.checkpoint import STATE, load_checkpoint, save_checkpoint
-from isoflop.training.rundir import RunDirectory
+from isoflop.lab import cli
+from isoflop.lab.training.checkpoint import STATE, load_checkpoint, save_checkpoint
+from isoflop.lab.training.run_directory import RunDirectory
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077], ids=oct)

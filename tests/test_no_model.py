@@ -9,8 +9,8 @@ from torch import nn
 
 import isoflop
 from isoflop import spectral
-from isoflop.deploy import export
 from isoflop.errors import IsoflopError
+from isoflop.io import export
 from isoflop.kernels import frozen_dense
 
 INPUTS = (2, 4)

@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-from isoflop.bench import describe_machine
+from isoflop.lab.bench import describe_machine
 from isoflop.processor import processor_info, processor_name, usable_cores
 
 

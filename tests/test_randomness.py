@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import isoflop
-from isoflop.deploy import export
+from isoflop.io import export
 
 
 class Noisy(nn.Module):

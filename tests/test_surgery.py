@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from isoflop.copies import copy_with_tensors
 from isoflop.errors import InputError
+from isoflop.flops.copies import copy_with_tensors
 from isoflop.surgery import configs, normalize_inputs, replace_modules
 
 

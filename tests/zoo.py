@@ -197,7 +197,7 @@ def mlp() -> nn.Module:
 
 def cifar_resnet() -> nn.Module:
     """A narrow CIFAR ResNet with its last norms at zero."""
-    from isoflop.models.resnet import resnet18_cifar
+    from isoflop.lab.models.resnet import resnet18_cifar
 
     return resnet18_cifar(num_classes=10, base_width=8)
 

@@ -7,7 +7,7 @@ import pytest
 # The installation for development would be found first.
 sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__name__.startswith("ScikitBuild")]
 
-from isoflop.kernels import library  # noqa: E402
+from isoflop.kernels.cpu import library  # noqa: E402
 
 assert "sanitize" in str(library.native().__file__), library.native().__file__
 sys.exit(

@@ -1,6 +1,7 @@
 """One registry class for everything that has a name on the command line."""
 
 import difflib
+import importlib.metadata
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -76,10 +77,13 @@ class Registry(Generic[T]):
 
     Args:
         noun: What the entries are, for error messages, such as ``"transform"``.
+        plugins: Group of entry points by which other packages register entries; their modules are
+            imported when a name is looked up that is not registered yet.
     """
 
-    def __init__(self, noun: str) -> None:
+    def __init__(self, noun: str, plugins: str | None = None) -> None:
         self.noun = noun
+        self._plugins = plugins
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[U], U]:
@@ -111,6 +115,8 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: No entry has that name; the message lists those that exist.
         """
+        if name not in self._entries:
+            self._import_plugins()
         own = {getattr(entry, "__name__", key): key for key, entry in self._entries.items()}
         found = find_name(name, self._entries) or own.get(find_name(name, own) or "")
         if found is not None:
@@ -128,11 +134,26 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Return all names, in order of registration."""
+        self._import_plugins()
         return list(self._entries)
 
     def items(self) -> Iterator[tuple[str, T]]:
         """Iterate over names and entries."""
+        self._import_plugins()
         return iter(self._entries.items())
+
+    def _import_plugins(self) -> None:
+        group, self._plugins = self._plugins, None
+        if group is None:
+            return
+        for plugin in importlib.metadata.entry_points(group=group):
+            try:
+                plugin.load()
+            except Exception as error:
+                raise IsoflopError(
+                    f"The plug-in {plugin.name!r} of {group} ({plugin.value}) cannot be imported: "
+                    f"{error}. Repair or uninstall it."
+                ) from error
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -35,7 +35,7 @@ def check_module(model: Any) -> None:
     if isinstance(model, str):
         raise IsoflopError(
             f"model must be a torch.nn.Module, not the name {model!r}. Build it first: "
-            f"isoflop.models.build_model({model!r})."
+            f"isoflop.lab.models.build_model({model!r})."
         )
     if not isinstance(model, nn.Module):
         raise IsoflopError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
@@ -287,7 +287,7 @@ def _of_shape(model: nn.Module, shape: Sequence[int]) -> Tensor:
     return torch.empty(tuple(shape), dtype=input_dtype(model), device="meta")
 
 
-def is_flipped(module: nn.Module) -> bool:
+def is_fan_in_fan_out(module: nn.Module) -> bool:
     """Tell whether `module` is the Linear with weight `(Din, Dout)` of Hugging Face's GPT-2.
 
     It goes by the name `transformers.pytorch_utils.Conv1D`; transformers is not imported, as it may
@@ -305,5 +305,5 @@ def weight_sides(module: nn.Module, weight: Tensor) -> tuple[int, int]:
     """
     if weight.ndim == 3 and not isinstance(module, _ConvNd):
         return (2, 1) if getattr(module, "is_transposed", False) else (1, 2)
-    flipped = getattr(module, "transposed", False) or is_flipped(module)
-    return (1, 0) if flipped else (0, 1)
+    fan_in_fan_out = getattr(module, "transposed", False) or is_fan_in_fan_out(module)
+    return (1, 0) if fan_in_fan_out else (0, 1)

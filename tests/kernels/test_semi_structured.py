@@ -19,7 +19,9 @@ from transformers.pytorch_utils import Conv1D
 
 import isoflop
 from isoflop.errors import KernelError, NoEffectWarning
-from isoflop.kernels import SemiStructuredLinear, accelerate, choose, timing
+from isoflop.kernels import SemiStructuredLinear, accelerate
+from isoflop.kernels.autotune import accelerate as choose
+from isoflop.kernels.autotune import timing
 from isoflop.kernels.semi_structured import (
     disable,
     enable,
@@ -28,7 +30,7 @@ from isoflop.kernels.semi_structured import (
     why_not,
 )
 from isoflop.masks import named_masks, set_mask
-from isoflop.sparsity.patterns import NM, Pattern, Transposable
+from isoflop.patterns import NM, Pattern, Transposable
 
 BOTH_WAYS, ALONG_INPUTS = Transposable(n=2, m=4), NM(n=2, m=4)
 
@@ -60,16 +62,16 @@ def small_integers(*shape):
 
 
 def layer(
-    inputs=64, outputs=128, *, pattern: Pattern = BOTH_WAYS, flipped=False, bias=True, seed=0
+    inputs=64, outputs=128, *, pattern: Pattern = BOTH_WAYS, fan_in_fan_out=False, bias=True, seed=0
 ):
     torch.manual_seed(seed)
-    made = Conv1D(outputs, inputs) if flipped else nn.Linear(inputs, outputs, bias=bias)
+    made = Conv1D(outputs, inputs) if fan_in_fan_out else nn.Linear(inputs, outputs, bias=bias)
     made = made.to(torch.bfloat16)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(small_integers(*parameter.shape))
     mask = pattern.random((outputs, inputs), pattern.count((outputs, inputs), 0))
-    set_mask(made, "weight", mask.t().contiguous() if flipped else mask)
+    set_mask(made, "weight", mask.t().contiguous() if fan_in_fan_out else mask)
     return made
 
 
@@ -100,9 +102,9 @@ def test_two_four():
 
 @pytest.mark.parametrize("kind", [OnCpu, SparseSemiStructuredTensorCUSPARSELT])
 @pytest.mark.parametrize("flipped", [False, True])
-def test_eligible(kind, flipped):
-    assert why_not(layer(flipped=flipped), kind, training=True) is None
-    assert why_not(layer(flipped=flipped), kind, training=False) is None
+def test_eligible(kind, fan_in_fan_out):
+    assert why_not(layer(fan_in_fan_out=fan_in_fan_out), kind, training=True) is None
+    assert why_not(layer(fan_in_fan_out=fan_in_fan_out), kind, training=False) is None
 
 
 def test_not_eligible():
@@ -141,8 +143,8 @@ def test_no_packing_on_cpus():
 
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("pattern", [BOTH_WAYS, ALONG_INPUTS])
-def test_packed_layers_compute_the_same(flipped, pattern):
-    dense = layer(flipped=flipped, pattern=pattern)
+def test_packed_layers_compute_the_same(fan_in_fan_out, pattern):
+    dense = layer(fan_in_fan_out=fan_in_fan_out, pattern=pattern)
     packed = SemiStructuredLinear.from_dense(dense, OnCpu)
     for x in (small_integers(3, 5, 64), small_integers(64), small_integers(64, 2).t()):
         assert torch.equal(packed(x), dense(x))
@@ -167,8 +169,8 @@ def gradients(module, x, *, autocast=False):
 
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("shape", [(6, 64), (2, 3, 64)])
-def test_gradients_are_those_of_the_dense_layer(flipped, shape):
-    dense = layer(flipped=flipped)
+def test_gradients_are_those_of_the_dense_layer(fan_in_fan_out, shape):
+    dense = layer(fan_in_fan_out=fan_in_fan_out)
     trained = copy.deepcopy(dense)
     enable(trained, OnCpu)
     x = small_integers(*shape)
@@ -272,7 +274,12 @@ def gpu(monkeypatch, tmp_path):
 
 
 def net():
-    layers = [layer(), nn.ReLU(), layer(128, 64, flipped=True, seed=1), layer(64, 10, seed=2)]
+    layers = [
+        layer(),
+        nn.ReLU(),
+        layer(128, 64, fan_in_fan_out=True, seed=1),
+        layer(64, 10, seed=2),
+    ]
     return nn.Sequential(*layers)
 
 

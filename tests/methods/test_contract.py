@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from isoflop.errors import IsoflopError, OptimizerError
-from isoflop.flops import profile
+from isoflop.flops.table import profile
 from isoflop.kernels import SparseLayer, densify
 from isoflop.masks import named_masks
 from isoflop.methods import RigL
+from isoflop.methods.base import METHODS
+from isoflop.methods.drop_grow import DropGrow
 from isoflop.sparsity.allocation import num_nonzero
 from isoflop.sparsity.api import sparsify
-from isoflop.sparsity.drop_grow import DropGrow
-from isoflop.sparsity.method import METHODS
 
 TOTAL_STEPS = 12
 # The options with which each optimizer class of PyTorch is tested; those not named, with their own
@@ -214,10 +214,10 @@ def test_counts_are_exact_and_everything_masked_is_zero_after_every_step(name, k
     method, first = sparsifier.method, sum(sparsifier.nnz.values())
     for step in range(TOTAL_STEPS):
         run.train([step])
-        if sparsifier._course is None:
+        if sparsifier._trajectory is None:
             assert sum(sparsifier.nnz.values()) == first
         else:
-            assert sum(sparsifier.nnz.values()) == sparsifier._course.cost(step + 1)
+            assert sum(sparsifier.nnz.values()) == sparsifier._trajectory.cost(step + 1)
         for key, mask in sparsifier.masks.items():
             assert int(mask.sum()) == sparsifier.nnz[key]
             zero = [] if method.keeps_dense_weights else run.state(key)
@@ -526,7 +526,7 @@ def test_a_layer_without_gradient_is_left_alone(name):
     if masks:
         new = run.sparsifier.masks["3.weight"]
         assert not (new & ~masks["3.weight"]).any()
-        if run.sparsifier.method.ramp is None:
+        if run.sparsifier.method.pruning_schedule is None:
             assert torch.equal(masks["3.weight"], new)
     for entry in run.sparsifier.history[:1]:
         assert set(entry["new"]) in (set(), set(masks) - {"3.weight"})

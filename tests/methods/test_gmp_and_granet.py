@@ -5,7 +5,7 @@ from torch import nn
 
 from isoflop import SparseWide, profile, transform
 from isoflop.errors import BudgetError, IsoflopError
-from isoflop.methods import Gmp, GraNet
+from isoflop.methods import GMP, GraNet
 from isoflop.sparsity.api import sparsify
 
 
@@ -30,7 +30,7 @@ def make(method, **options):
 
 
 def test_gmp_prunes_each_layer_to_the_ramp():
-    method = Gmp(ramp_end=1.0, update_every=2)
+    method = GMP(ramp_end=1.0, update_every=2)
     model, optimizer, sparsifier = make(method)
     assert sparsifier.density() == 1
     for after in ([0.52031] * 2, [0.7875] * 2, [0.88594] * 2, [0.9] * 2):
@@ -45,7 +45,7 @@ def test_gmp_prunes_each_layer_to_the_ramp():
 
 
 def test_gmp_prunes_the_smallest_weights():
-    method = Gmp(ramp_end=1.0, update_every=1)
+    method = GMP(ramp_end=1.0, update_every=1)
     model, optimizer, sparsifier = make(method, sparsity=0.5, total_steps=2)
     optimizer.param_groups[0]["lr"] = 0.0
     weights = {name: model.get_parameter(name).detach().abs() for name in sparsifier.masks}
@@ -98,8 +98,8 @@ def test_regeneration_anneals_over_the_whole_training():
 @pytest.mark.parametrize(
     "method",
     [
-        Gmp(update_every=5),
-        Gmp(update_every=3, ramp_begin=0.1, ramp_end=0.3),
+        GMP(update_every=5),
+        GMP(update_every=3, ramp_begin=0.1, ramp_end=0.3),
         GraNet(update_every=4),
         GraNet(update_every=4, per_layer=True, initial_density=0.6),
         GraNet(update_every=7, ramp_end=0.4),
@@ -128,13 +128,13 @@ def test_budgets_that_no_ramp_meets_are_refused_before_anything_changes():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     before = list(model.state_dict())
     with pytest.raises(BudgetError, match="initial_density below"):
-        sparsify(model, optimizer, Gmp(), plan=plan, total_steps=1000)
+        sparsify(model, optimizer, GMP(), plan=plan, total_steps=1000)
     with pytest.raises(BudgetError, match="smaller update_every"):
         sparsify(model, optimizer, GraNet(), plan=plan, total_steps=100)
     with pytest.raises(BudgetError, match="nothing to prune"):
         refused()
     assert list(model.state_dict()) == before
-    sparsify(model, optimizer, Gmp(ramp_end=0.2, update_every=10), plan=plan, total_steps=1000)
+    sparsify(model, optimizer, GMP(ramp_end=0.2, update_every=10), plan=plan, total_steps=1000)
 
 
 def refused():
@@ -144,10 +144,10 @@ def refused():
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: Gmp(initial_density=0.0),
-        lambda: Gmp(ramp_begin=-0.1),
-        lambda: Gmp(ramp_end=1.5),
-        lambda: Gmp(update_every=0),
+        lambda: GMP(initial_density=0.0),
+        lambda: GMP(ramp_begin=-0.1),
+        lambda: GMP(ramp_end=1.5),
+        lambda: GMP(update_every=0),
         lambda: GraNet(alpha_end=2.0),
         lambda: GraNet(initial_density=0),
         lambda: GraNet(ramp_end=float("nan")),

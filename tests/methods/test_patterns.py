@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import isoflop
-from isoflop.sparsity import METHODS, PATTERNS
+from isoflop.methods import METHODS
+from isoflop.patterns import PATTERNS
 
 STEPS = 8
 SPARSITY = {"nm": 0.5, "transposable": 0.5}
@@ -39,7 +40,7 @@ def test_masks_obey_the_pattern(name, pattern):
         "calibration": [(x, y)],
         "loss": F.cross_entropy,
     }
-    if method.ramp is not None and pattern in SPARSITY:
+    if method.pruning_schedule is not None and pattern in SPARSITY:
         with pytest.raises(isoflop.IsoflopError, match="pattern='unstructured'"):
             isoflop.sparsify(model, optimizer, method, **options)
         return

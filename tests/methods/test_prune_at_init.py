@@ -21,16 +21,16 @@ from isoflop.errors import (
     LayerCollapseWarning,
     NoEffectWarning,
 )
-from isoflop.methods import Force, Grasp, IterativeSnip, Snip, SynFlow
-from isoflop.models.resnet import BasicBlock, resnet8_digits
+from isoflop.lab.models.resnet import BasicBlock, resnet8_digits
+from isoflop.lab.training.tracking import messages
+from isoflop.methods import FORCE, SNIP, GraSP, IterativeSNIP, SynFlow
+from isoflop.methods.base import METHODS
+from isoflop.methods.prune_at_init import CalibratedPruning, PruneAtInit, Rounds
+from isoflop.patterns import Unstructured
 from isoflop.sparsity.api import sparsify
-from isoflop.sparsity.layout import Layout
-from isoflop.sparsity.method import METHODS
-from isoflop.sparsity.patterns import Unstructured
-from isoflop.sparsity.prune_at_init import CalibratedPruning, PruneAtInit, Rounds
-from isoflop.sparsity.start import Start
+from isoflop.sparsity.budget_spec import BudgetSpec
+from isoflop.sparsity.init_context import InitContext
 from isoflop.sparsity.targets import MaskedTarget
-from isoflop.training.tracking import messages
 
 PRUNERS = [name for name, cls in METHODS.items() if issubclass(cls, PruneAtInit)]
 CALIBRATED = [name for name, cls in METHODS.items() if issubclass(cls, CalibratedPruning)]
@@ -52,9 +52,9 @@ def start_for(model, names, nnz, batches=None, loss=None, example_inputs=None):
     for name, count in zip(names, nnz, strict=True):
         path, _, parameter = name.rpartition(".")
         targets.append(MaskedTarget(name, count, model.get_submodule(path), parameter))
-    return Start(
+    return InitContext(
         model=model,
-        layout=Layout(tuple(targets), (1,) * len(targets), Unstructured()),
+        budget_spec=BudgetSpec(tuple(targets), (1,) * len(targets), Unstructured()),
         counts=nnz,
         generator=torch.Generator().manual_seed(0),
         calibration=batches,
@@ -73,13 +73,13 @@ SNIP_BATCH = [(torch.tensor([[1.0, 1.0, 2.0]]), torch.tensor([0.6]))]
 
 
 def test_snip_scores():
-    start = start_for(linear([1.0, -2.0, 0.3]), ["weight"], [2], SNIP_BATCH, half_squares)
-    probe = Snip().probe(start)
-    (scores,) = Snip().scores(probe, [torch.ones(1, 3, dtype=torch.bool)])
+    context = start_for(linear([1.0, -2.0, 0.3]), ["weight"], [2], SNIP_BATCH, half_squares)
+    scoring_model = SNIP().scoring_model(context)
+    (scores,) = SNIP().scores(scoring_model, [torch.ones(1, 3, dtype=torch.bool)])
     assert (scores / scores.sum()).flatten().tolist() == pytest.approx(
         [0.2778, 0.5556, 0.1667], abs=5e-5
     )
-    (mask,) = Snip(min_per_output=0).initial_masks(start)
+    (mask,) = SNIP(min_per_output=0).initial_masks(context)
     assert kept(mask) == [0, 1]
 
 
@@ -90,10 +90,10 @@ def test_snip_averages_gradients_before_the_absolute_value():
         (torch.tensor([[-3.0, 1.0]]), torch.tensor([-2.0])),
     ]
     model = linear([0.0001, 1.0])
-    start = start_for(model, ["weight"], [1], batches, half_squares)
-    method = Snip(batches=2)
-    probe = method.probe(start)
-    (gradient,) = probe.gradients([torch.ones(1, 2, dtype=torch.bool)])
+    context = start_for(model, ["weight"], [1], batches, half_squares)
+    method = SNIP(batches=2)
+    scoring_model = method.scoring_model(context)
+    (gradient,) = scoring_model.gradients([torch.ones(1, 2, dtype=torch.bool)])
     each = [torch.autograd.grad(half_squares(model(x), y), [model.weight])[0] for x, y in batches]
     torch.testing.assert_close(gradient, (each[0] + each[1]) / 2)
 
@@ -106,20 +106,20 @@ FORCE_BATCH = [(torch.tensor([[1.0, -0.9, 0.0], [0.0, 0.0, 1.0]]), torch.tensor(
 @pytest.mark.parametrize(
     ("method", "second", "chosen"),
     [
-        (IterativeSnip(min_per_output=0), [1.0, 0.0, 0.5], [0, 2]),
-        (Force(min_per_output=0), [1.0, 0.9, 0.5], [0, 1]),
+        (IterativeSNIP(min_per_output=0), [1.0, 0.0, 0.5], [0, 2]),
+        (FORCE(min_per_output=0), [1.0, 0.9, 0.5], [0, 1]),
     ],
 )
 def test_force_resurrects_and_iterative_snip_does_not(method, second, chosen):
-    start = start_for(linear([1.0, 1.0, 1.0]), ["weight"], [2], FORCE_BATCH, half_squares)
-    probe = method.probe(start)
-    (scores,) = method.scores(probe, [torch.ones(1, 3, dtype=torch.bool)])
+    context = start_for(linear([1.0, 1.0, 1.0]), ["weight"], [2], FORCE_BATCH, half_squares)
+    scoring_model = method.scoring_model(context)
+    (scores,) = method.scores(scoring_model, [torch.ones(1, 3, dtype=torch.bool)])
     assert scores.flatten().tolist() == pytest.approx([0.1, 0.09, 0.5])
-    (mask,) = start.layout.select([scores], [2])
+    (mask,) = context.budget_spec.select([scores], [2])
     assert kept(mask) == [0, 2]
-    (scores,) = method.scores(probe, [mask])
+    (scores,) = method.scores(scoring_model, [mask])
     assert scores.flatten().tolist() == pytest.approx(second)
-    (mask,) = start.layout.select([scores], [2])
+    (mask,) = context.budget_spec.select([scores], [2])
     assert kept(mask) == chosen
 
 
@@ -133,9 +133,9 @@ def test_the_density_of_rounds():
         [0.8, 0.6, 0.4, 0.2]
     )
     with pytest.raises(IsoflopError, match="'exponential' or 'linear'"):
-        IterativeSnip(schedule="cubic")
+        IterativeSNIP(schedule="cubic")
     with pytest.raises(IsoflopError, match="positive integer"):
-        Force(rounds=0)
+        FORCE(rounds=0)
 
 
 # GraSP: L = ½ wᵀ A w with A = [[2, 1], [1, 3]], as a sum over the rows x of X with Xᵀ X = A.
@@ -144,16 +144,16 @@ def test_the_density_of_rounds():
 def test_grasp_keeps_what_the_gradient_flow_needs():
     square_root = torch.linalg.cholesky(torch.tensor([[2.0, 1.0], [1.0, 3.0]])).T
     batches = [(square_root, torch.zeros(2))]
-    start = start_for(linear([1.0, -1.0]), ["weight"], [1], batches, half_squares)
-    method = Grasp(temperature=1, min_per_output=0)
-    probe = method.probe(start)
+    context = start_for(linear([1.0, -1.0]), ["weight"], [1], batches, half_squares)
+    method = GraSP(temperature=1, min_per_output=0)
+    scoring_model = method.scoring_model(context)
     everything = [torch.ones(1, 2, dtype=torch.bool)]
-    assert probe.gradients(everything)[0].flatten().tolist() == pytest.approx([1, -2])
-    (product,) = probe.hessian_gradient_products(everything)
+    assert scoring_model.gradients(everything)[0].flatten().tolist() == pytest.approx([1, -2])
+    (product,) = scoring_model.hessian_gradient_products(everything)
     assert product.flatten().tolist() == pytest.approx([0, -5], abs=1e-6)
-    (scores,) = method.scores(probe, everything)  # those of the paper, S = (0, -5), negated
+    (scores,) = method.scores(scoring_model, everything)  # those of the paper, S = (0, -5), negated
     assert scores.flatten().tolist() == pytest.approx([0, 5], abs=1e-6)
-    (mask,) = method.initial_masks(start)
+    (mask,) = method.initial_masks(context)
     assert kept(mask) == [1]
 
 
@@ -163,9 +163,9 @@ def test_grasp_in_halves_uses_the_gradient_of_the_whole():
     x, y = torch.randn(8, 4).double(), torch.arange(8) % 3
     names = ["0.weight", "2.weight"]
     masks = [torch.ones(5, 4, dtype=torch.bool), torch.ones(3, 5, dtype=torch.bool)]
-    whole = Grasp().probe(start_for(model, names, [5, 5], [(x, y)], F.cross_entropy))
+    whole = GraSP().scoring_model(start_for(model, names, [5, 5], [(x, y)], F.cross_entropy))
     parts = [(x[:4], y[:4]), (x[4:], y[4:])]
-    halves = Grasp(batches=2).probe(start_for(model, names, [5, 5], parts, F.cross_entropy))
+    halves = GraSP(batches=2).scoring_model(start_for(model, names, [5, 5], parts, F.cross_entropy))
     for a, b in zip(
         whole.hessian_gradient_products(masks),
         halves.hessian_gradient_products(masks),
@@ -183,10 +183,10 @@ def test_synflow_scores_are_conserved():
         model.get_parameter("0.weight").copy_(torch.tensor([[1.0, -2.0], [3.0, 0.5]]))
         model.get_parameter("1.weight").copy_(torch.tensor([[2.0, -1.0]]))
     names = ["0.weight", "1.weight"]
-    start = start_for(model, names, [2, 1], example_inputs=(1, 2))
-    probe = SynFlow().probe(start)
-    masks = [torch.ones_like(w, dtype=torch.bool) for w in probe.weights]
-    first, second = SynFlow().scores(probe, masks)
+    context = start_for(model, names, [2, 1], example_inputs=(1, 2))
+    scoring_model = SynFlow().scoring_model(context)
+    masks = [torch.ones_like(w, dtype=torch.bool) for w in scoring_model.weights]
+    first, second = SynFlow().scores(scoring_model, masks)
     assert first.dtype == torch.float64
     assert first.tolist() == [[2, 4], [3, 0.5]]
     assert second.tolist() == [[6, 3.5]]
@@ -303,14 +303,14 @@ def test_collapse_is_floored_with_a_warning_or_refused():
     data = {"calibration": [(torch.randn(9, 6), torch.arange(9) % 3)], "example_inputs": (1, 6)}
     options = {"sparsity": 0.8, **data}
     with pytest.warns(LayerCollapseWarning, match=r"in '0\.weight', '1\.weight'\."):
-        sparsifier = prune(collapsing(), Snip(), **options)
+        sparsifier = prune(collapsing(), SNIP(), **options)
     assert sparsifier.nnz == {"0.weight": 6, "1.weight": 6, "2.weight": 17}
     with pytest.raises(BudgetError, match=r"'0\.weight', '1\.weight'.*min_per_output=1"):
-        prune(collapsing(), Snip(min_per_output=0), **options)
+        prune(collapsing(), SNIP(min_per_output=0), **options)
     with pytest.raises(BudgetError, match="min_per_output"):
-        prune(small_net(), Snip(min_per_output=6))
+        prune(small_net(), SNIP(min_per_output=6))
     with pytest.raises(IsoflopError, match="min_per_output"):
-        Snip(min_per_output=-1)
+        SNIP(min_per_output=-1)
 
 
 def test_zero_initialised_scales_are_scored_as_ones():
@@ -383,10 +383,10 @@ def test_rounds_are_repeated_until_they_agree_with_the_density_of_the_budget():
     data = [(torch.randn(16, *shape[1:]), torch.arange(16) % 4)]
     calls = []
 
-    class Recorded(Force):
-        def scores(self, probe, masks):
+    class Recorded(FORCE):
+        def scores(self, scoring_model, masks):
             calls.append(sum(int(mask.sum()) for mask in masks))
-            return super().scores(probe, masks)
+            return super().scores(scoring_model, masks)
 
     options = {"sparsity": None, "plan": plan, "calibration": data, "dense_ends": True}
     sparsifier = prune(model, Recorded(rounds=3), **options)
@@ -403,10 +403,10 @@ def test_rounds_are_repeated_until_they_agree_with_the_density_of_the_budget():
 def test_one_shot_methods_score_once_and_force_again_for_each_density():
     calls = []
 
-    class Counted(Force):
-        def scores(self, probe, masks):
+    class Counted(FORCE):
+        def scores(self, scoring_model, masks):
             calls.append([int(mask.sum()) for mask in masks])
-            return super().scores(probe, masks)
+            return super().scores(scoring_model, masks)
 
     prune(small_net(), Counted(rounds=3))
     assert len(calls) == 3  # without a plan, the density is known from the beginning
@@ -417,13 +417,13 @@ def test_one_shot_methods_score_once_and_force_again_for_each_density():
 
 def test_rounds_are_reported(capsys):
     with messages(quiet=False):
-        prune(small_net(), Force(rounds=3))
+        prune(small_net(), FORCE(rounds=3))
         prune(small_net(), "snip")
     told = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()]
     assert told == [f"force: round {t} of 3" for t in (1, 2, 3)]
     with messages(quiet=True):
-        prune(small_net(), Force(rounds=3))
-    prune(small_net(), Force(rounds=3))
+        prune(small_net(), FORCE(rounds=3))
+    prune(small_net(), FORCE(rounds=3))
     assert capsys.readouterr().err == ""
 
 

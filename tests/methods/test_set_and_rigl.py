@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from isoflop.methods import RigL, Set, SetOriginal
+from isoflop.methods import SET, RigL, SETOriginal
+from isoflop.patterns import Unstructured
 from isoflop.sparsity.api import sparsify
-from isoflop.sparsity.patterns import Unstructured
 
 GENERATOR = torch.Generator()
 
@@ -13,13 +13,13 @@ def test_set_drops_by_magnitude():
     # The original SET would drop 0.01 and -0.5: the smallest of each sign.
     weight = torch.tensor([0.01, 0.02, 0.03, 1, -0.5, -0.6, -0.7, -0.8])
     mask = torch.ones(8, dtype=torch.bool)
-    survivors = Unstructured().top(Set().drop_scores(weight, mask), 6, mask)
+    survivors = Unstructured().top(SET().drop_scores(weight, mask), 6, mask)
     assert survivors.tolist() == [False, False] + [True] * 6
 
 
 @pytest.mark.parametrize(
     ("method", "dropped"),
-    [(SetOriginal(alpha=0.25), [0, 4]), (Set(alpha=0.25), [0, 1])],
+    [(SETOriginal(alpha=0.25), [0, 4]), (SET(alpha=0.25), [0, 1])],
 )
 def test_the_original_drops_the_smallest_of_each_sign(method, dropped):
     # One in four of the positive weights and one in four of the negative ones.
@@ -34,7 +34,7 @@ def test_the_original_drops_the_smallest_of_each_sign(method, dropped):
 def test_the_original_drops_as_many_of_each_sign_as_its_share():
     weight = torch.tensor([1.0, 2, 3, 4, 5, 6, 7, -0.1, -0.2, 0])
     mask = torch.ones(10, dtype=torch.bool)
-    method = SetOriginal(alpha=0.5)
+    method = SETOriginal(alpha=0.5)
     # Of eight that are not negative, four: the zero and 1, 2, 3; of two negative ones, one.
     assert method.drop_count(weight, mask, 10, 0.5) == 5
     survivors = Unstructured().top(method.drop_scores(weight, mask), 5, mask)
@@ -42,7 +42,7 @@ def test_the_original_drops_as_many_of_each_sign_as_its_share():
 
 
 def test_the_original_is_constant_and_skips_the_last_epoch():
-    method = SetOriginal(update_every=5)
+    method = SETOriginal(update_every=5)
     assert [t for t in range(1, 21) if method.update_due(t, 20)] == [5, 10, 15]
     assert {method.drop_fraction(t, 20) for t in (5, 10, 15)} == {0.3}
 
@@ -51,13 +51,13 @@ def test_set_grows_uniformly_and_from_its_generator_alone():
     weight, mask = torch.zeros(2, 5), torch.zeros(2, 5, dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
     top = [
-        int(Set().grow_scores(weight, mask, None, generator).flatten().argmax())
+        int(SET().grow_scores(weight, mask, None, generator).flatten().argmax())
         for _ in range(2000)
     ]
     counts = torch.bincount(torch.tensor(top), minlength=10) / 2000
     assert counts.sub(0.1).abs().max() < 0.04
     again = torch.Generator().manual_seed(0)
-    assert int(Set().grow_scores(weight, mask, None, again).argmax()) == top[0]
+    assert int(SET().grow_scores(weight, mask, None, again).argmax()) == top[0]
 
 
 def test_rigl_grows_by_absolute_gradient():

@@ -6,13 +6,13 @@ from tests.zoo import ZOO
 from torch import nn
 
 from isoflop import SparseWide, transform
-from isoflop.methods import Snfs
+from isoflop.methods import SNFS
 from isoflop.sparsity.api import sparsify
 from isoflop.sparsity.update import _divide
 
 
 def test_momentum_is_an_average_of_dense_gradients():
-    method = Snfs(momentum=0.5)
+    method = SNFS(momentum=0.5)
     memory = None
     for value in (1.0, 3.0):
         memory = method.observe(memory, torch.tensor([value]))
@@ -20,12 +20,12 @@ def test_momentum_is_an_average_of_dense_gradients():
 
 
 def test_the_dense_gradient_is_observed_until_the_last_update():
-    for method, total in ((Snfs(update_every=4), 10), (Snfs(update_every=5), 10)):
+    for method, total in ((SNFS(update_every=4), 10), (SNFS(update_every=5), 10)):
         due = [t for t in range(1, 11) if method.update_due(t, total)]
         observed = [t for t in range(1, 11) if method.observes(t, total)]
         assert observed == list(range(1, due[-1] + 1))
-    assert not Snfs(update_every=20).observes(1, 10)
-    assert not Snfs(end_fraction=0.0).observes(1, 10)
+    assert not SNFS(update_every=20).observes(1, 10)
+    assert not SNFS(end_fraction=0.0).observes(1, 10)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def step(model, optimizer, sizes):
 
 def test_growth_is_divided_by_mean_momentum(two_layers):
     model, optimizer, options = two_layers
-    method = Snfs(update_every=2, alpha=0.5, schedule="constant")
+    method = SNFS(update_every=2, alpha=0.5, schedule="constant")
     sparsifier = sparsify(model, optimizer, method, **options)
     for _ in range(2):
         step(model, optimizer, (1.0, -3.0))
@@ -56,7 +56,7 @@ def test_growth_is_divided_by_mean_momentum(two_layers):
 
 def test_what_a_full_layer_cannot_take_others_get(two_layers):
     model, optimizer, options = two_layers
-    method = Snfs(update_every=1, alpha=1.0, schedule="constant")
+    method = SNFS(update_every=1, alpha=1.0, schedule="constant")
     sparsifier = sparsify(model, optimizer, method, **options | {"sparsity": 0.3})
     step(model, optimizer, (1.0, 1e6))
     assert sparsifier.nnz == {"0.weight": 40, "1.weight": 100}
@@ -64,7 +64,7 @@ def test_what_a_full_layer_cannot_take_others_get(two_layers):
 
 def test_without_redistribution_layers_keep_their_counts(two_layers):
     model, optimizer, options = two_layers
-    method = Snfs(update_every=1, redistribute=False)
+    method = SNFS(update_every=1, redistribute=False)
     sparsifier = sparsify(model, optimizer, method, **options)
     step(model, optimizer, (1.0, 3.0))
     assert sparsifier.nnz == {"0.weight": 40, "1.weight": 40}
@@ -74,7 +74,7 @@ def test_the_flops_of_a_plan_hold_after_every_update():
     make, shape = ZOO["cifar_resnet"]
     model, plan = transform(make(), SparseWide(0.75), example_inputs=shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    sparsifier = sparsify(model, optimizer, Snfs(update_every=1), plan=plan, total_steps=6)
+    sparsifier = sparsify(model, optimizer, SNFS(update_every=1), plan=plan, total_steps=6)
     first = dict(sparsifier.nnz)
     for step in range(5):
         generator = torch.Generator().manual_seed(step)

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from isoflop.errors import IsoflopError
-from isoflop.methods import SrSte
+from isoflop.methods import SRSTE
+from isoflop.patterns import NM
 from isoflop.sparsity.api import sparsify
-from isoflop.sparsity.patterns import NM
 
 
 def test_the_worked_example():
@@ -20,7 +20,7 @@ def test_the_worked_example():
     sparsifier = sparsify(
         model,
         optimizer,
-        SrSte(),
+        SRSTE(),
         sparsity=0.5,
         dense_ends=False,
         pattern=NM(n=2, m=4),
@@ -78,7 +78,7 @@ def test_it_trains_like_masks_recomputed_in_every_forward_pass(make, closure):
     sparsifier = sparsify(
         model,
         ours,
-        SrSte(decay=decay),
+        SRSTE(decay=decay),
         sparsity=0.5,
         dense_ends=False,
         pattern=pattern,
@@ -144,4 +144,4 @@ def test_masks_follow_no_longer_after_the_end():
 @pytest.mark.parametrize("decay", [-1.0, math.nan, "1"])
 def test_bad_decay(decay):
     with pytest.raises(IsoflopError, match="decay must be"):
-        SrSte(decay=decay)
+        SRSTE(decay=decay)

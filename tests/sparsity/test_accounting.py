@@ -5,7 +5,7 @@ import torch
 
 import isoflop
 from isoflop.errors import IsoflopError
-from isoflop.methods import Dense, Gmp, GraNet, RigL, Set, Snfs, Snip, SrSte, Static
+from isoflop.methods import GMP, SET, SNFS, SNIP, SRSTE, Dense, GraNet, RigL, Static
 from isoflop.plan import LayerPlan, Plan
 from isoflop.sparsity.accounting import step_macs, training_flops
 
@@ -50,15 +50,15 @@ def test_rigl_costs_what_its_paper_says(fraction, relative):
     [
         (Dense(), Fraction(3)),
         (Static(), Fraction(3, 4)),
-        (Snip(), Fraction(3, 4)),
-        (Set(update_every=1), Fraction(3, 4)),
-        (SrSte(), Fraction(2, 4) + 1),
+        (SNIP(), Fraction(3, 4)),
+        (SET(update_every=1), Fraction(3, 4)),
+        (SRSTE(), Fraction(2, 4) + 1),
         (
             RigL(update_every=1, end_fraction=0.5),
             Fraction(3, 4) + Fraction(49, 100) * Fraction(3, 4),
         ),
-        (Snfs(update_every=1), Fraction(3, 4) + Fraction(99, 100) * Fraction(3, 4)),
-        (Gmp(update_every=1), Fraction(3, 4)),  # on average
+        (SNFS(update_every=1), Fraction(3, 4) + Fraction(99, 100) * Fraction(3, 4)),
+        (GMP(update_every=1), Fraction(3, 4)),  # on average
     ],
 )
 def test_formulas_by_method(method, thirds):
@@ -72,7 +72,7 @@ def test_steps():
     assert step_macs(10, 40, dense_gradient=True) == 60
 
 
-@pytest.mark.parametrize("method", [Gmp(update_every=2), GraNet(update_every=3), RigL(), Snip()])
+@pytest.mark.parametrize("method", [GMP(update_every=2), GraNet(update_every=3), RigL(), SNIP()])
 def test_the_forecast_is_what_training_counts(method):
     model = torch.nn.Linear(1000, 1000, bias=False)
     plan = plan_at(0.25)

@@ -20,8 +20,8 @@ WAYS = {
 }
 METHODS = {
     "rigl": isoflop.RigL(update_every=2),
-    "gmp": isoflop.Gmp(update_every=1),
-    "set": isoflop.Set(update_every=2),
+    "gmp": isoflop.GMP(update_every=1),
+    "set": isoflop.SET(update_every=2),
 }
 STEPS = 6
 

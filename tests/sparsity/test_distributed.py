@@ -10,25 +10,25 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from isoflop.errors import IsoflopError, WorkersError
-from isoflop.methods import GraNet, Grasp, RigL, Set, Snfs, Snip, SrSte
+from isoflop.methods import SET, SNFS, SNIP, SRSTE, GraNet, GraSP, RigL
 from isoflop.sparsity.api import sparsify
 
 METHODS = {
     "rigl": RigL(update_every=2),
-    "set": Set(update_every=2),
-    "snfs": Snfs(update_every=2),
+    "set": SET(update_every=2),
+    "snfs": SNFS(update_every=2),
     "granet": GraNet(update_every=2, initial_density=0.8),
-    "sr_ste": SrSte(),
-    "snip": Snip(),
-    "grasp": Grasp(temperature=1),
+    "sr_ste": SRSTE(),
+    "snip": SNIP(),
+    "grasp": GraSP(temperature=1),
     "rigl/accumulated": RigL(update_every=2),
     "rigl/bucket views": RigL(update_every=2),
     "rigl/by hand": RigL(update_every=2),
     "rigl/compressed": RigL(update_every=2),
     "rigl/compressed/by hand": RigL(update_every=2),
     "rigl/compressed/accumulated": RigL(update_every=2),
-    "set/compressed": Set(update_every=2),
-    "snip/compressed": Snip(),
+    "set/compressed": SET(update_every=2),
+    "snip/compressed": SNIP(),
 }
 
 HISTORY = {"rigl": 3, "set": 3, "snfs": 4, "granet": 4}

@@ -248,7 +248,7 @@ def test_the_density_of_another_state_is_told_and_refused(storage):
 
 
 def test_models_of_the_middle_of_a_ramp_are_loaded_in_either_order():
-    method = isoflop.Gmp(update_every=2)
+    method = isoflop.GMP(update_every=2)
     model, optimizer, sparsifier = make(method, total_steps=20)  # pyright: ignore[reportArgumentType]
     for _ in range(6):
         backward(model, optimizer)
@@ -292,9 +292,9 @@ def test_guards_are_freed():
         (isoflop.RigL(), 100, "follow step 100 .* end before step 75"),
         (isoflop.RigL(end_fraction=0), 1000, "end before step 0"),
         (isoflop.RigL(alpha=0.001), 1000, "0.000957 of a layer's weights"),
-        (isoflop.Set(), 100, "follow step 100"),
-        (isoflop.SetOriginal(), 390, "follow step 391"),
-        (isoflop.Snfs(), 391, "follow step 391"),
+        (isoflop.SET(), 100, "follow step 100"),
+        (isoflop.SETOriginal(), 390, "follow step 391"),
+        (isoflop.SNFS(), 391, "follow step 391"),
     ],
 )
 def test_schedules_without_an_update_are_warned_of(method, steps, numbers):

@@ -19,12 +19,12 @@ from isoflop.errors import (
     UnknownNameError,
 )
 from isoflop.masks import get_mask, remove_mask
-from isoflop.methods import Dense, Gmp, RigL, Static
+from isoflop.methods import GMP, Dense, RigL, Static
+from isoflop.methods.base import Method
+from isoflop.patterns import Unstructured
 from isoflop.plan import LayerPlan, Plan
 from isoflop.sparsity.allocation import er
 from isoflop.sparsity.api import sparsify
-from isoflop.sparsity.method import Method
-from isoflop.sparsity.patterns import Unstructured
 
 
 class Net(nn.Module):
@@ -355,10 +355,10 @@ def test_states_of_another_run_are_refused(method, options, message):
 
 
 def test_states_of_another_course_or_plan_are_refused():
-    method = Gmp(update_every=5)
+    method = GMP(update_every=5)
     _, sparsifier = make(method=method)
     with pytest.raises(IsoflopError, match=r"another course .* allocation"):
-        sparsifier.load_state_dict({**sparsifier.state_dict(), "course": [[1], [1.0], 1, 1]})
+        sparsifier.load_state_dict({**sparsifier.state_dict(), "trajectory": [[1], [1.0], 1, 1]})
     _, sparsifier = make(dense_ends=False)
     other = make(dense_ends=False, example_inputs=(1, 2, 8))[1]
     with pytest.raises(IsoflopError, match=r"another count of MACs.*example_inputs"):

@@ -14,7 +14,7 @@ from tests.torture.test_freeze import check_same_function
 from tests.torture.training import sparsified, train, trained
 
 import isoflop
-from isoflop.kernels import timing
+from isoflop.kernels.autotune import timing
 
 pytestmark = [
     needs_kernels,

@@ -7,7 +7,7 @@ from tests.torture.habit import Habit
 from tests.torture.training import trained
 from torch.utils._pytree import tree_leaves
 
-from isoflop.deploy import export
+from isoflop.io import export
 
 
 @every_habit

@@ -13,7 +13,7 @@ SPARSITIES = {"wide": 0.3, "low_rank": 0.3}
 """Low for widths, as all that stays dense grows by their square; 0.5 otherwise."""
 
 
-@pytest.mark.parametrize("name", isoflop.transforms())
+@pytest.mark.parametrize("name", isoflop.list_transforms())
 @every_habit
 def test_transform(habit: Habit, name: str):
     dense = habit.build()

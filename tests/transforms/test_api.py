@@ -95,7 +95,7 @@ def test_shared_layers_stay_shared():
 
 # SynFlow prefers the 3×3 path to the 1×1 shortcut beside it, whose last weights are then floored.
 @pytest.mark.filterwarnings("ignore::isoflop.errors.LayerCollapseWarning")
-@pytest.mark.parametrize("method", isoflop.methods())
+@pytest.mark.parametrize("method", isoflop.list_methods())
 def test_every_method_trains_a_transformed_model_at_its_planned_flops(method):
     make, shape = ZOO["cifar_resnet"]
     model, plan = isoflop.transform(make(), isoflop.SparseWide(0.75), example_inputs=shape)
@@ -152,9 +152,9 @@ def test_the_plan_of_another_model_is_refused_before_anything_changes():
 
 
 def test_the_public_names_are_the_registered_ones():
-    assert set(isoflop.transforms()) >= {"wide", "parallel", "factorized", "doped", "low_rank"}
-    assert set(isoflop.methods()) >= {"dense", "static", "set", "rigl"}
-    assert "unstructured" in isoflop.patterns()
+    assert set(isoflop.list_transforms()) >= {"wide", "parallel", "factorized", "doped", "low_rank"}
+    assert set(isoflop.list_methods()) >= {"dense", "static", "set", "rigl"}
+    assert "unstructured" in isoflop.list_patterns()
     assert all(hasattr(isoflop, name) for name in isoflop.__all__)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 import isoflop
-from isoflop.flops import profile
+from isoflop.flops.table import profile
 from isoflop.transforms import TRANSFORMS
 from isoflop.transforms.doped import DopedLayer
 from isoflop.transforms.factorized import FactorizedLayer
@@ -157,8 +157,8 @@ def test_fans_of_transposed_and_flipped_weights():
     config = isoflop.SparseWide(0.0)
     dense = nn.Sequential(nn.Linear(4, 400), Conv1D(100, 400), nn.Linear(100, 3))
     nn.init.ones_(cast(Conv1D, dense[1]).weight)
-    flipped: Any
-    flipped, _ = isoflop.transform(dense, config, example_inputs=(1, 4))
+    fan_in_fan_out: Any
+    fan_in_fan_out, _ = isoflop.transform(dense, config, example_inputs=(1, 4))
     up = nn.ConvTranspose2d(32, 64, 3, groups=2)
     nn.init.ones_(up.weight)
     upward, _ = isoflop.transform(
@@ -167,12 +167,12 @@ def test_fans_of_transposed_and_flipped_weights():
         example_inputs=(1, 3, 4, 4),
     )
     # Fan-in 400; fan-out 9 · 64 / 2.
-    std = flipped.get_parameter("1.weight").std().item()
+    std = fan_in_fan_out.get_parameter("1.weight").std().item()
     assert std == pytest.approx(math.sqrt(2 / 400), rel=0.05)
     std = upward.get_parameter("1.weight").std().item()
     assert std == pytest.approx(math.sqrt(2 / (9 * 32)), rel=0.05)
     x = torch.randn(64, 400)
-    assert flipped[1](x).std().item() == pytest.approx(math.sqrt(2), rel=0.1)
+    assert fan_in_fan_out[1](x).std().item() == pytest.approx(math.sqrt(2), rel=0.1)
 
 
 class Reader(nn.Module):

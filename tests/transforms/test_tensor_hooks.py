@@ -99,7 +99,7 @@ def test_hook_with_an_optimizer_is_refused():
         isoflop.transform(dense, isoflop.SparseParallel(0.5), example_inputs=(4, 12))
 
 
-@pytest.mark.parametrize("name", isoflop.transforms())
+@pytest.mark.parametrize("name", isoflop.list_transforms())
 def test_marks_go_to_all_parameters_that_take_the_place(name):
     class Attending(Net):
         def __init__(self):

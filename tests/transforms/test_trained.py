@@ -11,7 +11,7 @@ from tests.zoo import ZOO
 from torch import nn
 
 import isoflop
-from isoflop.models import build_model
+from isoflop.model_specs import build_model
 from isoflop.transforms.trained import sign_of_training
 
 FRESH = [

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tools.zoo.build import inputs_for
+from tools.zoo.tiny import tiny_config
 from torch import nn
 
 import isoflop
 from isoflop.errors import IsoflopError
 from isoflop.widths.nodes import Space, expression_of
-from isoflop.zoo.build import inputs_for
-from isoflop.zoo.tiny import tiny_config
 
 COPIES = {
     "copy": copy.copy,

@@ -255,7 +255,7 @@ def test_what_is_no_product_of_activations_needs_the_name_of_a_scale():
 
 
 def test_a_rule_tells_a_scale_or_a_constant(monkeypatch):
-    monkeypatch.setattr("isoflop.rules._RULES", {})
+    monkeypatch.setattr("isoflop.flops.rules._RULES", {})
 
     class Named(Embedding):
         pass

@@ -9,7 +9,7 @@ from torch import nn
 
 import isoflop
 from isoflop.errors import WideningError
-from isoflop.flops import trace
+from isoflop.flops.table import trace
 from isoflop.widths import Widths, check_widened, solve_widths, widen
 
 
@@ -204,7 +204,7 @@ def test_padding_shifting_and_resizing_tie_no_width_to_a_constant():
     [(0.5, 1086, 1092, 4344), (0.75, 1536, 1536, 6144)],
 )
 def test_widths_of_gpt3_small(sparsity, width, attention, inner):
-    from isoflop.models import build_model, example_inputs
+    from isoflop.model_specs import build_model, example_inputs
 
     model = build_model("isoflop:gpt3_small", meta=True)
     inputs = example_inputs("isoflop:gpt3_small", (1, 16), meta=True)

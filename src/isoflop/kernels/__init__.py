@@ -3,16 +3,16 @@
 They are isoflop's own on CPUs, and PyTorch's for 2:4 sparsity on GPUs.
 """
 
-from isoflop.kernels import counting  # noqa: F401  (tells PyTorch what the operators cost)
-from isoflop.kernels.choose import AccelerationReport, accelerate
-from isoflop.kernels.contest import LayerChoice
+from isoflop.kernels.autotune.accelerate import AccelerationReport, accelerate
+from isoflop.kernels.autotune.measure import LayerChoice
 from isoflop.kernels.convert import align_masks, compress, densify
-from isoflop.kernels.freeze import freeze, frozen_dense
-from isoflop.kernels.functional import ACTIVATIONS, sparse_conv2d, sparse_linear
-from isoflop.kernels.index import SparseIndex, build_index, default_blocks
-from isoflop.kernels.layers import SparseConv1D, SparseConv2d, SparseLayer, SparseLinear
-from isoflop.kernels.library import available, has_bfloat16, isa, isas, set_isa, why_unavailable
-from isoflop.kernels.memory import keep_memory
+from isoflop.kernels.cpu import counting  # noqa: F401  (tells PyTorch what the operators cost)
+from isoflop.kernels.cpu.functional import ACTIVATIONS, sparse_conv2d, sparse_linear
+from isoflop.kernels.cpu.index import SparseIndex, build_index, default_blocks
+from isoflop.kernels.cpu.layers import SparseConv1D, SparseConv2d, SparseLayer, SparseLinear
+from isoflop.kernels.cpu.library import available, has_bfloat16, isa, isas, set_isa, why_unavailable
+from isoflop.kernels.cpu.memory import retain_freed_memory
+from isoflop.kernels.fuse.freeze import freeze, frozen_dense
 from isoflop.kernels.semi_structured import SemiStructuredLinear
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
     "has_bfloat16",
     "isa",
     "isas",
-    "keep_memory",
+    "retain_freed_memory",
     "set_isa",
     "sparse_conv2d",
     "sparse_linear",

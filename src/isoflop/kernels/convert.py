@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from isoflop.errors import KernelError
-from isoflop.kernels.layers import SparseConv2d, SparseLayer, SparseLinear
+from isoflop.kernels.cpu.layers import SparseConv2d, SparseLayer, SparseLinear
 from isoflop.masks import masked_by, set_mask
-from isoflop.surgery import STORES, become, check_module, is_flipped
+from isoflop.surgery import STORES, become, check_module, is_fan_in_fan_out
 
 
 def has_sparse_form(layer: nn.Module) -> bool:
@@ -20,7 +20,7 @@ def has_sparse_form(layer: nn.Module) -> bool:
     `nn.MultiheadAttention`, which does nothing of its own.
     """
     kinds = (nn.Linear, NonDynamicallyQuantizableLinear, nn.Conv2d)
-    return type(layer) in kinds or is_flipped(layer)
+    return type(layer) in kinds or is_fan_in_fan_out(layer)
 
 
 def own_names(layer: nn.Module) -> list[str]:
@@ -75,7 +75,7 @@ def densify(model: nn.Module) -> nn.Module:
     check_module(model)
     for layer in list(model.modules()):
         if isinstance(layer, SparseLayer):
-            dense = _conv1d(layer.to_dense()) if layer.flipped else layer.to_dense()
+            dense = _conv1d(layer.to_dense()) if layer.fan_in_fan_out else layer.to_dense()
             set_mask(dense, "weight", layer.mask())
             layer.forget()
             become(layer, dense)
@@ -121,7 +121,7 @@ def align_masks(averaged: nn.Module, model: nn.Module) -> None:
         )
     for mine, theirs in pairs:
         if not mine.index.equal(theirs.index):
-            mine.rewire(theirs.mask())
+            mine.drop_and_grow(theirs.mask())
 
 
 def _sparse_layers(model: nn.Module) -> list[SparseLayer]:

@@ -24,7 +24,7 @@ from torch.sparse import (
 
 from isoflop.errors import KernelError
 from isoflop.masks import get_mask
-from isoflop.surgery import is_flipped
+from isoflop.surgery import is_fan_in_fan_out
 
 Packing = type[SparseSemiStructuredTensor]
 """The class of packed matrices: cuSPARSELt's or CUTLASS's."""
@@ -65,14 +65,14 @@ def is_two_four(mask: Tensor) -> bool:
 def why_not(layer: nn.Module, kind: Packing, *, training: bool) -> str | None:
     """Return why a masked layer cannot run on 2:4 products, or None if it can."""
     # Subclasses may compute something else.
-    if type(layer).forward is not nn.Linear.forward and not is_flipped(layer):
+    if type(layer).forward is not nn.Linear.forward and not is_fan_in_fan_out(layer):
         return "is not a linear layer"
     weight, mask = layer.get_parameter("weight"), get_mask(layer)
     dtype = compute_dtype(weight)
     if dtype not in DTYPES:
         return f"computes in {dtype}: use model.bfloat16(), or call accelerate under torch.autocast"
     assert mask is not None
-    if is_flipped(layer):
+    if is_fan_in_fan_out(layer):
         weight, mask = weight.t(), mask.t()
     if not is_two_four(mask):
         return "has a mask that is not 2:4 along its inputs: use pattern='2:4-T'"
@@ -115,7 +115,7 @@ class SemiStructuredLinear(nn.Module):
         packed = cls()
         weight = layer.get_parameter("weight").detach()
         dtype = compute_dtype(weight)
-        matrix = weight.t() if is_flipped(layer) else weight
+        matrix = weight.t() if is_fan_in_fan_out(layer) else weight
         packed.weight = nn.Parameter(_pack(matrix.to(dtype), kind), requires_grad=False)
         bias = layer._parameters.get("bias")
         packed.register_buffer("bias", None if bias is None else bias.detach().to(dtype))
@@ -158,7 +158,7 @@ class SemiStructuredTraining:
         if fake or dtype not in DTYPES or x.device.type != self._device:
             return type(layer).forward(layer, x)
         self._check_mask()
-        if is_flipped(layer):
+        if is_fan_in_fan_out(layer):
             weight = weight.t()
         out, inputs = weight.shape
         y = _Product.apply(x.reshape(-1, inputs).to(dtype), weight.to(dtype), self._kind)

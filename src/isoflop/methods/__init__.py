@@ -1,30 +1,37 @@
 """The methods; importing this package registers all of them."""
 
-from isoflop.methods.force import Force
-from isoflop.methods.gmp import Gmp
+from isoflop.methods.base import METHODS, Method
+from isoflop.methods.drop_grow import DropGrow
+from isoflop.methods.force import FORCE
+from isoflop.methods.gmp import GMP
 from isoflop.methods.granet import GraNet
-from isoflop.methods.grasp import Grasp
+from isoflop.methods.grasp import GraSP
 from isoflop.methods.rigl import RigL
-from isoflop.methods.set import Set, SetOriginal
-from isoflop.methods.snfs import Snfs
-from isoflop.methods.snip import IterativeSnip, Snip
-from isoflop.methods.sr_ste import SrSte
+from isoflop.methods.schedules import SCHEDULES
+from isoflop.methods.set import SET, SETOriginal
+from isoflop.methods.snfs import SNFS
+from isoflop.methods.snip import SNIP, IterativeSNIP
+from isoflop.methods.sr_ste import SRSTE
 from isoflop.methods.static import Dense, Static
 from isoflop.methods.synflow import SynFlow
 
 __all__ = [
+    "FORCE",
+    "GMP",
+    "METHODS",
+    "SCHEDULES",
+    "SET",
+    "SNFS",
+    "SNIP",
+    "SRSTE",
     "Dense",
-    "Force",
-    "Gmp",
+    "DropGrow",
     "GraNet",
-    "Grasp",
-    "IterativeSnip",
+    "GraSP",
+    "IterativeSNIP",
+    "Method",
     "RigL",
-    "Set",
-    "SetOriginal",
-    "Snfs",
-    "Snip",
-    "SrSte",
+    "SETOriginal",
     "Static",
     "SynFlow",
 ]

@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from isoflop.methods.snip import IterativeSnip
-from isoflop.sparsity.method import METHODS
-from isoflop.sparsity.probe import Probe
+from isoflop.methods.base import METHODS
+from isoflop.methods.scoring import ScoringModel
+from isoflop.methods.snip import IterativeSNIP
 
 
 @METHODS.register("force")
 @dataclass(frozen=True, kw_only=True)
-class Force(IterativeSnip):
+class FORCE(IterativeSNIP):
     """FORCE: in rounds, keep the weights that would matter in the pruned network.
 
     Formula: in round t of T, the ``D^(t/T)`` of the weights with the highest ``|w_0 * dL/dw|``
@@ -34,7 +34,7 @@ class Force(IterativeSnip):
 
     resurrects: ClassVar[bool] = True
 
-    def scores(self, probe: Probe, masks: Sequence[Tensor]) -> list[Tensor]:
+    def scores(self, scoring_model: ScoringModel, masks: Sequence[Tensor]) -> list[Tensor]:
         """Return ``|w_0 * dL/dw|``, the gradient taken in the masked network."""
-        gradients = probe.gradients(masks)
-        return [(w * g).abs() for w, g in zip(probe.weights, gradients, strict=True)]
+        gradients = scoring_model.gradients(masks)
+        return [(w * g).abs() for w, g in zip(scoring_model.weights, gradients, strict=True)]

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from isoflop.sparsity.method import METHODS, Method, check_count, check_fraction
-from isoflop.sparsity.ramp import Ramp
+from isoflop.methods.base import METHODS, Method, check_count, check_fraction
+from isoflop.methods.pruning_schedule import CubicPruningSchedule
 
 
 @METHODS.register("gmp")
 @dataclass(frozen=True, kw_only=True)
-class Gmp(Method):
+class GMP(Method):
     """GMP: train densely first, and prune the smallest weights of each layer little by little.
 
     Formula: every ΔT steps between `ramp_begin` and `ramp_end` of the training, the active weights of
@@ -17,8 +17,9 @@ class Gmp(Method):
 
     Budget: with ``sparsity=s``, s is the final sparsity. With a plan, what the plan allows is the
     average over all training steps: the final sparsity is higher, and solved from the exact mean of
-    the ramp. The ramp then runs in MACs, and each layer's number of weights at each step is an
-    integer such that their MACs are those of the ramp (see `isoflop.sparsity.ramp`).
+    the pruning schedule. The pruning schedule then runs in MACs, and each layer's number of weights
+    at each step is an integer such that their MACs are those of the pruning schedule (see
+    `isoflop.methods.pruning_schedule`).
 
     Drop and grow: nothing grows. A pruned weight stays pruned.
 
@@ -49,9 +50,9 @@ class Gmp(Method):
         check_count("update_every", self.update_every, "a number of optimizer steps")
 
     @property
-    def ramp(self) -> Ramp:
-        """The cubic ramp, each layer by itself."""
-        return Ramp(
+    def pruning_schedule(self) -> CubicPruningSchedule:
+        """The cubic pruning schedule, each layer by itself."""
+        return CubicPruningSchedule(
             initial_density=self.initial_density,
             begin=self.ramp_begin,
             end=self.ramp_end,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from isoflop.methods.base import METHODS, check_fraction
+from isoflop.methods.pruning_schedule import CubicPruningSchedule
 from isoflop.methods.rigl import RigL
-from isoflop.sparsity.method import METHODS, check_fraction
-from isoflop.sparsity.ramp import Ramp
 
 
 @METHODS.register("granet")
@@ -15,22 +15,22 @@ from isoflop.sparsity.ramp import Ramp
 class GraNet(RigL):
     """GraNet: prune little by little, and at each pruning replace the weakest weights by new ones.
 
-    Formula: every ΔT steps, (a) while the ramp lasts, the active weights of smallest ``|w|`` of the
-    whole network are masked, by one threshold, as the cubic ramp says (see `Gmp`); (b) in each
-    layer, the ``ceil(r(t) * n_active)`` active weights of smallest ``|w|`` are dropped and as many
-    of largest ``|dL/dw|`` are grown. r falls from `alpha` to `alpha_end` in half a cosine over the
-    whole training: regeneration goes on after the ramp.
+    Formula: every ΔT steps, (a) while the pruning schedule lasts, the active weights of smallest
+    ``|w|`` of the whole network are masked, by one threshold, as the cubic pruning schedule says
+    (see `GMP`); (b) in each layer, the ``ceil(r(t) * n_active)`` active weights of smallest ``|w|``
+    are dropped and as many of largest ``|dL/dw|`` are grown. r falls from `alpha` to `alpha_end` in
+    half a cosine over the whole training: regeneration goes on after the pruning schedule.
 
-    Budget: as for `Gmp`. With a plan, the average MACs over all steps are those of the plan; the
+    Budget: as for `GMP`. With a plan, the average MACs over all steps are those of the plan; the
     threshold is global, so what each layer has is known only as training goes, but the MACs of
-    each step are those of the ramp.
+    each step are those of the pruning schedule.
 
     Drop and grow: as in `RigL`. A weight that is masked by (a) can be grown by (b). Every output
     keeps at least one weight in (a).
 
-    Defaults: ``initial_density=0.5``, the ramp from 0 to 0.5 of the training, ``update_every=1000``,
-    r from 0.5 to 0.005 (CIFAR in the authors' code). With ``per_layer=True`` each layer is pruned
-    alike (their ``GraNet_uniform``).
+    Defaults: ``initial_density=0.5``, the pruning schedule from 0 to 0.5 of the training,
+    ``update_every=1000``, r from 0.5 to 0.005 (CIFAR in the authors' code). With ``per_layer=True``
+    each layer is pruned alike (their ``GraNet_uniform``).
 
     Differences: in the authors' code the last pruning stops short of the final density; here the
     last one reaches it.
@@ -63,9 +63,9 @@ class GraNet(RigL):
         check_fraction("ramp_end", self.ramp_end, 0.5, positive=True)
 
     @property
-    def ramp(self) -> Ramp:
-        """The cubic ramp."""
-        return Ramp(
+    def pruning_schedule(self) -> CubicPruningSchedule:
+        """The cubic pruning schedule."""
+        return CubicPruningSchedule(
             initial_density=self.initial_density,
             begin=0.0,
             end=self.ramp_end,

@@ -3,20 +3,22 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from isoflop.errors import IsoflopError
-from isoflop.sparsity.method import METHODS
-from isoflop.sparsity.probe import Probe
-from isoflop.sparsity.prune_at_init import CalibratedPruning
-from isoflop.sparsity.start import Loss
+from isoflop.methods.base import METHODS
+from isoflop.methods.prune_at_init import CalibratedPruning
+from isoflop.methods.scoring import ScoringModel
+
+if TYPE_CHECKING:
+    from isoflop.sparsity.init_context import Loss
 
 
 @METHODS.register("grasp")
 @dataclass(frozen=True, kw_only=True)
-class Grasp(CalibratedPruning):
+class GraSP(CalibratedPruning):
     """GraSP: before training, keep the weights that the flow of gradients needs.
 
     Formula: removing a weight changes the squared norm of the gradient by ``-w * (H g)``, to first
@@ -47,11 +49,11 @@ class Grasp(CalibratedPruning):
         if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
             raise IsoflopError(f"temperature must be a positive number such as 200, not {value!r}.")
 
-    def loss(self, loss: Loss, outputs: Any, labels: Any) -> Tensor:
+    def loss(self, loss: "Loss", outputs: Any, labels: Any) -> Tensor:
         """Return the loss of the outputs divided by the temperature."""
         return loss(outputs / self.temperature, labels)
 
-    def scores(self, probe: Probe, masks: Sequence[Tensor]) -> list[Tensor]:
+    def scores(self, scoring_model: ScoringModel, masks: Sequence[Tensor]) -> list[Tensor]:
         """Return ``w * (H g)``."""
-        products = probe.hessian_gradient_products(masks)
-        return [w * product for w, product in zip(probe.weights, products, strict=True)]
+        products = scoring_model.hessian_gradient_products(masks)
+        return [w * product for w, product in zip(scoring_model.weights, products, strict=True)]

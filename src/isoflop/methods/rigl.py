@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isoflop.sparsity.drop_grow import DropGrow
-from isoflop.sparsity.method import METHODS
+from isoflop.methods.base import METHODS
+from isoflop.methods.drop_grow import DropGrow
 
 
 @METHODS.register("rigl")

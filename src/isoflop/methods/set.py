@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isoflop.sparsity.drop_grow import DropGrow
-from isoflop.sparsity.method import METHODS
+from isoflop.methods.base import METHODS
+from isoflop.methods.drop_grow import DropGrow
 
 
 @METHODS.register("set")
 @dataclass(frozen=True, kw_only=True)
-class Set(DropGrow):
+class SET(DropGrow):
     """SET: drop the weights of smallest magnitude, grow at random.
 
     Formula: in each layer and at each update, drop the ``k = floor(f(t) * n_active)`` active
@@ -28,7 +28,7 @@ class Set(DropGrow):
     Cost: ``3 f_S`` per sample; no dense gradient is ever needed.
 
     Source: Mocanu et al. 2018, https://arxiv.org/abs/1707.04780, in the form compared with RigL by
-    Evci et al. 2020, section 3, https://arxiv.org/abs/1911.11134. The original is `SetOriginal`.
+    Evci et al. 2020, section 3, https://arxiv.org/abs/1911.11134. The original is `SETOriginal`.
     """
 
     def grow_scores(
@@ -47,7 +47,7 @@ class Set(DropGrow):
 
 @METHODS.register("set_original")
 @dataclass(frozen=True, kw_only=True)
-class SetOriginal(Set):
+class SETOriginal(SET):
     """SET as first published: drop the smallest weights of either sign, grow at random.
 
     Formula: in each layer, after every epoch but the last, the ``floor(alpha * n)`` smallest of the

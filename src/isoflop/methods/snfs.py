@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from isoflop.methods.base import METHODS, check_fraction
 from isoflop.methods.rigl import RigL
-from isoflop.sparsity.method import METHODS, check_fraction
 
 
 @METHODS.register("snfs")
 @dataclass(frozen=True, kw_only=True)
-class Snfs(RigL):
+class SNFS(RigL):
     """SNFS: drop the weights of smallest magnitude, grow where the momentum of gradients is largest.
 
     Formula: M is the average of the dense gradients, ``M = momentum * M + (1 - momentum) * dL/dw``

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from isoflop.sparsity.method import METHODS
-from isoflop.sparsity.probe import Probe
-from isoflop.sparsity.prune_at_init import CalibratedPruning, InRounds
+from isoflop.methods.base import METHODS
+from isoflop.methods.prune_at_init import CalibratedPruning, InRounds
+from isoflop.methods.scoring import ScoringModel
 
 
 @METHODS.register("snip")
 @dataclass(frozen=True, kw_only=True)
-class Snip(CalibratedPruning):
+class SNIP(CalibratedPruning):
     """SNIP: before training, keep the weights whose removal would change the loss the most.
 
     Formula: the score of a weight is ``|w * dL/dw|``, which is how strongly the loss reacts to a
@@ -30,18 +30,18 @@ class Snip(CalibratedPruning):
     https://arxiv.org/abs/1810.02340.
     """
 
-    def scores(self, probe: Probe, masks: Sequence[Tensor]) -> list[Tensor]:
+    def scores(self, scoring_model: ScoringModel, masks: Sequence[Tensor]) -> list[Tensor]:
         """Return ``|w * dL/dw|`` at the masked weights."""
-        gradients = probe.gradients(masks)
+        gradients = scoring_model.gradients(masks)
         return [
             (weight.masked_fill(~mask, 0) * gradient).abs()
-            for weight, mask, gradient in zip(probe.weights, masks, gradients, strict=True)
+            for weight, mask, gradient in zip(scoring_model.weights, masks, gradients, strict=True)
         ]
 
 
 @METHODS.register("iterative_snip")
 @dataclass(frozen=True, kw_only=True)
-class IterativeSnip(InRounds, Snip):
+class IterativeSNIP(InRounds, SNIP):
     """Iterative SNIP: SNIP in rounds, each on the network that the one before has left.
 
     Formula: in round t of T, the ``D^(t/T)`` of the weights with the highest ``|w * dL/dw|`` stay,
@@ -56,7 +56,7 @@ class IterativeSnip(InRounds, Snip):
 
     Attributes:
         rounds: How often the network is scored and pruned.
-        schedule: ``"exponential"`` or ``"linear"``, the course of the density over the rounds.
+        schedule: ``"exponential"`` or ``"linear"``, the trajectory of the density over the rounds.
     """
 
     rounds: int = 10

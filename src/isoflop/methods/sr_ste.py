@@ -1,26 +1,22 @@
 """Sparse-refined straight-through estimator."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from isoflop.errors import IsoflopError
-from isoflop.sparsity.masked import TrainedWeights
-from isoflop.sparsity.method import METHODS, Method
-from isoflop.sparsity.start import Start
-from isoflop.sparsity.targets import MaskedTarget
+from isoflop.methods.base import METHODS, Method
 
 if TYPE_CHECKING:
+    from isoflop.sparsity.init_context import InitContext
     from isoflop.sparsity.update import Update
 
 
 @METHODS.register("sr_ste")
 @dataclass(frozen=True, kw_only=True)
-class SrSte(Method):
+class SRSTE(Method):
     """SR-STE: train all weights, but compute with the largest of them only.
 
     Formula: forward and backward pass use ``w * m``, where m keeps the weights of largest ``|w|``
@@ -60,16 +56,15 @@ class SrSte(Method):
                 f"decay must be a number that is not negative, such as 2e-4, not {value!r}."
             )
 
-    def initial_masks(self, start: Start) -> list[Tensor]:
-        """Return the masks of the largest weights."""
-        scores = [weight.abs() for weight in start.weights()]
-        return start.layout.select(scores, start.counts)
+    @property
+    def masked_decay(self) -> float:
+        """How strongly masked weights are pulled to zero."""
+        return self.decay
 
-    def masked_storage(
-        self, targets: Sequence[MaskedTarget], optimizer: Optimizer
-    ) -> TrainedWeights:
-        """Return what keeps the masked weights."""
-        return TrainedWeights(targets, optimizer, self.decay)
+    def initial_masks(self, context: "InitContext") -> list[Tensor]:
+        """Return the masks of the largest weights."""
+        scores = [weight.abs() for weight in context.weights()]
+        return context.budget_spec.select(scores, context.counts)
 
     def update_due(self, step: int, total_steps: int) -> bool:
         """Return whether training is going on: masks follow the weights until its end."""
@@ -82,4 +77,4 @@ class SrSte(Method):
 
     def update(self, update: "Update") -> None:
         """Choose the masks anew, by magnitude."""
-        update.follow()
+        update.retopk()

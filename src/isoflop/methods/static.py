@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from isoflop.sparsity.method import METHODS, Method
+from isoflop.methods.base import METHODS, Method
 
 
 @METHODS.register("static")

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from isoflop.errors import InputError
-from isoflop.fakes import plain_output
-from isoflop.sparsity.method import METHODS
-from isoflop.sparsity.probe import Probe
-from isoflop.sparsity.prune_at_init import InRounds
-from isoflop.sparsity.start import Start
+from isoflop.flops.fakes import plain_output
+from isoflop.methods.base import METHODS
+from isoflop.methods.prune_at_init import InRounds
+from isoflop.methods.scoring import ScoringModel
 from isoflop.surgery import normalize_inputs
+
+if TYPE_CHECKING:
+    from isoflop.sparsity.init_context import InitContext
 
 
 @METHODS.register("synflow")
@@ -40,34 +42,36 @@ class SynFlow(InRounds):
 
     Attributes:
         rounds: How often the network is scored and pruned.
-        schedule: ``"exponential"`` or ``"linear"``, the course of the density over the rounds.
+        schedule: ``"exponential"`` or ``"linear"``, the trajectory of the density over the rounds.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("example_inputs",)
 
     rounds: int = 100
 
-    def probe(self, start: Start) -> Probe:
+    def scoring_model(self, context: "InitContext") -> ScoringModel:
         """Return a copy with absolute weights, and the sum of its outputs for an input of ones."""
-        probe = _probe(start, torch.float64)
+        scoring_model = _scoring_model(context, torch.float64)
         try:
-            probe.gradients([torch.ones_like(w, dtype=torch.bool) for w in probe.weights])
+            scoring_model.gradients(
+                [torch.ones_like(w, dtype=torch.bool) for w in scoring_model.weights]
+            )
         except InputError:  # a type that is fixed in its code, perhaps
-            probe = _probe(start, next(start.model.parameters()).dtype)
-        return probe
+            scoring_model = _scoring_model(context, next(context.model.parameters()).dtype)
+        return scoring_model
 
-    def scores(self, probe: Probe, masks: Sequence[Tensor]) -> list[Tensor]:
+    def scores(self, scoring_model: ScoringModel, masks: Sequence[Tensor]) -> list[Tensor]:
         """Return ``w * dR/dw`` at the masked absolute weights."""
-        gradients = probe.gradients(masks)
+        gradients = scoring_model.gradients(masks)
         return [
             weight.masked_fill(~mask, 0) * gradient
-            for weight, mask, gradient in zip(probe.weights, masks, gradients, strict=True)
+            for weight, mask, gradient in zip(scoring_model.weights, masks, gradients, strict=True)
         ]
 
 
-def _probe(start: Start, dtype: torch.dtype) -> Probe:
-    args, kwargs = normalize_inputs(start.model, start.example_inputs)
-    device = next(start.model.parameters()).device
+def _scoring_model(context: "InitContext", dtype: torch.dtype) -> ScoringModel:
+    args, kwargs = normalize_inputs(context.model, context.example_inputs)
+    device = next(context.model.parameters()).device
 
     def ones(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
@@ -87,9 +91,11 @@ def _probe(start: Start, dtype: torch.dtype) -> Probe:
         tensors = (t for t in tree_leaves(output) if isinstance(t, Tensor))
         yield torch.stack([t.sum() for t in tensors if t.is_floating_point()]).sum()
 
-    probe = Probe(start.model, start.layout.names, objectives, start.generator, dtype=dtype)
-    probe.model.eval()
+    scoring_model = ScoringModel(
+        context.model, context.budget_spec.names, objectives, context.generator, dtype=dtype
+    )
+    scoring_model.model.eval()
     with torch.no_grad():
-        for tensor in [*probe.model.parameters(), *probe.weights]:
+        for tensor in [*scoring_model.model.parameters(), *scoring_model.weights]:
             tensor.abs_()
-    return probe
+    return scoring_model

@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterable
 
 from isoflop.errors import IsoflopError
+from isoflop.methods.base import METHODS, Method
 from isoflop.plan import Plan
 from isoflop.sparsity.allocation import ALLOCATIONS, Allocation, exact_counts
-from isoflop.sparsity.method import METHODS, Method
 
 
 def step_macs(macs: int, unmasked_macs: int, *, dense_gradient: bool) -> int:
@@ -61,12 +61,12 @@ def training_flops(
         method: The method, or its registered name.
         total_steps: Optimizer steps of the whole training.
         allocation: What is passed to `sparsify`, where it matters: how the initial density of a
-            ramp is spread. By default the plan's.
+            pruning schedule is spread. By default the plan's.
 
     Returns:
         FLOPs (1 MAC = 2 FLOPs) of all steps, each on one batch of the size of the example inputs
-        of the plan, which mostly is one sample. Exact, but for methods with a ramp, where each step
-        may differ by a weight.
+        of the plan, which mostly is one sample. Exact, but for methods with a pruning schedule,
+        where each step may differ by a weight.
     """
     if isinstance(method, str):
         method = METHODS.get(method)()
@@ -75,10 +75,10 @@ def training_flops(
     unmasked = plan.unmasked_macs
     if not method.masks_weights:
         return 2 * training_macs(method, total_steps, unmasked, [(0, unmasked)])
-    ramp = method.ramp
-    if ramp is None:
+    pruning_schedule = method.pruning_schedule
+    if pruning_schedule is None:
         return 2 * training_macs(method, total_steps, unmasked, [(0, plan.macs)])
-    ramp.check(total_steps)
+    pruning_schedule.check(total_steps)
     layers = plan.sparse_layers
     shapes = [layer.shape for layer in layers]
     if allocation is None:
@@ -86,15 +86,17 @@ def training_flops(
         allocation = known.get(plan.allocation, known["uniform"])
     elif isinstance(allocation, str):
         allocation = ALLOCATIONS.get(allocation)
-    weights = max(len(layers), math.floor(ramp.initial_density * sum(x.numel for x in layers)))
-    counts = exact_counts(shapes, allocation(shapes, ramp.initial_density), weights)
+    weights = max(
+        len(layers), math.floor(pruning_schedule.initial_density * sum(x.numel for x in layers))
+    )
+    counts = exact_counts(shapes, allocation(shapes, pruning_schedule.initial_density), weights)
     initial = sum(int(n * x.macs_per_weight) for n, x in zip(counts, layers, strict=True))
     budget = sum(layer.macs for layer in layers)
-    final = ramp.final_cost(initial, budget, total_steps)
+    final = pruning_schedule.final_cost(initial, budget, total_steps)
     fixed = plan.macs - budget
     changes = [(0, fixed + initial)] + [
-        (step, fixed + ramp.cost(initial, final, step, total_steps))
+        (step, fixed + pruning_schedule.cost(initial, final, step, total_steps))
         for step in range(1, total_steps)
-        if ramp.due(step, total_steps)
+        if pruning_schedule.due(step, total_steps)
     ]
     return 2 * training_macs(method, total_steps, unmasked, changes)

@@ -8,20 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from isoflop.methods.base import METHODS, Method
+from isoflop.patterns import Pattern
 from isoflop.plan import Plan
 from isoflop.registry import known_name, names_in
 from isoflop.sparsity import arguments
 from isoflop.sparsity.allocation import Allocation
 from isoflop.sparsity.averages import let_averages_follow
-from isoflop.sparsity.compressed import CompressedWeights
-from isoflop.sparsity.compressible import check_compressible
-from isoflop.sparsity.course import plan_course
-from isoflop.sparsity.layout import Layout, whole_prices
-from isoflop.sparsity.method import METHODS, Method
-from isoflop.sparsity.patterns import Pattern
+from isoflop.sparsity.budget_spec import BudgetSpec, whole_prices
+from isoflop.sparsity.init_context import Batches, InitContext, Loss
 from isoflop.sparsity.sparsifier import Sparsifier
-from isoflop.sparsity.start import Batches, Loss, Start
 from isoflop.sparsity.targets import from_masks, from_plan, from_sparsity, plain_plan
+from isoflop.sparsity.trajectory import plan_trajectory
+from isoflop.sparsity.weights.compressed import CompressedWeights
+from isoflop.sparsity.weights.compressible import check_compressible
+from isoflop.sparsity.weights.masked import MaskedWeights, TrainedWeights
 from isoflop.surgery import ExampleInputs, check_module
 
 
@@ -136,22 +137,27 @@ def sparsify(
         check_compressible(model, targets, optimizer, method, pattern, total_steps)
     else:
         arguments.check_mask_names(targets)
-    layout = Layout(tuple(targets), tuple(prices), pattern)
-    counts = layout.feasible([target.nnz for target in targets])
-    arguments.check_pattern(layout, counts, plan)
+    budget_spec = BudgetSpec(tuple(targets), tuple(prices), pattern)
+    counts = budget_spec.feasible([target.nnz for target in targets])
+    arguments.check_pattern(budget_spec, counts, plan)
     if masks is not None:
         arguments.check_masks(masks, pattern)
-    course = None
-    if method.ramp is not None:
-        course = plan_course(
-            method.ramp, layout, counts, spread, total_steps, on_average=plan is not None
+    trajectory = None
+    if method.pruning_schedule is not None:
+        trajectory = plan_trajectory(
+            method.pruning_schedule,
+            budget_spec,
+            counts,
+            spread,
+            total_steps,
+            on_average=plan is not None,
         )
-        counts = course.initial
+        counts = trajectory.initial
 
     generator = torch.Generator().manual_seed(seed)
-    start = Start(
+    context = InitContext(
         model=model,
-        layout=layout,
+        budget_spec=budget_spec,
         counts=counts,
         generator=generator,
         calibration=calibration,
@@ -159,20 +165,22 @@ def sparsify(
         example_inputs=example_inputs,
     )
     if masks is None:
-        first = method.initial_masks(start) if targets else []
+        first = method.initial_masks(context) if targets else []
     else:
-        first = [masks[name] for name in layout.names]
+        first = [masks[name] for name in budget_spec.names]
     counts = [int(mask.sum()) for mask in first]
     arguments.check_effect(method, counts, total_steps)
     if storage == "compressed":
         stored = CompressedWeights(targets, optimizer, pattern)
+    elif method.keeps_dense_weights:
+        stored = TrainedWeights(targets, optimizer, method.masked_decay)
     else:
-        stored = method.masked_storage(targets, optimizer)
+        stored = MaskedWeights(targets, optimizer)
     stored.begin(first)
     let_averages_follow()
-    layout = dataclasses.replace(layout, targets=stored.targets)
-    if course is not None:
-        course = dataclasses.replace(course, layout=layout)
+    budget_spec = dataclasses.replace(budget_spec, targets=stored.targets)
+    if trajectory is not None:
+        trajectory = dataclasses.replace(trajectory, budget_spec=budget_spec)
     return Sparsifier(
-        layout, counts, optimizer, stored, method, generator, total_steps, budget, course
+        budget_spec, counts, optimizer, stored, method, generator, total_steps, budget, trajectory
     )

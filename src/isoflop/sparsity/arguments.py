@@ -16,18 +16,18 @@ from isoflop.errors import (
     PatternGapWarning,
     PlanError,
 )
-from isoflop.kernels.layers import SparseLayer
+from isoflop.kernels.cpu.layers import SparseLayer
 from isoflop.masks import mask_name, named_masks
+from isoflop.methods.base import Method
+from isoflop.patterns import PATTERNS, Pattern, parse_pattern
 from isoflop.plan import Plan
 from isoflop.registry import Registry
 from isoflop.sparsity.allocation import ALLOCATIONS, Allocation
+from isoflop.sparsity.budget_spec import BudgetSpec
 from isoflop.sparsity.guard import is_kept
-from isoflop.sparsity.layout import Layout
-from isoflop.sparsity.method import Method
-from isoflop.sparsity.patterns import PATTERNS, Pattern, parse_pattern
-from isoflop.sparsity.sharding import is_sharded
 from isoflop.sparsity.target import some_of
 from isoflop.sparsity.targets import MaskedTarget
+from isoflop.sparsity.weights.sharding import is_sharded
 
 T = TypeVar("T")
 
@@ -56,14 +56,14 @@ def find_pattern(value: Pattern | str) -> Pattern:
     )
 
 
-def check_pattern(layout: Layout, counts: Sequence[int], plan: Plan | None) -> None:
+def check_pattern(budget_spec: BudgetSpec, counts: Sequence[int], plan: Plan | None) -> None:
     """Raise if the pattern keeps far more or fewer weights than asked for; warn of a FLOP gap."""
-    wanted = layout.cost([target.nnz for target in layout.targets])
-    got = layout.cost(counts)
+    wanted = budget_spec.cost([target.nnz for target in budget_spec.targets])
+    got = budget_spec.cost(counts)
     if abs(got - wanted) > _PATTERN_TOLERANCE * wanted:
-        size = layout.cost(layout.sizes)
+        size = budget_spec.cost(budget_spec.sizes)
         raise BudgetError(
-            f"The pattern {layout.pattern} keeps {got / size:.1%} of the weights (by cost) where "
+            f"The pattern {budget_spec.pattern} keeps {got / size:.1%} of the weights (by cost) where "
             f"{wanted / size:.1%} are asked for. Use a sparsity of about {1 - got / size:.2f}, or "
             "another pattern."
         )
@@ -73,7 +73,7 @@ def check_pattern(layout: Layout, counts: Sequence[int], plan: Plan | None) -> N
     gap = (got / wanted - 1) * sum(x.macs for x in plan.sparse_layers) / plan.dense_macs
     if abs(gap) > TOLERANCE:
         warnings.warn(
-            f"The pattern {layout.pattern} cannot make the numbers of non-zeros of the plan: the "
+            f"The pattern {budget_spec.pattern} cannot make the numbers of non-zeros of the plan: the "
             f"model costs {gap:+.2%} of the dense model's MACs more than planned.",
             PatternGapWarning,
             stacklevel=3,
@@ -274,7 +274,7 @@ def check_budget(
                 "masked, and how much of it."
             )
         random = type(method).initial_masks is Method.initial_masks
-        if not method.masks_weights or not random or method.ramp is not None:
+        if not method.masks_weights or not random or method.pruning_schedule is not None:
             raise IsoflopError(
                 f"The method {method.name!r} chooses its own masks, or none, and cannot begin with "
                 "those that are passed. Use one that begins with random masks, such as isoflop.Static() "

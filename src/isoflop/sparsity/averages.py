@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from isoflop.errors import IsoflopError
 from isoflop.kernels.convert import align_masks
-from isoflop.kernels.layers import SparseLayer
+from isoflop.kernels.cpu.layers import SparseLayer
 from isoflop.masks import mask_name, named_masks, take_masks
 
 _FOLLOWING: list[Any] = []

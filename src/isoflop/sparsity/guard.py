@@ -17,8 +17,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from isoflop.errors import IsoflopError, NoEffectWarning, OptimizerError
 from isoflop.masks import get_mask
-from isoflop.sparsity.sharding import local, stamp
 from isoflop.sparsity.target import Target, some_of
+from isoflop.sparsity.weights.sharding import local, stamp
 
 _PASSES = 64
 """Backward passes without a step of the sparsifier's optimizer, after which it is asked why."""

@@ -13,25 +13,25 @@ from torch.optim import Optimizer
 
 from isoflop.budget import with_counts
 from isoflop.errors import IsoflopError, NoEffectWarning, WorkersError
+from isoflop.methods.base import Method
 from isoflop.plan import Plan
 from isoflop.sparsity import accounting
 from isoflop.sparsity.agreement import check_agreement, checksum, checksum_of_generator
-from isoflop.sparsity.course import Course
+from isoflop.sparsity.budget_spec import BudgetSpec
 from isoflop.sparsity.guard import Guard
-from isoflop.sparsity.layout import Layout
-from isoflop.sparsity.method import Method
-from isoflop.sparsity.sharding import is_sharded, whole
-from isoflop.sparsity.storage import Gradients, Storage
 from isoflop.sparsity.target import some_of
+from isoflop.sparsity.trajectory import PruningTrajectory
 from isoflop.sparsity.update import Update
+from isoflop.sparsity.weights.base import Gradients, Storage
+from isoflop.sparsity.weights.sharding import full_tensor, is_sharded
 
 _CHOICES = ("method", "options", "storage", "total_steps", "pattern")
 """Arguments of `sparsify` that must be those of the saved run, as a message calls them."""
 
 _RESULTS = {
     "prices": "another budget, in MACs or in weights: call `sparsify` with the plan or the sparsity",
-    "course": "another course of the number of weights: call `sparsify` with the plan or the sparsity, "
-    "and with the allocation,",
+    "trajectory": "another trajectory of the number of weights: call `sparsify` with the plan or the "
+    "sparsity, and with the allocation,",
     "macs": "another count of MACs: call `sparsify` with the plan or the example_inputs",
 }
 """What follows from other arguments and must be as in the saved run."""
@@ -61,13 +61,13 @@ class Sparsifier:
         history: One entry per update (none for methods whose masks follow every step): ``step``;
             ``fraction``, what part of the active weights could be replaced; ``new``, how many
             weights of each layer became active that were not before; ``skipped``, whether
-            non-finite gradients prevented growth; ``pruned``, if there is a ramp, how many weights
-            of each layer it took away.
+            non-finite gradients prevented growth; ``pruned``, if there is a pruning schedule, how
+            many weights of each layer it took away.
     """
 
     def __init__(
         self,
-        layout: Layout,
+        budget_spec: BudgetSpec,
         counts: Sequence[int],
         optimizer: Optimizer,
         storage: Storage,
@@ -75,26 +75,26 @@ class Sparsifier:
         generator: torch.Generator,
         total_steps: int,
         plan: Plan | None,
-        course: Course | None,
+        trajectory: PruningTrajectory | None,
     ) -> None:
         self.method = method
         self.total_steps = total_steps
         self.step = 0
         self.history: list[dict[str, Any]] = []
-        self._layout = layout
-        self._targets = layout.targets
+        self._budget_spec = budget_spec
+        self._targets = budget_spec.targets
         self._counts = list(counts)
         self._optimizer = optimizer
         self._storage = storage
         self._generator = generator
         self._plan = plan
-        self._course = course
+        self._trajectory = trajectory
         # MACs of a forward pass without masks, of what is not masked, and of each masked weight.
         self._unmasked_macs = plan.unmasked_macs if plan else 0
         sparse = plan.sparse_layers if plan else ()
         self._fixed_macs = plan.macs - sum(layer.macs for layer in sparse) if plan else 0
         prices = {layer.parameter: layer.macs_per_weight for layer in sparse}
-        self._macs_per_weight = [prices.get(name, 0) for name in layout.names]
+        self._macs_per_weight = [prices.get(name, 0) for name in budget_spec.names]
         self._training_macs = 0
         self._summed_macs = 0
         # What the method remembers of gradients, by name.
@@ -118,7 +118,7 @@ class Sparsifier:
     @property
     def nnz(self) -> dict[str, int]:
         """Number of active weights of each masked weight at present, by parameter name."""
-        return dict(zip(self._layout.names, self._guard.counts(), strict=True))
+        return dict(zip(self._budget_spec.names, self._guard.counts(), strict=True))
 
     @property
     def plan(self) -> Plan | None:
@@ -139,11 +139,11 @@ class Sparsifier:
     @property
     def sizes(self) -> dict[str, int]:
         """Number of all weights of each masked weight, zeros included, by parameter name."""
-        return dict(zip(self._layout.names, self._layout.sizes, strict=True))
+        return dict(zip(self._budget_spec.names, self._budget_spec.sizes, strict=True))
 
     def density(self) -> float:
         """Return the fraction of active weights among all weights that have a mask."""
-        numel = sum(self._layout.sizes)
+        numel = sum(self._budget_spec.sizes)
         return sum(self._guard.counts()) / numel if numel else 1.0
 
     def forward_macs(self) -> tuple[int, int]:
@@ -203,13 +203,13 @@ class Sparsifier:
         """
         macs, unmasked = self.forward_macs()
         changes = [(0, macs)]
-        if self._course is not None:
-            course = self._course
-            limits = list(course.initial)
+        if self._trajectory is not None:
+            trajectory = self._trajectory
+            limits = list(trajectory.initial)
             changes = [(0, self._fixed_macs + self._masked_macs(limits))]
             for step in range(1, self.total_steps):
-                if course.ramp.due(step, self.total_steps):
-                    limits = course.counts(step, limits)
+                if trajectory.pruning_schedule.due(step, self.total_steps):
+                    limits = trajectory.counts(step, limits)
                     changes.append((step, self._fixed_macs + self._masked_macs(limits)))
         return accounting.training_macs(self.method, self.total_steps, unmasked, changes)
 
@@ -232,21 +232,21 @@ class Sparsifier:
         }
         torn = []
         for target, count in zip(self._targets, self._counts, strict=True):
-            mask = whole(target.mask)
+            mask = full_tensor(target.mask)
             numbers[f"the mask of {target.name!r}"] = checksum(mask)
             if is_sharded(target.mask):
                 torn.append(mask.sum() != count)
         check_agreement(numbers, self._optimizer.param_groups[0]["params"][0].device)
         # The parts of a sharded mask may stem from different choices; then they do not add up.
         if torn and bool(torch.stack(torn).any()):
-            names = [n for n, bad in zip(self._layout.names, torn, strict=True) if bad]
+            names = [n for n, bad in zip(self._budget_spec.names, torn, strict=True) if bad]
             raise WorkersError(
                 f"The workers have come apart: their parts of the mask of {names[0]!r} do not add up "
                 "to its number of non-zeros. Call `sparsify` with the same arguments and seed on "
                 "every worker, and leave masks to the sparsifier."
             )
 
-    def follow(self) -> None:
+    def rebind(self) -> None:
         """Take up weights that have replaced the masked ones, sharded for instance.
 
         Masks, and what else lies like its weight, are then sharded in the same way. The optimizer
@@ -255,7 +255,7 @@ class Sparsifier:
         Raises:
             IsoflopError: The storage is compressed.
         """
-        self._storage.follow()
+        self._storage.rebind()
         self._guard.watch()
         self._guard.end_step(self._counts)
         by_name = {target.name: target for target in self._targets}
@@ -276,7 +276,7 @@ class Sparsifier:
             "config": self.method.config,
             "storage": self._storage.name,
             "budget": {target.name: target.nnz for target in self._targets},
-            "nnz": dict(zip(self._layout.names, self._counts, strict=True)),
+            "nnz": dict(zip(self._budget_spec.names, self._counts, strict=True)),
             **self._schedule(),
             "step": self.step,
             "generator": self._generator.get_state(),
@@ -332,7 +332,7 @@ class Sparsifier:
             if state[key] != own[key]:
                 raise IsoflopError(f"The saved run had {problem} of the saved run.")
         self.step = state["step"]
-        self._counts = [state["nnz"][name] for name in self._layout.names]
+        self._counts = [state["nnz"][name] for name in self._budget_spec.names]
         # A checkpoint that was loaded onto an accelerator has moved the generator's state there.
         self._generator.set_state(state["generator"].cpu())
         self.history = copy.deepcopy(state["history"])
@@ -351,7 +351,7 @@ class Sparsifier:
         differing = [
             f"{n:,} weights of {name!r} in place of {expected:,}"
             for name, n, expected in zip(
-                self._layout.names, self._guard.counts(), self._counts, strict=True
+                self._budget_spec.names, self._guard.counts(), self._counts, strict=True
             )
             if n != expected
         ]
@@ -365,14 +365,19 @@ class Sparsifier:
 
     def _schedule(self) -> dict[str, Any]:
         """Return, as plain data, what shapes the rest of the training besides method and masks."""
-        course = self._course
+        trajectory = self._trajectory
         return {
             "total_steps": self.total_steps,
-            "pattern": str(self._layout.pattern),
-            "prices": list(self._layout.prices),
-            "course": None
-            if course is None
-            else [course.initial, course.final_ideal, course.initial_cost, course.final_cost],
+            "pattern": str(self._budget_spec.pattern),
+            "prices": list(self._budget_spec.prices),
+            "trajectory": None
+            if trajectory is None
+            else [
+                trajectory.initial,
+                trajectory.final_ideal,
+                trajectory.initial_cost,
+                trajectory.final_cost,
+            ],
             "macs": [self._fixed_macs, self._unmasked_macs, self._macs_per_weight],
         }
 
@@ -385,7 +390,7 @@ class Sparsifier:
         growth = None
         if self.method.observes(step, total):
             growth = [self.method.largest_growth(n, step, total) for n in self._counts]
-        self._storage.expect(growth)
+        self._storage.before_backward(growth)
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -399,20 +404,20 @@ class Sparsifier:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._take_gradients(scale)
-            self._storage.show()
+            self._storage.expose_trainable()
             return None
 
         # Gradients do not exist before the optimizer calls the closure, which must see the model
         # as it is outside the optimizer.
-        self._storage.show()
+        self._storage.expose_trainable()
         choose_masks = self._choose_masks if self.method.keeps_dense_weights else None
 
         def masked_closure() -> Any:
-            self._storage.hide(choose_masks)
+            self._storage.apply_masks(choose_masks)
             with torch.enable_grad():
                 loss = closure()
             self._take_gradients(scale)
-            self._storage.show()
+            self._storage.expose_trainable()
             return loss
 
         if len(args) > 1:
@@ -423,8 +428,8 @@ class Sparsifier:
     def _take_gradients(self, scale: Tensor | None) -> None:
         # An optimizer may call a closure several times; the first time is at the present weights.
         if self._gradients is None:
-            self._gradients = self._storage.take_gradients(scale)
-        self._storage.ready_gradients(scale)
+            self._gradients = self._storage.collect_grads(scale)
+        self._storage.mask_grads(scale)
 
     @torch.no_grad()
     def _after_step(
@@ -434,7 +439,7 @@ class Sparsifier:
         gradients, self._gradients = self._gradients, None
         overflow = getattr(optimizer, "found_inf", None)
         if overflow is not None and bool(overflow):
-            self._storage.hide(None)
+            self._storage.apply_masks(None)
             self._guard.end_step(self._counts)
             return
         if self._plan is not None:
@@ -446,7 +451,7 @@ class Sparsifier:
         if self.method.remembers and gradients is not None and finite:
             self._remember(gradients)
         due = self.method.update_due(self.step, self.total_steps)
-        self._storage.hide((lambda: self._update(gradients, finite)) if due else None)
+        self._storage.apply_masks((lambda: self._update(gradients, finite)) if due else None)
         self._guard.end_step(self._counts)
         self._expect()
         if self.step > self.total_steps and self.method.changes_masks and not self._warned:
@@ -460,7 +465,7 @@ class Sparsifier:
             )
 
     def _remember(self, gradients: Gradients) -> None:
-        for name in self._layout.names:
+        for name in self._budget_spec.names:
             gradient = gradients.dense(name)
             if gradient is not None:
                 memory = self.method.observe(self._memory.get(name), gradient)
@@ -486,11 +491,11 @@ class Sparsifier:
             return None if gradient is None else self.method.observe(None, gradient)
 
         return Update(
-            self._layout,
+            self._budget_spec,
             self._counts,
             self.step,
             self.total_steps,
-            course=self._course,
+            trajectory=self._trajectory,
             memory=memory,
             trained=frozenset() if gradients is None else gradients.trained,
             finite=finite,

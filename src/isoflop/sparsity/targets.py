@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.errors import IsoflopError, NoTransformableLayersError, PlanError
-from isoflop.flops import network_ends, trace_for_budget
+from isoflop.flops.table import network_ends, trace_for_budget
 from isoflop.masks import get_mask
 from isoflop.plan import UNTRANSFORMED, LayerPlan, Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero
-from isoflop.sparsity.sharding import is_sharded, local, put, stamp, whole
 from isoflop.sparsity.target import Target
-from isoflop.surgery import ExampleInputs, is_flipped, match_paths, scripted_parts
+from isoflop.sparsity.weights.sharding import copy_into, full_tensor, is_sharded, local, stamp
+from isoflop.surgery import ExampleInputs, is_fan_in_fan_out, match_paths, scripted_parts
 
 MASKABLE = (
     nn.Linear,
@@ -72,7 +72,7 @@ class MaskedTarget(Target):
 
     def count(self) -> Tensor:
         """Return how many weights are active, as the mask has it now."""
-        return whole(self.mask.sum())
+        return full_tensor(self.mask.sum())
 
     def stray(self) -> int:
         """Return how many weights off the mask are not zero, on this device."""
@@ -103,25 +103,25 @@ class MaskedTarget(Target):
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """Return weight and mask, all of them if they are spread over several workers."""
-        return whole(self.weight.detach()), whole(self.mask)
+        return full_tensor(self.weight.detach()), full_tensor(self.mask)
 
     def choose(self, mask: Tensor) -> None:
         """Change the mask in place, to one that every worker has whole.
 
         Weights that are masked by this become zero at the end of the step (see `MaskedWeights`).
         """
-        put(self.mask, mask)
+        copy_into(self.mask, mask)
 
     def placed(self, tensor: Tensor) -> Tensor:
         """Return a copy on the device, and in the parts, of the weight."""
         copied = torch.empty_like(self.weight, requires_grad=False)
-        put(copied, tensor)
+        copy_into(copied, tensor)
         return copied
 
     def by_output(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the weight's shape as a matrix, a row for each output of the layer."""
         if not isinstance(self.module, _TRANSPOSED):
-            return (tensor.t() if is_flipped(self.module) else tensor).flatten(1)
+            return (tensor.t() if is_fan_in_fan_out(self.module) else tensor).flatten(1)
         # (in, out / groups, …): the outputs of a group see the inputs of that group alone.
         rows, outputs = self.shape[0] // self.module.groups, self.shape[1]
         grouped = tensor.reshape(-1, rows, outputs, math.prod(self.shape[2:])).transpose(1, 2)
@@ -303,7 +303,7 @@ def _computed_weights(model: nn.Module) -> list[str]:
 
 
 def _is_maskable(module: nn.Module) -> bool:
-    return isinstance(module, MASKABLE) or is_flipped(module)
+    return isinstance(module, MASKABLE) or is_fan_in_fan_out(module)
 
 
 def _tied_to(model: nn.Module, paths: Iterable[str]) -> set[int]:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from isoflop.budget import nearest_counts
-from isoflop.sparsity.course import Course
-from isoflop.sparsity.drop_grow import DropGrow
-from isoflop.sparsity.layout import Layout
-from isoflop.sparsity.sharding import whole
+from isoflop.methods.drop_grow import DropGrow
+from isoflop.sparsity.budget_spec import BudgetSpec
 from isoflop.sparsity.target import Target
+from isoflop.sparsity.trajectory import PruningTrajectory
+from isoflop.sparsity.weights.sharding import full_tensor
 
 
 class Update:
@@ -24,17 +24,17 @@ class Update:
         counts: Active weights of each masked weight, kept up to date.
         fraction: What part of the active weights could be replaced.
         new: How many weights of each layer became active that were not before.
-        pruned: How many weights of each layer the ramp took away.
+        pruned: How many weights of each layer the pruning schedule took away.
     """
 
     def __init__(
         self,
-        layout: Layout,
+        budget_spec: BudgetSpec,
         counts: list[int],
         step: int,
         total_steps: int,
         *,
-        course: Course | None,
+        trajectory: PruningTrajectory | None,
         memory: Callable[[str], Tensor | None],
         trained: frozenset[str],
         finite: bool,
@@ -46,27 +46,27 @@ class Update:
         self.fraction = 0.0
         self.new: dict[str, int] = {}
         self.pruned: dict[str, int] = {}
-        self._layout = layout
-        self._course = course
+        self._budget_spec = budget_spec
+        self._trajectory = trajectory
         self._memory = memory
         self._trained = trained
         self._finite = finite
         self._generator = generator
 
     def prune(self) -> None:
-        """Take away the active weights of smallest magnitude, as the ramp of the method says."""
-        course = self._course
-        if course is None or not course.ramp.due(self.step, self.total_steps):
+        """Prune the active weights of smallest magnitude, as the method's schedule says."""
+        trajectory = self._trajectory
+        if trajectory is None or not trajectory.pruning_schedule.due(self.step, self.total_steps):
             return
-        targets, before = self._layout.targets, list(self.counts)
+        targets, before = self._budget_spec.targets, list(self.counts)
         ranked: Sequence[Tensor | None] = [None] * len(targets)
-        if course.ramp.per_layer:
-            self.counts[:] = course.counts(self.step, before)
+        if trajectory.pruning_schedule.per_layer:
+            self.counts[:] = trajectory.counts(self.step, before)
         else:
             positions, weights = zip(*(target.active() for target in targets), strict=True)
-            self.counts[:], ranked = self._layout.ranked(
+            self.counts[:], ranked = self._budget_spec.ranked(
                 [_scores(weight.abs()) for weight in weights],
-                course.cost(self.step),
+                trajectory.cost(self.step),
                 min_per_output=1,
                 limits=before,
                 positions=positions,
@@ -78,16 +78,18 @@ class Update:
                 active = _scores(weight.abs())[mask]
             scores = torch.full(weight.shape, -torch.inf, dtype=active.dtype, device=active.device)
             scores[mask] = active
-            target.choose(self._layout.pattern.top(scores, self.counts[i], allowed=mask.clone()))
+            target.choose(
+                self._budget_spec.pattern.top(scores, self.counts[i], allowed=mask.clone())
+            )
             self.pruned[target.name] = before[i] - self.counts[i]
 
-    def follow(self) -> None:
+    def retopk(self) -> None:
         """Choose the weights of largest magnitude anew, masked ones included."""
-        for target, count in zip(self._layout.targets, self.counts, strict=True):
+        for target, count in zip(self._budget_spec.targets, self.counts, strict=True):
             scores = _scores(target.dense()[0].abs())
-            target.choose(self._layout.pattern.top(scores, count))
+            target.choose(self._budget_spec.pattern.top(scores, count))
 
-    def rewire(self, method: DropGrow) -> None:
+    def drop_and_grow(self, method: DropGrow) -> None:
         """Drop and grow in every layer that was trained in the last step.
 
         Gradients that overflowed say nothing about where to grow; after such a step nothing is
@@ -96,20 +98,20 @@ class Update:
         self.fraction = method.drop_fraction(self.step, self.total_steps)
         if not self._finite:
             return
-        indices = [i for i, t in enumerate(self._layout.targets) if t.name in self._trained]
+        indices = [i for i, t in enumerate(self._budget_spec.targets) if t.name in self._trained]
         drops, shares = [], []
         for i in indices:
-            target = self._layout.targets[i]
+            target = self._budget_spec.targets[i]
             weight, mask = target.dense()
             drops.append(method.drop_count(weight, mask, self.counts[i], self.fraction))
             shares.append(method.grow_share(mask, self._remembered(target)))
         grows = self._grows(indices, drops, shares)
         new: dict[str, Tensor] = {}
         for i, drop, grow in zip(indices, drops, grows, strict=True):
-            target = self._layout.targets[i]
+            target = self._budget_spec.targets[i]
             weight, mask = target.dense()
             memory = self._remembered(target)
-            rewired = self._layout.pattern.rewire(
+            rewired = self._budget_spec.pattern.drop_and_grow(
                 mask,
                 _scores(method.drop_scores(weight, mask)),
                 _scores(method.grow_scores(weight, mask, memory, self._generator)),
@@ -119,13 +121,13 @@ class Update:
             new[target.name] = (rewired & ~mask).sum()
             target.choose(rewired)
             kept = self.counts[i] - drop + grow
-            self.counts[i] = self._layout.pattern.count(tuple(weight.shape), kept)
+            self.counts[i] = self._budget_spec.pattern.count(tuple(weight.shape), kept)
         # Read only now, so that the device is waited for once.
         self.new = {name: int(count) for name, count in new.items()}
 
     def _remembered(self, target: Target) -> Tensor | None:
         memory = self._memory(target.name)
-        return None if memory is None else whole(memory)
+        return None if memory is None else full_tensor(memory)
 
     def _grows(
         self, indices: Sequence[int], drops: Sequence[int], shares: Sequence[float | None]
@@ -134,8 +136,8 @@ class Update:
         wanted = [share for share in shares if share is not None]
         if len(wanted) < len(shares) or not wanted or sum(wanted) <= 0:
             return list(drops)
-        prices = [self._layout.prices[i] for i in indices]
-        sizes = [self._layout.sizes[i] for i in indices]
+        prices = [self._budget_spec.prices[i] for i in indices]
+        sizes = [self._budget_spec.sizes[i] for i in indices]
         survivors = [self.counts[i] - drop for i, drop in zip(indices, drops, strict=True)]
         room = [size - count for size, count in zip(sizes, survivors, strict=True)]
         cost = sum(n * price for n, price in zip(drops, prices, strict=True))

@@ -11,7 +11,6 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from isoflop.budget import meet_layer_budgets, meet_model_budget
-from isoflop.copies import copy_tensor_hooks
 from isoflop.errors import (
     BudgetError,
     InputError,
@@ -21,11 +20,12 @@ from isoflop.errors import (
     TrainedModelWarning,
     WideningError,
 )
-from isoflop.flops import Trace, trace, trace_for_budget
+from isoflop.flops.copies import copy_tensor_hooks
+from isoflop.flops.replaced import check_replaced
+from isoflop.flops.table import Trace, trace, trace_for_budget
 from isoflop.masks import named_masks
 from isoflop.plan import LayerPlan, Plan
 from isoflop.registry import known_name, names_in
-from isoflop.replaced import check_replaced
 from isoflop.surgery import ExampleInputs, check_module, match_paths
 from isoflop.transforms.attention import SeparateAttention
 from isoflop.transforms.base import (

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from torch import nn
 
-from isoflop.copies import copy_with_tensors
 from isoflop.errors import IsoflopError
-from isoflop.flops import Trace
+from isoflop.flops.copies import copy_with_tensors
+from isoflop.flops.replaced import check_replaced
+from isoflop.flops.table import Trace
 from isoflop.registry import Registry, known_name, names_in
-from isoflop.replaced import check_replaced
 from isoflop.surgery import ExampleInputs, replace_modules
 from isoflop.transforms.attention import forbid_fast_path, separate_attention
 from isoflop.transforms.buffers import resized
@@ -23,7 +23,7 @@ from isoflop.transforms.replacement import ReplacedLayer
 from isoflop.transforms.usage import owner_counts, weight_users
 from isoflop.widths import check_unnamed, check_widened, solve_widths, widen
 
-TRANSFORMS: Registry[type["Transform"]] = Registry("transform")
+TRANSFORMS: Registry[type["Transform"]] = Registry("transform", "isoflop.transforms")
 
 
 @dataclass(frozen=True)

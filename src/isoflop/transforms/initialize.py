@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from isoflop.copies import contained_tensors, owned_tensors
 from isoflop.errors import WideningError
+from isoflop.flops.copies import contained_tensors, owned_tensors
+from isoflop.flops.rules import rule_of
 from isoflop.plan import LayerPlan
-from isoflop.rules import rule_of
 from isoflop.surgery import weight_sides
 from isoflop.transforms.buffers import constant, resized
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import skip_init
 
-from isoflop.copies import copy_with_tensors, keep_marks
-from isoflop.surgery import is_flipped
+from isoflop.flops.copies import copy_with_tensors, keep_marks
+from isoflop.surgery import is_fan_in_fan_out
 from isoflop.transforms.replacement import HOOKS
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -52,14 +52,14 @@ class LayerShape:
             rows, columns = (1, kernel) if layer.transposed else (kernel, 1)
             depthwise = layer.groups > 1 and inputs == 1
             return cls(inputs * rows, outputs * columns, layer.groups, depthwise)
-        inputs, outputs = weight.shape if is_flipped(layer) else reversed(weight.shape)
+        inputs, outputs = weight.shape if is_fan_in_fan_out(layer) else reversed(weight.shape)
         return cls(inputs, outputs, 1)
 
 
 def is_replaceable(module: nn.Module) -> bool:
     """Tell whether `module` is a Linear or a convolution, transposed ones included."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
-    return isinstance(module, kinds) or is_flipped(module)
+    return isinstance(module, kinds) or is_fan_in_fan_out(module)
 
 
 def outputs_of(layer: nn.Module) -> int:
@@ -71,7 +71,7 @@ def outputs_of(layer: nn.Module) -> int:
 
 def unflipped(layer: nn.Module) -> nn.Module:
     """Return `layer`, or in place of a flipped one the uninitialised Linear of the same sizes."""
-    if not is_flipped(layer):
+    if not is_fan_in_fan_out(layer):
         return layer
     weight = layer.get_parameter("weight")
     new = skip_init(nn.Linear, *weight.shape, device=weight.device, dtype=weight.dtype)

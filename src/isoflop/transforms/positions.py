@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from isoflop.fakes import run_on_copy
+from isoflop.flops.fakes import run_on_copy
 from isoflop.surgery import ExampleInputs
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from isoflop.copies import keep_marks
+from isoflop.flops.copies import keep_marks
 
 HOOKS = (
     "_forward_hooks",

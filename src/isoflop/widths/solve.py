@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoflop.copies import copy_with_tensors, owned_tensors
 from isoflop.errors import WideningError
-from isoflop.rules import rule_of
+from isoflop.flops.copies import copy_with_tensors, owned_tensors
+from isoflop.flops.rules import rule_of
 from isoflop.surgery import ExampleInputs, configs
 from isoflop.widths.equations import Equation
 from isoflop.widths.expressions import Atom, Expression

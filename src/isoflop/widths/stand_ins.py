@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from isoflop.fakes import grouped_product
+from isoflop.flops.fakes import grouped_product
 
 StandIn = Callable[..., Any]
 

@@ -15,9 +15,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from isoflop.copies import copy_with_tensors
 from isoflop.errors import InputError, WideningError
-from isoflop.fakes import (
+from isoflop.flops.copies import copy_with_tensors
+from isoflop.flops.fakes import (
     RunningModules,
     fake_inputs,
     fake_like,
@@ -28,11 +28,11 @@ from isoflop.fakes import (
     run_on_fakes,
     unfused,
 )
-from isoflop.flops import trace as plain_trace
+from isoflop.flops.rules import WideningRule, rule_of
+from isoflop.flops.table import trace as plain_trace
+from isoflop.flops.untouched import untouched
 from isoflop.nests import map_tensors, tensors_in
-from isoflop.rules import WideningRule, rule_of
 from isoflop.surgery import ExampleInputs, configs, normalize_inputs
-from isoflop.untouched import untouched
 from isoflop.widths.expressions import Expression
 from isoflop.widths.nodes import Space, expression_of
 from isoflop.widths.scales import Scale, Source, follow, hold, may_be_a_scale, number_in, rounding
@@ -116,7 +116,7 @@ class SymbolicTrace:
             mode = stack.enter_context(fake_mode(cache=False))
             stack.enter_context(_Functions(self))
             fake = copy_with_tensors(self.model, self._make, share_others=True)
-            fake.train().eval()  # see `isoflop.flops.trace`
+            fake.train().eval()  # see `isoflop.flops.table.trace`
             follow_rules(fake)
             forgive_hooks(fake)
             given = {id(config) for config in configs(self.model).values()}

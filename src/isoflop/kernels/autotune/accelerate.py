@@ -1,0 +1,368 @@
+"""`isoflop.accelerate`: each layer on what is fastest for it, measured."""
+
+import hashlib
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import fx, nn
+
+from isoflop.errors import KernelError, NoEffectWarning
+from isoflop.flops.copies import copy_with_tensors
+from isoflop.flops.fakes import plain_output
+from isoflop.kernels.autotune.inputs import real_inputs, undisturbed
+from isoflop.kernels.autotune.measure import (
+    Backend,
+    Call,
+    LayerChoice,
+    Mode,
+    choose_backends,
+    circumstances,
+    find_contestants,
+    find_semi_structured,
+    given_backends,
+    layout_of,
+    observe_calls,
+)
+from isoflop.kernels.autotune.timing import TimingCache, default_cache_path, synchronize
+from isoflop.kernels.cpu.layers import SparseConv2d, SparseLayer
+from isoflop.kernels.cpu.layout import (
+    LayoutConv2d,
+    layout_modules,
+    out_of_place_modules,
+)
+from isoflop.kernels.cpu.library import available, has_bfloat16
+from isoflop.kernels.fuse.freeze import fuse_activations
+from isoflop.kernels.semi_structured import Packing, disable, enable, packing
+from isoflop.nests import tensors_in
+from isoflop.registry import known_name
+from isoflop.surgery import ExampleInputs, check_module, replace_modules
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccelerationReport:
+    """What `accelerate` measured and did.
+
+    Attributes:
+        mode: ``"inference"`` or ``"training"``.
+        layers: The layers that could run on either.
+        skipped: Why other layers with zeros could not, by path.
+        seconds_before: Time of the model as it was.
+        seconds_after: Time of the model with the choices made.
+        accelerated: Whether the choices are in place: they are not if the model got slower.
+    """
+
+    mode: str
+    layers: tuple[LayerChoice, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
+    seconds_before: float = math.nan
+    seconds_after: float = math.nan
+    accelerated: bool = False
+
+    @property
+    def choices(self) -> dict[str, Backend]:
+        """What each layer runs on, by path; empty if the model stayed as it was."""
+        return {layer.path: layer.chosen for layer in self.layers if self.accelerated}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        measured = {name for layer in self.layers for name in layer.seconds}
+        names = [name for name in get_args(Backend) if name in {"dense", "sparse", *measured}]
+        titles = [f"{name.replace('_bfloat16', ' bf16')} ms" for name in names]
+        header = "  ".join(f"{title:>14}" for title in titles)
+        lines = [f"{'layer':40}  {'sparsity':>8}  {header}  chosen"] if self.layers else []
+        for layer in self.layers:
+            sparsity = 1 - layer.nnz / math.prod(layer.shape)
+            times = "  ".join(f"{1e3 * layer.seconds.get(name, math.nan):14.3f}" for name in names)
+            lines.append(f"{layer.path:40}  {sparsity:8.4f}  {times}  {layer.chosen}")
+        lines += [f"{path or 'the model'} {reason}" for path, reason in self.skipped.items()]
+        verdict = "accelerated" if self.accelerated else "left as it was"
+        times = (
+            "nothing was measured"
+            if math.isnan(self.seconds_before)
+            else f"{1e3 * self.seconds_before:.3f} ms before, {1e3 * self.seconds_after:.3f} ms after"
+        )
+        lines.append(f"{self.mode}: {times}; {verdict}")
+        return "\n".join(lines)
+
+
+def accelerate(
+    model: nn.Module,
+    *,
+    example_inputs: ExampleInputs,
+    mode: Mode = "inference",
+    cache: bool | Path = True,
+    choices: Mapping[str, Backend] | None = None,
+    allow_bf16: bool = False,
+) -> tuple[nn.Module, AccelerationReport]:
+    """Run each layer on the faster of dense PyTorch and the sparse kernels.
+
+    On a GPU, the sparse kernels are PyTorch's for 2:4 sparsity, which linear layers can run on whose
+    masks are 2:4 (for training both ways, `pattern="2:4-T"`) and which compute in bfloat16 or
+    float16: by themselves, or because this is called under `torch.autocast`.
+
+    Both are measured at the shapes that the example inputs give each layer, once: the times are
+    kept on disk. What it costs to bring activations from the layout of one into that of the other is
+    counted. In the end the whole model is measured, and stays as it was if it got slower. The same
+    model with the same times gets the same choices.
+
+    Args:
+        model: The model. For inference, its masked and its sparse layers are looked at; `freeze` it
+            first. For training, its sparse layers (`isoflop.sparsify(storage="compressed")`). On a
+            GPU, for both its masked layers, which `freeze` must not have replaced; save the model
+            before, as packed weights are not saved.
+        example_inputs: What it takes, in the batch size that counts; see `isoflop.profile`.
+        mode: ``"inference"`` returns a copy in evaluation mode, and leaves `model` as it is.
+            ``"training"`` changes `model` itself; parameters, buffers and their names stay.
+        cache: Whether to keep the times in the user's cache folder, or in the folder that
+            `ISOFLOP_CACHE` names; or the file for them.
+        choices: What to run each layer on, the `choices` of an earlier report: nothing is measured,
+            and the results are the same to the last bit. By default, what is faster.
+        allow_bf16: Let sparse layers round what they multiply to bfloat16, where that is fastest, on
+            processors that have instructions for it. Tensors and sums stay float32. An output
+            changes by about 0.4 % of a root mean square of its layer, so compare the accuracy.
+
+    Returns:
+        The model, and a report of what was measured and chosen; ``print(report)`` shows it.
+
+    Raises:
+        IsoflopError: The mode is not known, or the choices are of another model.
+        KernelError: The model is neither on the CPU nor on one CUDA device, or the choices take
+            instructions that this processor lacks.
+        InputError: The model cannot be run on the example inputs.
+
+    Warns:
+        NoEffectWarning: There are no kernels for this device, or nothing that they could run.
+    """
+    mode = known_name(mode, get_args(Mode), "mode")
+    device = _check(model)
+    nothing = model, AccelerationReport(mode=mode)
+    kind = packing(device)
+    if kind is None and not (device.type == "cpu" and available()):
+        _warn(_NO_KERNELS[device.type])
+        return nothing
+    args, kwargs = real_inputs(model, example_inputs)
+    work = _copy(model) if mode == "inference" else model
+    if kind is None:
+        allowed = _wants_bfloat16(choices, allowed=allow_bf16)
+        contestants, skipped = find_contestants(work, (args, kwargs), mode, bfloat16=allowed)
+    else:
+        contestants, skipped = find_semi_structured(work, (args, kwargs), mode, kind)
+    if not contestants:
+        _warn(_no_contestants(mode, skipped, on_cpu=kind is None))
+        return model, AccelerationReport(mode=mode, skipped=skipped)
+    step = _inference if mode == "inference" else _training
+    with undisturbed(work):
+        calls = observe_calls(work, contestants, args, kwargs)
+        if kind is not None:  # there is no layout to choose for the convolutions in between
+            calls = [call for call in calls if call.path in contestants]
+        seconds: dict[str, float] = {}
+        if choices is not None:
+            layers = given_backends(calls, contestants, choices)
+            change = _Change(work, calls, contestants, layers, mode, kind)
+            accelerated = bool(choices)
+        else:
+            kept = TimingCache(_cache_path(cache))
+            layers = choose_backends(calls, contestants, mode, kept)
+            what = {**_description(work, args, kwargs, layers), **circumstances(calls, mode)}
+            change = _Change(work, calls, contestants, layers, mode, kind)
+
+            def run(place: Callable[[], None]) -> None:
+                place()
+                step(change.model, args, kwargs)
+                synchronize(device)
+
+            runs = {"before": partial(run, change.undo), "after": partial(run, change.apply)}
+            seconds = kept.times(what, runs)
+            kept.save()
+            accelerated = seconds["after"] < seconds["before"]
+    if accelerated:
+        change.apply()
+        if mode == "inference" and isinstance(change.model, fx.GraphModule):
+            # Those after layers that `freeze` had left dense.
+            fuse_activations(change.model)
+            change.model.delete_all_unused_submodules()
+            change.model.recompile()
+    else:
+        change.undo()
+    report = AccelerationReport(
+        mode=mode,
+        layers=tuple(layers.values()),
+        skipped=skipped,
+        seconds_before=seconds.get("before", math.nan),
+        seconds_after=seconds.get("after", math.nan),
+        accelerated=accelerated,
+    )
+    return change.model if accelerated else model, report
+
+
+def _cache_path(cache: bool | Path) -> Path | None:
+    if isinstance(cache, Path):
+        return cache
+    return default_cache_path() if cache else None
+
+
+def _description(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    layers: Mapping[str, LayerChoice],
+) -> dict[str, Any]:
+    """Return everything about a model and its choices that its times depend on."""
+    text = repr((model, [(layer.path, layer.nnz, layer.chosen) for layer in layers.values()]))
+    inputs = [(str(x.dtype), tuple(x.shape), x.stride()) for x in tensors_in((args, kwargs))]
+    return {"model": hashlib.sha256(text.encode()).hexdigest(), "inputs": inputs}
+
+
+class _Change:
+    """The choices as a change of the model that can be undone."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        calls: Sequence[Call],
+        contestants: Mapping[str, dict[Backend, nn.Module]],
+        layers: Mapping[str, LayerChoice],
+        mode: Mode,
+        kind: Packing | None,
+    ) -> None:
+        self._holder = nn.ModuleList([model])
+        self._stages: list[dict[nn.Module, nn.Module]] = []
+        self._backends: dict[SparseLayer, tuple[Backend, Backend]] = {}
+        self._kind = kind
+        self._packed: list[nn.Module] = []
+        modules = {call.path: call.module for call in calls}
+        for path, layer in layers.items():
+            module = modules[path]
+            # In training the same module, as sparsifiers and optimizers hold on to it.
+            if mode == "training" and isinstance(module, SparseLayer):
+                self._backends[module] = module.backend, layer.chosen
+            elif mode == "training" and layer.chosen == "sparse":
+                self._packed.append(module)
+        if mode == "inference":
+            self._stage({modules[p]: contestants[p][c.chosen] for p, c in layers.items()})
+        convs = [call for call in calls if call.is_conv]
+        chosen = {
+            c.path: layout_of(layers[c.path].chosen) if c.path in layers else "dense" for c in convs
+        }
+        if "sparse" in chosen.values():
+            self._stage(layout_modules(self._holder))
+            if mode == "training":
+                self._stage(out_of_place_modules(self._holder))
+            for call, following in itertools.pairwise(convs):
+                if (chosen[call.path], chosen[following.path]) == ("dense", "sparse"):
+                    for module in self.model.get_submodule(call.path).modules():
+                        if isinstance(module, (LayoutConv2d, SparseConv2d)):
+                            module.batch_innermost = True
+        self.apply()
+
+    @property
+    def model(self) -> nn.Module:
+        return self._holder[0]
+
+    def apply(self) -> None:
+        """Put the choices in place."""
+        for stage in self._stages:
+            replace_modules(self._holder, stage)
+            for old, new in stage.items():
+                new.training = old.training
+        for layer, (_, chosen) in self._backends.items():
+            layer.backend = chosen
+        for layer in self._packed:
+            assert self._kind is not None
+            enable(layer, self._kind)
+
+    def undo(self) -> None:
+        """Put everything back."""
+        for stage in reversed(self._stages):
+            replace_modules(self._holder, {new: old for old, new in stage.items()})
+        for layer, (before, _) in self._backends.items():
+            layer.backend = before
+        for layer in self._packed:
+            disable(layer)
+
+    def _stage(self, new: dict[nn.Module, nn.Module]) -> None:
+        new = {old: module for old, module in new.items() if old is not module}
+        replace_modules(self._holder, new)
+        self._stages.append(new)
+
+
+_NO_KERNELS = {
+    "cpu": "There are no compiled kernels, so the model stays as it is. See docs/guide.md.",
+    "cuda": (
+        "PyTorch has no 2:4 products for this GPU, so the model stays as it is. They take compute "
+        "capability 8.0 or more, and a PyTorch with cuSPARSELt."
+    ),
+}
+
+
+def _check(model: nn.Module) -> torch.device:
+    """Return the device that the model is on."""
+    check_module(model)
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1 or not {device.type for device in devices} <= {"cpu", "cuda"}:
+        raise KernelError(
+            "Sparse kernels run on the CPU or on one CUDA device, and the model is on "
+            f"{', '.join(sorted(map(str, devices)))}: use model.cpu() or model.cuda()."
+        )
+    return next(iter(devices), torch.device("cpu"))
+
+
+def _wants_bfloat16(choices: Mapping[str, Backend] | None, *, allowed: bool) -> bool:
+    chosen = choices is not None and "sparse_bfloat16" in choices.values()
+    if chosen and not has_bfloat16():
+        raise KernelError(
+            "The choices are of a processor with products of bfloat16, which this one lacks. Leave "
+            "them out, so that the layers are measured here."
+        )
+    return chosen or (allowed and has_bfloat16())
+
+
+def _no_contestants(mode: Mode, skipped: Mapping[str, str], *, on_cpu: bool) -> str:
+    """Return why there is nothing to accelerate."""
+    if skipped:
+        path, reason = next(iter(skipped.items()))
+        others = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+        products = "the sparse kernels" if on_cpu else "2:4 products"
+        return (
+            f"No layer with zeros can run on {products}, so the "
+            f"model stays as it is: {path or 'it'} {reason}{others}."
+        )
+    if on_cpu and mode == "training":
+        return (
+            "The model has no sparse layer, so it stays as it is. Train with "
+            "isoflop.sparsify(storage='compressed')."
+        )
+    return (
+        f"The model has no masked layer{' and no sparse one' if on_cpu else ''}, "
+        "so it stays as it is."
+    )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, NoEffectWarning, stacklevel=3)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    return copy_with_tensors(model, lambda *args: args[-1].detach().clone()).eval()
+
+
+@torch.no_grad()
+def _inference(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    model(*args, **kwargs)
+
+
+def _training(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    outputs = tensors_in(plain_output(model.train()(*args, **kwargs)))
+    trained = [y for y in outputs if y.requires_grad]
+    torch.autograd.backward([y.float().sum() for y in trained])
+    model.zero_grad()

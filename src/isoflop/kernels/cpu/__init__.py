@@ -1,0 +1,1 @@
+"""The sparse kernels for CPUs, and the layers that call them."""

@@ -1,0 +1,1 @@
+"""Layers joined into one operation: norms folded, activations fused."""

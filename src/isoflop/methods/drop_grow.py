@@ -1,0 +1,135 @@
+"""Base of the methods that move weights about during training."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from isoflop.errors import IsoflopError
+from isoflop.methods.base import Method, check_fraction
+from isoflop.methods.schedules import SCHEDULES
+
+if TYPE_CHECKING:
+    from isoflop.sparsity.update import Update
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropGrow(Method, ABC):
+    """Base of the methods that move a fixed number of weights about during training.
+
+    At each update, and in each layer by itself, the ``k = floor(f(t) * n_active)`` active weights
+    of lowest drop score are dropped, and the k positions of highest grow score become active. Any
+    position outside the survivors can be grown, the just-dropped ones included. A weight that is
+    dropped and grown in the same update was in effect never dropped: it keeps its value and its
+    optimizer state. A weight that is new starts at exactly zero, with optimizer state zero.
+
+    The optimizer step is taken first, the masks change after it. Updates follow optimizer steps
+    ΔT, 2ΔT, … while ``t < end_fraction * total_steps``.
+
+    Attributes:
+        alpha: Fraction of the active weights that an update at step 0 would replace.
+        update_every: ΔT, the number of optimizer steps between updates.
+        end_fraction: Fraction of training after which the masks stay fixed.
+        schedule: Registered name of the schedule that takes `alpha` down over time: ``"cosine"``,
+            ``"linear"`` or ``"constant"``.
+    """
+
+    alpha: float = 0.3
+    update_every: int = 100
+    end_fraction: float = 0.75
+    schedule: str = "cosine"
+
+    def __post_init__(self) -> None:
+        check_fraction("alpha", self.alpha, 0.3, positive=True)
+        every = self.update_every
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise IsoflopError(
+                "update_every is a number of optimizer steps: use a positive integer such as 100, "
+                f"not {self.update_every!r}."
+            )
+        check_fraction("end_fraction", self.end_fraction, 0.75)
+        SCHEDULES.get(self.schedule)
+
+    def rewire_due(self, step: int, total_steps: int) -> bool:
+        """Return whether weights are dropped and grown right after optimizer step `step`."""
+        in_time = 0 < step < self.end_fraction * total_steps
+        return in_time and step % self.update_every == 0
+
+    def update_due(self, step: int, total_steps: int) -> bool:
+        """Return whether the masks change right after optimizer step number `step` (from 1)."""
+        return self.rewire_due(step, total_steps) or super().update_due(step, total_steps)
+
+    def idle(self, counts: Sequence[int], total_steps: int) -> str:
+        """Return why no weight is ever dropped and grown, or nothing."""
+        every, end = self.update_every, self.end_fraction * total_steps
+        if self.pruning_schedule is not None:  # which prunes once at least
+            return ""
+        if not self.rewire_due(every, total_steps):
+            return (
+                f"the first update would follow step {every} (update_every), and updates end before step "
+                f"{end:g} (end_fraction={self.end_fraction:g} of {total_steps} steps). Use a smaller "
+                "update_every, or train longer"
+            )
+        fraction = self.drop_fraction(every, total_steps)
+        if fraction * max(counts) < 1:
+            return (
+                f"the first update moves {fraction:.3g} of a layer's weights (alpha={self.alpha:g}), "
+                f"which is less than one of {max(counts):,}. Use a larger alpha, or train longer"
+            )
+        return ""
+
+    def drop_fraction(self, step: int, total_steps: int) -> float:
+        """Return f(t), the fraction of active weights that an update after step `step` replaces."""
+        schedule = SCHEDULES.get(self.schedule)
+        return schedule(step, self.end_fraction * total_steps, self.alpha)
+
+    def drop_scores(self, weight: Tensor, mask: Tensor) -> Tensor:
+        """Return what each active weight is worth; the lowest are dropped. Here ``|w|``."""
+        del mask
+        return weight.abs()
+
+    def drop_count(self, weight: Tensor, mask: Tensor, nnz: int, fraction: float) -> int:
+        """Return how many of the `nnz` active weights are dropped."""
+        del weight, mask
+        return math.floor(fraction * nnz)
+
+    def observe(self, memory: Tensor | None, dense_grad: Tensor) -> Tensor:
+        """Return what to remember of a finite gradient of all positions; here the gradient."""
+        del memory
+        return dense_grad
+
+    def update(self, update: "Update") -> None:
+        """Prune as the pruning schedule says, if there is one, then drop and grow."""
+        super().update(update)
+        if self.rewire_due(update.step, update.total_steps):
+            update.drop_and_grow(self)
+
+    @abstractmethod
+    def grow_scores(
+        self,
+        weight: Tensor,
+        mask: Tensor,
+        memory: Tensor | None,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Return what activating each position is worth; the highest are grown.
+
+        Args:
+            weight: The weight, after the optimizer step; masked positions are zero.
+            mask: Its present mask.
+            memory: What `observe` returned last; None if the method observes nothing.
+            generator: CPU generator for every random choice, so that these are the same whatever
+                device trains.
+        """
+
+    def grow_share(self, mask: Tensor, memory: Tensor | None) -> float | None:
+        """Return what part of all growth this layer deserves, up to a common factor.
+
+        None, the default: each layer grows as many weights as it dropped.
+        """
+        del mask, memory
+        return None

@@ -1,0 +1,1 @@
+"""How sparse weights, their gradients and the optimizer's state are stored."""

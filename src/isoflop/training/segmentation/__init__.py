@@ -1,5 +1,0 @@
-"""Data of semantic segmentation: images whose every pixel has a class."""
-
-from isoflop.training.segmentation.data import SegmentationData, load_segmentation
-
-__all__ = ["SegmentationData", "load_segmentation"]
