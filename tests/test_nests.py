@@ -12,7 +12,7 @@ from torch import distributions, nn
 
 import isoflop
 from isoflop.errors import InputError
-from isoflop.flops.table import network_ends, profile
+from isoflop.flops.trace import network_ends, profile
 
 
 class Own:

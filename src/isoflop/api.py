@@ -22,7 +22,8 @@ from isoflop.errors import (
     WideningError,
 )
 from isoflop.flops.rules import register_widening_rule
-from isoflop.flops.table import FlopTable, network_ends, profile
+from isoflop.flops.table import FlopTable
+from isoflop.flops.trace import network_ends, profile
 from isoflop.io import ModelSource, load, save
 from isoflop.kernels import accelerate, align_masks, densify, freeze
 from isoflop.listing import list_methods, list_patterns, list_transforms

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import isoflop
 from isoflop.errors import IsoflopError
 from isoflop.flops.copies import copy_with_tensors
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 from isoflop.masks import set_mask
 from isoflop.transforms import TRANSFORMS
 

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import isoflop
 from isoflop.errors import UncountedOperationWarning
-from isoflop.flops.table import network_ends, profile
+from isoflop.flops.trace import network_ends, profile
 from isoflop.masks import set_mask
 
 aten = torch.ops.aten

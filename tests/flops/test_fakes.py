@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 import isoflop
 from isoflop.errors import IsoflopError
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 
 TRANSFORMS = [isoflop.SparseWide, isoflop.SparseParallel, isoflop.SparseFactorized]
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 import isoflop
 from isoflop.errors import BudgetError, UncountedOperationWarning
 from isoflop.flops.operations import kind_of
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 
 
 class Run(nn.Module):

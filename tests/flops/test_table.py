@@ -11,7 +11,7 @@ from torch import nn
 
 import isoflop
 from isoflop.errors import InputError
-from isoflop.flops.table import network_ends, profile
+from isoflop.flops.trace import network_ends, profile
 from isoflop.lab.models.resnet import resnet18_cifar
 from isoflop.masks import set_mask
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 import isoflop
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 
 SEEN: list[Any] = []
 NUMBERS = {"calls": 0}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from isoflop.errors import IsoflopError, OptimizerError
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 from isoflop.kernels import SparseLayer, densify
 from isoflop.masks import named_masks
 from isoflop.methods import RigL

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import isoflop
-from isoflop.flops.table import profile, trace
+from isoflop.flops.trace import profile, trace
 from isoflop.transforms import TRANSFORMS
 from isoflop.transforms.attention import SeparateAttention, separate_attention
 

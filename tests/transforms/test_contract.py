@@ -11,7 +11,7 @@ from tests.zoo import ZOO
 from torch import nn
 
 import isoflop
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 from isoflop.masks import set_mask
 from isoflop.transforms import TRANSFORMS
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 import isoflop
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 from isoflop.transforms import TRANSFORMS
 from isoflop.transforms.doped import DopedLayer
 from isoflop.transforms.factorized import FactorizedLayer

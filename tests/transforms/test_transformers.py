@@ -10,7 +10,7 @@ from tests.zoo import gpt2, llama
 from torch import nn
 
 import isoflop
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 from isoflop.transforms import TRANSFORMS
 
 NAMES = ("parallel", "factorized", "doped", "low_rank")

@@ -9,7 +9,7 @@ from torch import nn
 
 import isoflop
 from isoflop.errors import WideningError
-from isoflop.flops.table import trace
+from isoflop.flops.trace import trace
 from isoflop.widths import Widths, check_widened, solve_widths, widen
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from isoflop.flops.trace import Trace, profile, trace
+from isoflop.plan import Plan
+from isoflop.sparsity import sparsify
+from isoflop.transforms import Transform, transform
 from tools.zoo.build import build, forward, inputs_for
 from tools.zoo.causes import cause_of
 from tools.zoo.fixed import fixed_sizes
 from tools.zoo.growth import growth
-from torch import Tensor, nn
-
-from isoflop.flops.table import Trace, profile, trace
-from isoflop.plan import Plan
-from isoflop.sparsity import sparsify
-from isoflop.transforms import Transform, transform
 
 RUN_PARAMETERS = 40_000_000
 """Models of at most so many parameters are also built for real …"""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from isoflop.flops.table import Trace
+from isoflop.flops.trace import Trace
 from isoflop.plan import Plan
 
 ROUNDING = 0.6

@@ -62,7 +62,7 @@ class Counter(TorchDispatchMode):
         recomputed: See `isoflop.flops.table.FlopTable`.
         uncounted: Likewise.
         uses: How often the numbers of each parameter multiply.
-        shared: See `isoflop.flops.table.Trace`.
+        shared: See `isoflop.flops.trace.Trace`.
     """
 
     supports_higher_order_operators = True

@@ -72,7 +72,7 @@ class Profile:
 
     def run(self) -> None:
         """Print the table of costs, or the plan."""
-        from isoflop.flops.table import profile
+        from isoflop.flops.trace import profile
         from isoflop.lab.training.configs import build_transform
         from isoflop.model_specs import build_model, default_example_shape, example_inputs
         from isoflop.transforms import transform

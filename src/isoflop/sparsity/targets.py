@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.errors import IsoflopError, NoTransformableLayersError, PlanError
-from isoflop.flops.table import network_ends, trace_for_budget
+from isoflop.flops.trace import network_ends, trace_for_budget
 from isoflop.masks import get_mask
 from isoflop.plan import UNTRANSFORMED, LayerPlan, Plan
 from isoflop.sparsity.allocation import Allocation, exact_counts, num_nonzero

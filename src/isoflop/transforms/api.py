@@ -22,7 +22,7 @@ from isoflop.errors import (
 )
 from isoflop.flops.copies import copy_tensor_hooks
 from isoflop.flops.replaced import check_replaced
-from isoflop.flops.table import Trace, trace, trace_for_budget
+from isoflop.flops.trace import Trace, trace, trace_for_budget
 from isoflop.masks import named_masks
 from isoflop.plan import LayerPlan, Plan
 from isoflop.registry import known_name, names_in

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from isoflop.flops.copies import copy_with_tensors, keep_marks
-from isoflop.flops.table import Trace
+from isoflop.flops.trace import Trace
 from isoflop.surgery import replace_modules
 from isoflop.transforms.replacement import ReplacedLayer
 from isoflop.transforms.usage import owner_counts, weight_users

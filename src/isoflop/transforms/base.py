@@ -11,7 +11,7 @@ from torch import nn
 from isoflop.errors import IsoflopError
 from isoflop.flops.copies import copy_with_tensors
 from isoflop.flops.replaced import check_replaced
-from isoflop.flops.table import Trace
+from isoflop.flops.trace import Trace
 from isoflop.registry import Registry, known_name, names_in
 from isoflop.surgery import ExampleInputs, replace_modules
 from isoflop.transforms.attention import forbid_fast_path, separate_attention

@@ -4,7 +4,7 @@ from collections import Counter
 
 from torch import nn
 
-from isoflop.flops.table import Trace
+from isoflop.flops.trace import Trace
 
 
 def weight_users(trace: Trace) -> dict[str, set[str]]:

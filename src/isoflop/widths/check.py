@@ -6,7 +6,7 @@ from collections.abc import Collection
 from torch import nn
 
 from isoflop.errors import InputError, WideningError
-from isoflop.flops.table import Trace
+from isoflop.flops.trace import Trace
 from isoflop.surgery import ExampleInputs, weight_sides
 from isoflop.widths.solve import ADVICE, Widths, scaled
 from isoflop.widths.trace import SymbolicTrace

@@ -29,7 +29,7 @@ from isoflop.flops.fakes import (
     unfused,
 )
 from isoflop.flops.rules import WideningRule, rule_of
-from isoflop.flops.table import trace as plain_trace
+from isoflop.flops.trace import trace as plain_trace
 from isoflop.flops.untouched import untouched
 from isoflop.nests import map_tensors, tensors_in
 from isoflop.surgery import ExampleInputs, configs, normalize_inputs
@@ -116,7 +116,7 @@ class SymbolicTrace:
             mode = stack.enter_context(fake_mode(cache=False))
             stack.enter_context(_Functions(self))
             fake = copy_with_tensors(self.model, self._make, share_others=True)
-            fake.train().eval()  # see `isoflop.flops.table.trace`
+            fake.train().eval()  # see `isoflop.flops.trace.trace`
             follow_rules(fake)
             forgive_hooks(fake)
             given = {id(config) for config in configs(self.model).values()}

@@ -5,7 +5,7 @@ from torch import nn
 
 import isoflop
 from isoflop.errors import IsoflopError
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 from isoflop.lab.models import detector
 from isoflop.lab.models.backbones import MapShape, backbone_layers, dilate, map_shapes
 from isoflop.lab.models.detection import DetectionNetwork

@@ -27,10 +27,7 @@ def test_cost_follows_from_that_of_the_resnet(name, resnet, macs, count):
     models = {key: build_model(f"isoflop:{key}", meta=True) for key in (name, resnet)}
     sizes = SIZES[name]
     image = 32 if name.endswith("cifar") else 224
-    table = {
-        key: isoflop.flops.table.profile(model, (1, 3, image, image))
-        for key, model in models.items()
-    }
+    table = {key: isoflop.profile(model, (1, 3, image, image)) for key, model in models.items()}
     parameters = {key: sum(p.numel() for p in m.parameters()) for key, m in models.items()}
     # Three 1×1 convolutions for a 3×3 one; tables of 2n-1 offsets of size 128 for either axis.
     tables = sum(2 * (2 * size - 1) * 128 for size in sizes)
@@ -52,7 +49,7 @@ def test_attention_is_in_the_last_stage_only(name):
 
 def test_position_tables_are_not_counted_as_weights_of_a_layer():
     model = build_model("isoflop:botnet50_cifar", meta=True)
-    macs = isoflop.flops.table.profile(model, (1, 3, 32, 32)).by_parameter()
+    macs = isoflop.profile(model, (1, 3, 32, 32)).by_parameter()
     tables = [name for name in macs if name.endswith((".rows", ".columns"))]
     assert len(tables) == 6
     assert all(macs[name] % model.get_parameter(name).numel() for name in tables)
@@ -89,4 +86,4 @@ def test_other_image_size_than_built_for():
     with pytest.raises(InputError, match="8×8 pixels, but got 16×16"):
         model(torch.zeros(1, 3, 64, 64))
     with pytest.raises(InputError, match="8×8 pixels, but got 16×16"):
-        isoflop.flops.table.profile(model, (1, 3, 64, 64))
+        isoflop.profile(model, (1, 3, 64, 64))

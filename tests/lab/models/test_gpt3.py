@@ -40,7 +40,7 @@ def test_macs(name):
     spec = f"isoflop:{name}"
     model = build_model(spec, meta=True)
     inputs = example_inputs(spec, default_example_shape(spec), meta=True)
-    table = isoflop.flops.table.profile(model, inputs)
+    table = isoflop.profile(model, inputs)
     per_token = row.layers * (12 * row.width**2 + 2 * CONTEXT * row.width) + VOCAB * row.width
     assert table.macs == CONTEXT * per_token
 

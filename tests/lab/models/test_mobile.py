@@ -21,7 +21,7 @@ LIBRARY = {
 )
 def test_cost(name, macs, count):
     model = build_model(f"isoflop:{name}", meta=True)
-    assert isoflop.flops.table.profile(model, (1, 3, 32, 32)).macs == macs
+    assert isoflop.profile(model, (1, 3, 32, 32)).macs == macs
     assert sum(p.numel() for p in model.parameters()) == count
 
 
@@ -46,7 +46,7 @@ def test_mobilenet_v2_costs_what_its_published_table_says():
     macs += size**2 * width * 1280 + 1280 * 100
     assert size == 4
     model = build_model("isoflop:mobilenet_v2_cifar", meta=True)
-    assert isoflop.flops.table.profile(model, (1, 3, 32, 32)).macs == macs
+    assert isoflop.profile(model, (1, 3, 32, 32)).macs == macs
 
 
 @pytest.mark.parametrize("name", LIBRARY)
@@ -54,8 +54,8 @@ def test_late_stages_see_what_the_librarys_model_sees_in_a_larger_image(name):
     ours = build_model(f"isoflop:{name}", meta=True)
     with torch.device("meta"):
         theirs = timm.create_model(LIBRARY[name][0], pretrained=False, num_classes=100)
-    small = isoflop.flops.table.profile(ours, (1, 3, 32, 32)).by_module()
-    large = isoflop.flops.table.profile(theirs, (1, 3, 128, 128)).by_module()
+    small = isoflop.profile(ours, (1, 3, 32, 32)).by_module()
+    large = isoflop.profile(theirs, (1, 3, 128, 128)).by_module()
     late = [path for path in small if path.startswith(("stages", "blocks")) and path[7:8] >= "2"]
     assert len(late) > 50
     assert {path: small[path] for path in late} == {path: large[path] for path in late}

@@ -26,7 +26,7 @@ def parameters(model):
 )
 def test_cost(name, macs, count):
     model = build_model(f"isoflop:{name}", meta=True)
-    assert isoflop.flops.table.profile(model, (1, *MODELS.get(name).input_shape)).macs == macs
+    assert isoflop.profile(model, (1, *MODELS.get(name).input_shape)).macs == macs
     assert parameters(model) == count
 
 
@@ -38,7 +38,7 @@ def test_cost_is_torchvisions_with_another_stem(depth):
         theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         theirs.maxpool = nn.Identity()
     assert parameters(ours) == parameters(theirs)
-    tables = [isoflop.flops.table.profile(m, (1, 3, 32, 32)) for m in (ours, theirs)]
+    tables = [isoflop.profile(m, (1, 3, 32, 32)) for m in (ours, theirs)]
     assert tables[0].macs == tables[1].macs
 
 

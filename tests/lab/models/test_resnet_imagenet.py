@@ -15,7 +15,7 @@ from isoflop.model_specs import build_model
 )
 def test_published_cost_and_zero_init(name, macs, count, blocks):
     model = build_model(f"isoflop:{name}")
-    assert isoflop.flops.table.profile(model, (1, 3, 224, 224)).macs == macs
+    assert isoflop.profile(model, (1, 3, 224, 224)).macs == macs
     parameters = dict(model.named_parameters())
     assert sum(p.numel() for p in parameters.values()) == count
     zero = [key for key, p in parameters.items() if key.endswith(".weight") and not p.any()]

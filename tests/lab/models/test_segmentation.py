@@ -11,12 +11,12 @@ SPEC = "isoflop:deeplabv3plus_resnet18"
 
 def test_cost():
     model = build_model(SPEC, meta=True)
-    table = isoflop.flops.table.profile(model, (1, 3, 512, 1024))
+    table = isoflop.profile(model, (1, 3, 512, 1024))
     assert table.macs == 36_646_813_696
     assert sum(p.numel() for p in model.parameters()) == 12_333_923
     # The first three stages of the encoder are those of any ResNet-18; the last is dilated.
     with torch.device("meta"):
-        reference = isoflop.flops.table.profile(resnet18(), (1, 3, 512, 1024)).by_module()
+        reference = isoflop.profile(resnet18(), (1, 3, 512, 1024)).by_module()
     macs = table.by_module()
     for stage in ("conv1", "layer1", "layer2", "layer3"):
         assert macs[f"encoder.{stage}"] == reference[stage]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 from isoflop.lab.recipes import get_recipe
 from isoflop.lab.tasks import TASKS, TransferTask
 

@@ -4,7 +4,8 @@ from tools.zoo.fixed import fixed_sizes
 from tools.zoo.growth import growth
 from tools.zoo.sizes import FIXED
 
-from isoflop.flops.table import FlopTable, Trace
+from isoflop.flops.table import FlopTable
+from isoflop.flops.trace import Trace
 from isoflop.plan import LayerPlan, Plan
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from isoflop.errors import IsoflopError
-from isoflop.flops.table import trace
+from isoflop.flops.trace import trace
 from isoflop.lab.models.resnet import ResNet
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")

@@ -12,7 +12,7 @@ from torch import nn
 from isoflop.budget import TOLERANCE
 from isoflop.errors import BudgetError, IsoflopError, RunDirectoryError
 from isoflop.files import read_json
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 from isoflop.lab.recipes.base import Recipe
 from isoflop.lab.tasks import TASKS, TransferTask
 from isoflop.lab.training.checkpoint import load_checkpoint

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.errors import IsoflopError
-from isoflop.flops.table import profile
+from isoflop.flops.trace import profile
 from isoflop.lab.recipes.base import Recipe
 from isoflop.lab.tasks import TASKS
 from isoflop.lab.training.backbone import Backbone
