@@ -34,23 +34,10 @@ from isoflop.flops.untouched import untouched
 from isoflop.nests import map_tensors, tensors_in
 from isoflop.surgery import ExampleInputs, configs, normalize_inputs
 from isoflop.widths.expressions import Expression
+from isoflop.widths.names import is_count_name, is_width_name
 from isoflop.widths.nodes import Space, expression_of
 from isoflop.widths.scales import Scale, Source, follow, hold, may_be_a_scale, number_in, rounding
 from isoflop.widths.stand_ins import recurrent, stand_in_of
-
-# Names of integers that are widths.
-_WIDTH_NAME = re.compile(
-    r"(dim|dims|features|channels|chs|planes|hidden|hidden_size|(head|normalized)_(size|shape)|embed|embd|width|d_model|units)$"
-    r"|^(dim|d)_|channels|chs"
-)
-# Names of integers that say how many parts a width has, or how large a picture or a text is.
-_COUNT_NAME = re.compile(
-    r"(heads?|groups?|layers?|blocks?|depth|experts?|stages?|chunks?|branches|scales?|"
-    r"window\w*|patch\w*|partition\w*|kernel\w*|stride\w*|pad|dilation\w*|grid\w*|img\w*|image\w*|area|"
-    r"resolution|vocab\w*|class\w*|labels?|top_?k|length|len|seq\w*|positions?|\w*tokens?|quer(y|ies)|"
-    r"buckets?|distance|ratio|idx|index|id|reduction|radix|order|ndim|cardinality|axis)_?\d*$"
-    r"|^(num|n|nb|max|min|block|chunk)_"
-)
 
 # Names by which layers of PyTorch say along which dimension they work.
 _AXIS_NAME = re.compile(r"^(start_|end_)?dim$")
@@ -290,8 +277,8 @@ class SymbolicTrace:
         taken for a width by chance does no harm; but of two factors of a width only one may be free.
         """
         if type(value) is int:
-            told = name in rule.widths or _WIDTH_NAME.search(name)
-            width = told or (value in sizes and not _COUNT_NAME.search(name))
+            told = name in rule.widths or is_width_name(name)
+            width = told or (value in sizes and not is_count_name(name))
             if value > 1 and width:
                 return self.space.symbol(value, name)
         elif type(value) in (tuple, list, torch.Size) and any(type(item) is int for item in value):
@@ -397,7 +384,7 @@ def _full(path: str, name: str) -> str:
 
 def _counts(module: nn.Module) -> set[int]:
     """Return the numbers of parts that a module restates."""
-    return {v for name, v in vars(module).items() if type(v) is int and _COUNT_NAME.search(name)}
+    return {v for name, v in vars(module).items() if type(v) is int and is_count_name(name)}
 
 
 def _sizes(module: nn.Module) -> set[int]:
