@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.commands import fails
-from tests.lab.training.conftest import write_python
+from tests.lab.conftest import write_python
 
 import isoflop
 from isoflop.lab.cli import main

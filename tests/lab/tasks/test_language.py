@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.lab.training.conftest import json_lines, sentences
+from tests.lab.conftest import json_lines, sentences
 
 import isoflop
 from isoflop.errors import DamagedDataWarning, DataError, IsoflopError

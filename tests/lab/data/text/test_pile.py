@@ -1,7 +1,7 @@
 from itertools import islice
 
 import pytest
-from tests.lab.training.conftest import json_lines, sentences
+from tests.lab.conftest import json_lines, sentences
 
 from isoflop.errors import DamagedDataWarning, DataError
 from isoflop.lab.data.text.pile import load_pile

@@ -2,7 +2,7 @@ from itertools import islice, pairwise
 
 import numpy as np
 import pytest
-from tests.lab.training.conftest import write_python
+from tests.lab.conftest import write_python
 
 from isoflop.errors import DataError
 from isoflop.lab.data.text.pysource import load_pysource

@@ -3,7 +3,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from tests.lab.training.conftest import json_lines
+from tests.lab.conftest import json_lines
 
 from isoflop.errors import DamagedDataWarning, DataError
 from isoflop.lab.data.text.stream import PackedStream
