@@ -7,9 +7,9 @@ import textwrap
 PROGRAM = """
     import resource, sys
     import torch
-    from isoflop.kernels import keep_memory
+    from isoflop.kernels import retain_freed_memory
 
-    if sys.argv[1] == "keep" and not keep_memory():
+    if sys.argv[1] == "keep" and not retain_freed_memory():
         sys.exit("unsupported")
     torch.ones(8 << 20)  # 32 MiB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
