@@ -72,7 +72,7 @@ def compare_solvers(size: int, tiles: int, sample: int, generator: torch.Generat
 
 
 def time_patterns(side: int, generator: torch.Generator) -> None:
-    """Time `top` and `rewire` of one layer; 30 % of the active weights are dropped."""
+    """Time `top` and `drop_and_grow` of one layer; 30 % of the active weights are dropped."""
     shape = (side, side)
     weight = torch.randn(shape, generator=generator)
     gradient = torch.randn(shape, generator=generator).abs()

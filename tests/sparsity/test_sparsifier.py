@@ -357,7 +357,7 @@ def test_states_of_another_run_are_refused(method, options, message):
 def test_states_of_another_course_or_plan_are_refused():
     method = GMP(update_every=5)
     _, sparsifier = make(method=method)
-    with pytest.raises(IsoflopError, match=r"another course .* allocation"):
+    with pytest.raises(IsoflopError, match=r"another trajectory .* allocation"):
         sparsifier.load_state_dict({**sparsifier.state_dict(), "trajectory": [[1], [1.0], 1, 1]})
     _, sparsifier = make(dense_ends=False)
     other = make(dense_ends=False, example_inputs=(1, 2, 8))[1]

@@ -86,10 +86,10 @@ class Pattern(ABC):
         """
 
     def candidates(self, mask: Tensor, grow_scores: Tensor, grow: int) -> Tensor:
-        """Return the inactive positions that `rewire` may grow, whatever it drops.
+        """Return the inactive positions that `drop_and_grow` may grow, whatever it drops.
 
         If the grow scores, which are not negative, were zero at all other inactive positions,
-        `rewire` would return the same masks.
+        `drop_and_grow` would return the same masks.
 
         Args:
             mask: A mask that has all active positions of the one to be rewired, and maybe more.
