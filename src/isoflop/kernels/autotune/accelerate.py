@@ -28,7 +28,7 @@ from isoflop.kernels.autotune.measure import (
     find_semi_structured,
     given_backends,
     layout_of,
-    observe_calls,
+    record_calls,
 )
 from isoflop.kernels.autotune.timing import TimingCache, default_cache_path, synchronize
 from isoflop.kernels.cpu.layers import SparseConv2d, SparseLayer
@@ -162,7 +162,7 @@ def accelerate(
         return model, AccelerationReport(mode=mode, skipped=skipped)
     step = _inference if mode == "inference" else _training
     with undisturbed(work):
-        calls = observe_calls(work, contestants, args, kwargs)
+        calls = record_calls(work, contestants, args, kwargs)
         if kind is not None:  # there is no layout to choose for the convolutions in between
             calls = [call for call in calls if call.path in contestants]
         seconds: dict[str, float] = {}

@@ -223,7 +223,7 @@ def find_semi_structured(
 
 
 @torch.no_grad()
-def observe_calls(
+def record_calls(
     model: nn.Module,
     contestants: Mapping[str, object],
     args: tuple[Any, ...],
@@ -233,7 +233,7 @@ def observe_calls(
     calls: dict[str, Call] = {}
     hooks = []
 
-    def observe(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def record(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
             if path in calls:
                 calls[path].count += 1
@@ -245,7 +245,7 @@ def observe_calls(
     for path, module in model.named_modules():
         if path in contestants or isinstance(module, nn.Conv2d):
             # After the call, so that one whose error the model catches is none.
-            hooks.append(module.register_forward_hook(observe(path)))
+            hooks.append(module.register_forward_hook(record(path)))
     try:
         model.eval()
         with running(model, (args, kwargs)):
