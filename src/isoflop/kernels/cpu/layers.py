@@ -23,7 +23,7 @@ Backend = Literal["dense", "sparse", "sparse_bfloat16"]
 
 _INDEX = ("offsets", "starts", "t_entries", "t_starts")
 _PLAIN = (
-    *("_shape", "_groups", "_tiling", "flipped", "activation", "backend", "observer"),
+    *("_shape", "_groups", "_tiling", "fan_in_fan_out", "activation", "backend", "observer"),
     *("batch_innermost", "_signature", *_INDEX),
 )
 
@@ -41,7 +41,7 @@ class SparseLayer(nn.Module):
         values: (nnz,). The non-zeros, in the order of `index`.
         signature: (64,). That of the index: ones and minus ones.
         bias: (out,), or None.
-        flipped: Whether the dense weight is stored (in, out), as in Hugging Face's Conv1D.
+        fan_in_fan_out: Whether the dense weight is stored (in, out), as in Hugging Face's Conv1D.
         activation: What is applied to the output, a name in `isoflop.kernels.ACTIVATIONS`.
         backend: ``"sparse"`` computes on the non-zeros; ``"sparse_bfloat16"`` rounds what it multiplies
             to bfloat16, where the processor has instructions for it; ``"dense"`` makes the dense weight
