@@ -54,6 +54,7 @@ lint: setup
 	$(BIN)/pyright
 	$(BIN)/pyright --project tests/pyrightconfig.json
 	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/tests/*.cpp
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -4,7 +4,8 @@
 
 namespace isoflop {
 
-const Kernels avx2{"avx2", runs_avx2, precision<float>, nullptr, nullptr,
-                   normalize, normalize_gradient};
+const Kernels avx2{
+    "avx2", runs_avx2, precision<float>, nullptr, nullptr, normalize, normalize_gradient,
+};
 
 }  // namespace isoflop

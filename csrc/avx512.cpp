@@ -4,17 +4,14 @@
 
 namespace isoflop {
 
-const Kernels avx512{"avx512",
-                     runs_avx512,
-                     precision<float>,
+const Kernels avx512{
+    "avx512",         runs_avx512,          precision<float>,
 #ifdef ISOFLOP_AVX512_BFLOAT16
-                     &avx512_bfloat16,
-                     runs_avx512_bfloat16,
+    &avx512_bfloat16, runs_avx512_bfloat16,
 #else
-                     nullptr,
-                     nullptr,
+    nullptr,          nullptr,
 #endif
-                     normalize,
-                     normalize_gradient};
+    normalize,        normalize_gradient,
+};
 
 }  // namespace isoflop

@@ -1,9 +1,9 @@
-// The inner loops for bfloat16, with the instructions of AVX-512: each multiplies 32 numbers by 32 others
-// and adds the products of neighbours to one of 16 sums.
+// The inner loops for bfloat16, with the instructions of AVX-512: each multiplies 32 numbers by 32
+// others and adds the products of neighbours to one of 16 sums.
 //
-// A vector of the input holds 32 images. Its neighbours must be what two entries of a row read, so the
-// vectors of both are interleaved. That puts images 0-3, 8-11, 16-19 and 24-27 into a first vector of
-// sums, the others into a second; `Loops::sum` puts them back in order.
+// A vector of the input holds 32 images. Its neighbours must be what two entries of a row read, so
+// the vectors of both are interleaved. That puts images 0-3, 8-11, 16-19 and 24-27 into a first
+// vector of sums, the others into a second; `Loops::sum` puts them back in order.
 #pragma once
 
 #include "inner.h"
@@ -56,8 +56,10 @@ constexpr Shape<Bfloat16> half_shapes[] = {
     {1, 2, half_rows<1, 1, 2>, nullptr, half_rows<4, 1, 2>, products<Bfloat16, 1, 1, 2>,
      products<Bfloat16, 4, 1, 2>},
     {1, 3, nullptr, nullptr, half_rows<4, 1, 3>, nullptr, products<Bfloat16, 4, 1, 3>},
-    {1, 4, half_rows<1, 1, 4>, nullptr, nullptr, products<Bfloat16, 1, 1, 4>, products<Bfloat16, 4, 1, 4>},
-    {2, 2, half_rows<1, 2, 2>, nullptr, nullptr, products<Bfloat16, 1, 2, 2>, products<Bfloat16, 4, 2, 2>},
+    {1, 4, half_rows<1, 1, 4>, nullptr, nullptr, products<Bfloat16, 1, 1, 4>,
+     products<Bfloat16, 4, 1, 4>},
+    {2, 2, half_rows<1, 2, 2>, nullptr, nullptr, products<Bfloat16, 1, 2, 2>,
+     products<Bfloat16, 4, 2, 2>},
     {1, 7, half_rows<1, 1, 7>, nullptr, nullptr, products<Bfloat16, 1, 1, 7>, nullptr},
     {2, 4, half_rows<1, 2, 4>, nullptr, nullptr, products<Bfloat16, 1, 2, 4>, nullptr},
 };
@@ -70,7 +72,8 @@ struct Loops<Bfloat16> {
     const Vec a = load(sums + k / 2 * 2 * LANES), b = load(sums + (k / 2 * 2 + 1) * LANES);
     if (k % 2 == 0)
       return __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-    return __builtin_shufflevector(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+    return __builtin_shufflevector(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30,
+                                   31);
   }
 };
 

@@ -1,8 +1,8 @@
 // The kernels, for vectors of LANES floats. See kernels.h for what they compute.
 //
 // The lanes of a vector are images (or rows, for a linear layer). A task is a tile of pixels of the
-// output, for one group of LANES images. The part of the input that it needs is packed, one block of
-// channels after the other, into a buffer that stays in the first level of the cache while the
+// output, for one group of LANES images. The part of the input that it needs is packed, one block
+// of channels after the other, into a buffer that stays in the first level of the cache while the
 // non-zeros of all outputs use it; the sums of all outputs stay in the second level. A stream lists
 // the non-zeros in this order, each with its value and the distance of its first vector from the
 // start of the packed block, so that the inner loops are the same for every geometry.
@@ -18,20 +18,20 @@ inline int omp_get_num_threads() { return 1; }
 #include <algorithm>
 
 #include "epilogue.h"
-#include "few.h"
 #include "memory.h"
 #include "pairs.h"
 #include "problem.h"
+#include "small_batch.h"
 
 namespace {
 
-// Of the input, in the first level of the cache. Where few products follow each sum that is fetched, it
-// may be a little larger than that level: fewer passes fetch the sums less often.
+// Of the input, in the first level of the cache. Where few products follow each sum that is
+// fetched, it may be a little larger than that level: fewer passes fetch the sums less often.
 constexpr int64_t packed_bytes(double density) { return (density < 0.15 ? 42 : 32) << 10; }
 constexpr int64_t sums_bytes = 896 << 10;  // of the outputs, or their gradients, in the second
 
-// Times in those of an FMA: what it takes to fetch and keep a vector of sums, and what listing an entry
-// takes more than where the index has the stream.
+// Times in those of an FMA: what it takes to fetch and keep a vector of sums, and what listing an
+// entry takes more than where the index has the stream.
 constexpr double per_sum = 2.4, per_listed = 8;
 
 // Vectors of an output from which on pairs save more than listing them takes.
@@ -43,19 +43,19 @@ struct Choice {
   Tile tile;
 };
 
-// The tile that should take the least time, in FMAs per useful one. `per_entry` and `sum_cost` are what
-// an entry, and a vector of sums in a pass, cost besides.
+// The tile that should take the least time, in FMAs per useful one. `per_entry` and `sum_cost` are
+// what an entry, and a vector of sums in a pass, cost besides.
 template <class Number, class Has>
-inline Choice<Number> choose_tile(const Problem& p, double density, int taps, int block, double per_entry,
-                                  double sum_cost, Has has) {
+inline Choice<Number> choose_tile(const Problem& p, double density, int taps, int block,
+                                  double per_entry, double sum_cost, Has has) {
   Choice<Number> best{};
   constexpr int64_t bytes = sizeof(Number);
   const int64_t most_bytes = packed_bytes(density);
   double least = 0;
   int used = 0;
   for (int k = 0; k < taps; k++) used += p.tap[k].plane >= 0;
-  auto consider = [&](const Shape<Number>& shape, bool flat) {
-    const Tile t = make_tile(p, shape.h, shape.w, per_float<Number>, flat);
+  auto consider = [&](const Shape<Number>& shape, bool pixel_lanes) {
+    const Tile t = make_tile(p, shape.h, shape.w, per_float<Number>, pixel_lanes);
     if (t.channel * minimum<int64_t>(block, p.channels) > most_distance) return;
     // Where a phase reads no tap, nothing is packed.
     const int64_t bytes_of_block = maximum<int64_t>(bytes * t.channel * block, 1);
@@ -77,7 +77,8 @@ inline Choice<Number> choose_tile(const Problem& p, double density, int taps, in
   for (const Shape<Number>& shape : Loops<Number>::shapes) {
     if (!has(shape)) continue;
     consider(shape, false);
-    if (shape.h == 1 && p.n % (LANES * per_float<Number>) && p.out_h * p.out_w > 1) consider(shape, true);
+    if (shape.h == 1 && p.n % (LANES * per_float<Number>) && p.out_h * p.out_w > 1)
+      consider(shape, true);
   }
   return best;
 }
@@ -170,7 +171,7 @@ void list(const Problem& p, const Plan& plan, const Source& source, int64_t nnz,
 // better done once than once for each part of the outputs. Returns null if it does not.
 template <class Number>
 inline const Number* pack_panels(const Problem& p, const Tile& t, const View& view, int64_t step_h,
-                                int64_t step_w, int64_t channels, Buffer& buffer, int threads) {
+                                 int64_t step_w, int64_t channels, Buffer& buffer, int threads) {
   if (!t.pointwise || view.n == 1) return nullptr;
   const int64_t length = t.length();
   Number* panels = reserve<Number>(buffer, t.tasks * channels * length);
@@ -197,8 +198,8 @@ inline const Number* packed_input(const Problem& p, const Tile& t, const Stream<
   const int64_t skipped = pass * s.channels, first = group * p.channels + skipped;
   const int64_t channels = minimum(s.channels, p.channels - skipped);
   if (panels) return panels + (tile * p.groups * p.channels + first) * t.channel;
-  if (t.flat)
-    pack_flat(p, t, place(t, tile), first, channels, patch);
+  if (t.pixel_lanes)
+    pack_pixel_lanes(p, t, place(t, tile), first, channels, patch);
   else
     pack(p, t, spots, first, channels, s.channels, patch);
   return patch;
@@ -208,8 +209,8 @@ inline double density_of(const Problem& p, int64_t nnz, int taps) {
   return static_cast<double>(nnz) / (static_cast<double>(p.groups) * p.rows * p.channels * taps);
 }
 
-// out = sum of values * in, then the epilogue. Every output is computed by one thread, in one order.
-// Returns false, and does nothing, if the kernel is too large to be packed.
+// out = sum of values * in, then the epilogue. Every output is computed by one thread, in one
+// order. Returns false, and does nothing, if the kernel is too large to be packed.
 template <class Number, class Source>
 bool multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int taps,
               const Epilogue& epilogue, int threads) {
@@ -260,14 +261,14 @@ bool multiply(const Problem& p, const Source& source, int64_t nnz, int rows, int
     const Place at = place(t, tile);
     const int64_t begin = chunk * plan.chunk;
     const int64_t end = minimum(begin + plan.chunk, s.row_groups);
-    if (!panels && !t.flat) input_spots(p, t, at, spots);
+    if (!panels && !t.pixel_lanes) input_spots(p, t, at, spots);
     for (int64_t pass = 0; pass < s.passes; pass++)
       loop(s, s.starts_of(group, pass), begin, end,
            packed_input(p, t, s, panels, tile, spots, group, pass, patch), t.stride, sums,
            pass == 0);
     const int64_t row = begin * group_rows;
-    store_rows<Number>(p, t, at, group * p.rows + row, minimum(end * group_rows, p.rows) - row, sums,
-               epilogue);
+    store_rows<Number>(p, t, at, group * p.rows + row, minimum(end * group_rows, p.rows) - row,
+                       sums, epilogue);
   }
   return true;
 }
@@ -298,8 +299,8 @@ void forward(const Geometry& geometry, const Index& index, const float* values, 
   const Taps k(g);
   const Problem p = forward_problem(g, in, out, k.planes, k.taps);
 #if LANES == 16
-  if (is_few(p, index, k.count))
-    return multiply_few<Number>(p, index, values, epilogue, threads);
+  if (is_small_batch(p, index, k.count))
+    return multiply_small_batch<Number>(p, index, values, epilogue, threads);
 #endif
   if (!multiply<Number>(p, ByRow(index, values, p.rows, p.channels), index.entries * index.rows,
                         index.rows, k.count, epilogue, threads))
@@ -349,8 +350,8 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
   list(p, plan, ByRow(index, nullptr, p.rows, p.channels), nnz, s, threads);
 
   const Number* panels = pack_inputs<Number>(p, t, threads);
-  const Number* dy_panels = pack_panels<Number>(p, t, p.out, 1, 1, p.groups * p.rows,
-                                                m.output_panels, threads);
+  const Number* dy_panels =
+      pack_panels<Number>(p, t, p.out, 1, 1, p.groups * p.rows, m.output_panels, threads);
   const int group_rows = rows_of(s.grouping);
   const int64_t own = plan.packed + plan.chunk * group_rows * t.length();
   Number* buffers = reserve<Number>(m.threads, own * threads);
@@ -368,8 +369,8 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
     for (int64_t tile = t.tasks * thread / team; tile < t.tasks * (thread + 1) / team; tile++) {
       const Place at = place(t, tile);
       Spot outputs[most_vectors];
-      if (!panels && !t.flat) input_spots(p, t, at, spots);
-      if (!dy_panels && !t.flat) output_spots(p, t, at, p.out, outputs);
+      if (!panels && !t.pixel_lanes) input_spots(p, t, at, spots);
+      if (!dy_panels && !t.pixel_lanes) output_spots(p, t, at, p.out, outputs);
       for (int64_t task = 0; task < p.groups * plan.chunks; task++) {
         const int64_t group = task / plan.chunks, begin = task % plan.chunks * plan.chunk;
         const int64_t end = minimum(begin + plan.chunk, s.row_groups);
@@ -378,8 +379,8 @@ void weight_gradient(const Geometry& geometry, const Index& index, const View& x
         const Number* dy_tile = gradient;
         if (dy_panels)
           dy_tile = dy_panels + (tile * p.groups * p.rows + first) * t.length();
-        else if (t.flat)
-          pack_flat_pixels(p, t, at, p.out, first, rows, gradient);
+        else if (t.pixel_lanes)
+          pack_output_lanes(p, t, at, p.out, first, rows, gradient);
         else
           pack_pixels(p.out, outputs, t.vectors(), first, rows, gradient, t.length());
         for (int64_t pass = 0; pass < s.passes; pass++)

@@ -1,8 +1,8 @@
 // From the sums of a tile to what is stored.
 #pragma once
 
-#include "flat.h"
 #include "inner.h"
+#include "pixel_lanes.h"
 
 namespace {
 
@@ -19,14 +19,14 @@ inline Vec activate(Vec v, Activation a) {
   }
 }
 
-// As `store_rows`, for a flat tile.
+// As `store_rows`, for a tile of pixel lanes.
 template <class Number>
-inline void store_flat(const Problem& p, const Tile& t, const Place& at, int64_t channel,
-                       int64_t rows, const float* sums, const Epilogue& epilogue) {
+inline void store_pixel_lanes(const Problem& p, const Tile& t, const Place& at, int64_t channel,
+                              int64_t rows, const float* sums, const Epilogue& epilogue) {
   int64_t offsets[most_pixels], others[most_pixels];
-  flat_offsets(p, t, at, p.out, offsets);
+  pixel_offsets(p, t, at, p.out, offsets);
   const View& r = epilogue.residual;
-  if (r.data) flat_offsets(p, t, at, r, others);
+  if (r.data) pixel_offsets(p, t, at, r, others);
   for (int k = 0; k < t.vectors(); k++) {
     const int64_t *pixels = offsets + k * LANES, *added = others + k * LANES;
     const bool contiguous = together(pixels), added_contiguous = r.data && together(added);
@@ -45,7 +45,7 @@ template <class Number>
 inline void store_rows(const Problem& p, const Tile& t, const Place& at, int64_t channel,
                        int64_t rows, const float* sums, const Epilogue& epilogue) {
   const int count = t.vectors();
-  if (t.flat) return store_flat<Number>(p, t, at, channel, rows, sums, epilogue);
+  if (t.pixel_lanes) return store_pixel_lanes<Number>(p, t, at, channel, rows, sums, epilogue);
   Spot spots[most_vectors], others[most_vectors];
   output_spots(p, t, at, p.out, spots);
   const View& r = epilogue.residual;

@@ -133,8 +133,8 @@ __attribute__((noinline)) void add_sums(const float* vectors, int64_t count, flo
   }
 }
 
-// Stores the products of the gradients `d` of a row group and the input of an entry, still to be summed over
-// the lanes.
+// Stores the products of the gradients `d` of a row group and the input of an entry, still to be
+// summed over the lanes.
 template <int H, int W, class Number, class Numbers, int G>
 inline __attribute__((always_inline)) void store_products(const Number* x, int64_t stride,
                                                           const Numbers (&d)[G][H * W], float* to) {
@@ -217,8 +217,9 @@ inline Rows<Number> rows_loop(const Shape<Number>& shape, Grouping g) {
 
 template <class Number>
 inline Products<Number> products_loop(const Shape<Number>& shape, Grouping g) {
-  return g == Grouping::single ? shape.single_products
-                               : g == Grouping::block ? shape.block_products : nullptr;
+  return g == Grouping::single  ? shape.single_products
+         : g == Grouping::block ? shape.block_products
+                                : nullptr;
 }
 
 // What a tile can be for a type of number, and how its sums are read.

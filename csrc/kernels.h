@@ -7,15 +7,16 @@
 
 namespace isoflop {
 
-// Where the non-zeros of a weight are. See src/isoflop/kernels/index.py for the order of entries.
+// Where the non-zeros of a weight are. See src/isoflop/kernels/cpu/index.py for the order of
+// entries.
 struct Index {
-  int64_t entries;           // nnz / rows
-  int rows;                  // output channels that share an entry: 1 or 4
-  int block_in, block_out;   // channels of a tile
-  const uint16_t* offsets;   // [entries]
-  const int32_t* starts;     // [groups * blocks_in * out / groups / rows + 1]
-  const uint32_t* t_entries; // [entries]
-  const int32_t* t_starts;   // [groups * blocks_out * in / groups + 1]
+  int64_t entries;            // nnz / rows
+  int rows;                   // output channels that share an entry: 1 or 4
+  int block_in, block_out;    // channels of a tile
+  const uint16_t* offsets;    // [entries]
+  const int32_t* starts;      // [groups * blocks_in * out / groups / rows + 1]
+  const uint32_t* t_entries;  // [entries]
+  const int32_t* t_starts;    // [groups * blocks_out * in / groups + 1]
 };
 
 // A convolution over n images; a linear layer over n rows is one with h = w = kh = kw = 1.
@@ -63,9 +64,9 @@ struct Kernels {
   // where supported.
   const Precision* bfloat16;
   bool (*supports_bfloat16)();
-  // y = (x - mean) / sqrt(variance + eps) * weight + bias, with the mean and the (biased) variance of
-  // each of the channels, rows of `length`. Overwrites y, mean and variance; weight and bias may be
-  // null.
+  // y = (x - mean) / sqrt(variance + eps) * weight + bias, with the mean and the (biased) variance
+  // of each of the channels, rows of `length`. Overwrites y, mean and variance; weight and bias may
+  // be null.
   void (*normalize)(int64_t channels, int64_t length, const float* x, const float* weight,
                     const float* bias, float eps, float* y, float* mean, float* variance,
                     int threads);

@@ -13,8 +13,8 @@
 
 namespace {
 
-// Asks for huge pages under memory that is about to be written: large tensors are mostly fresh, and a
-// fault for every small page costs as much as the arithmetic.
+// Asks for huge pages under memory that is about to be written: large tensors are mostly fresh, and
+// a fault for every small page costs as much as the arithmetic.
 inline void prefer_huge_pages(float* data, int64_t count) {
 #if defined(MADV_HUGEPAGE)
   constexpr uintptr_t page = uintptr_t{1} << 21;
@@ -64,8 +64,8 @@ inline int64_t whole_pages(int64_t floats) { return ceil_div(floats, 1024) * 102
 
 // Memory of the calling thread, kept from call to call.
 struct Memory {
-  Buffer starts, distance, values, table, threads, planes, taps, gradients, spots,
-      input_panels, output_panels;
+  Buffer starts, distance, values, table, threads, planes, taps, gradients, spots, input_panels,
+      output_panels;
 };
 
 inline Memory& memory() {

@@ -120,7 +120,8 @@ struct Activations {
     auto* data = static_cast<float*>(const_cast<void*>(static_cast<const void*>(array.data())));
     view = {data, strides[0], strides[1], strides[2], strides[3]};
     const auto begin = reinterpret_cast<uintptr_t>(data);
-    extent = {name, begin, begin + (empty() ? 0 : static_cast<uintptr_t>(last + 1) * sizeof(float))};
+    extent = {name, begin,
+              begin + (empty() ? 0 : static_cast<uintptr_t>(last + 1) * sizeof(float))};
   }
 
   bool empty() const { return std::find(sizes.begin(), sizes.end(), 0) != sizes.end(); }
@@ -159,9 +160,9 @@ struct Layer {
   Layer(const Sizes& x, const Sizes& y, int64_t groups, const Pair& kernel, const Pair& stride,
         const Pair& padding, const Pair& dilation, const std::array<int64_t, 3>& tiling,
         const std::array<Input, 4>& parts) {
-    geometry = {x[0],      groups,    x[1],       y[1],       x[2],       x[3],        y[2],       y[3],
-                kernel[0], kernel[1], stride[0], stride[1], padding[0], padding[1], dilation[0],
-                dilation[1]};
+    geometry = {x[0],       groups,     x[1],        y[1],       x[2],      x[3],
+                y[2],       y[3],       kernel[0],   kernel[1],  stride[0], stride[1],
+                padding[0], padding[1], dilation[0], dilation[1]};
     check_geometry(y[0]);
     index_of(tiling, parts);
   }
@@ -201,8 +202,7 @@ struct Layer {
     require(taps <= limit && std::max(block_in, block_out) * taps <= kMaxOffsets &&
                 block_in * block_out * taps <= kMaxTile,
             "the tiles of the index are too large");
-    const int64_t segments =
-        geometry.groups * ((in + block_in - 1) / block_in) * (out / rows);
+    const int64_t segments = geometry.groups * ((in + block_in - 1) / block_in) * (out / rows);
     const int64_t columns = geometry.groups * ((out + block_out - 1) / block_out) * in;
     const Row<const int16_t> offsets(parts[0], "offsets", -1);
     const Row<const int32_t> starts(parts[1], "starts", segments + 1);
@@ -324,11 +324,10 @@ void input_gradient(const Input& dy_array, const Input& values_array,
   kernels.input_gradient(layer.geometry, layer.index, values.data, dy.view, dx.view, threads);
 }
 
-void weight_gradient(const Input& x_array, const Input& dy_array,
-                     const std::array<Input, 4>& parts, const std::array<int64_t, 3>& tiling,
-                     int64_t groups, const Pair& kernel, const Pair& stride, const Pair& padding,
-                     const Pair& dilation, const Output& dvalues_array, bool bfloat16,
-                     int threads) {
+void weight_gradient(const Input& x_array, const Input& dy_array, const std::array<Input, 4>& parts,
+                     const std::array<int64_t, 3>& tiling, int64_t groups, const Pair& kernel,
+                     const Pair& stride, const Pair& padding, const Pair& dilation,
+                     const Output& dvalues_array, bool bfloat16, int threads) {
   const Activations x(x_array, "x"), dy(dy_array, "dy");
   const Layer layer(x.sizes, dy.sizes, groups, kernel, stride, padding, dilation, tiling, parts);
   const Row<float> dvalues(dvalues_array, "dvalues", layer.nnz);
@@ -418,8 +417,8 @@ void normalize_gradient(const Input& x_array, const Input& dy_array,
   check_threads(threads);
   nb::gil_scoped_release release;
   current.load()->normalize_gradient(x.channels, x.length, x.data, dy.data,
-                                     weight ? weight->data : nullptr, mean.data, variance.data,
-                                     eps, dx.data, dweight.data, dbias.data, threads);
+                                     weight ? weight->data : nullptr, mean.data, variance.data, eps,
+                                     dx.data, dweight.data, dbias.data, threads);
 }
 
 }  // namespace

@@ -4,7 +4,8 @@
 
 namespace isoflop {
 
-const Kernels neon{"neon", [] { return true; }, precision<float>, nullptr, nullptr, normalize,
-                   normalize_gradient};
+const Kernels neon{
+    "neon", [] { return true; }, precision<float>, nullptr, nullptr, normalize, normalize_gradient,
+};
 
 }  // namespace isoflop

@@ -1,5 +1,5 @@
-// Batch normalisation of channels that lie in rows, as those of activations with the batch innermost
-// do. A row stays in the second level of the cache while it is read again.
+// Batch normalisation of channels that lie in rows, as those of activations with the batch
+// innermost do. A row stays in the second level of the cache while it is read again.
 #pragma once
 
 #include <cmath>

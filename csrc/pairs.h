@@ -11,8 +11,8 @@
 
 namespace {
 
-// The two rows of a pair in a pass, spread out by offset, and the lists that are made of them: of what both
-// have, of what the first and of what the second alone has.
+// The two rows of a pair in a pass, spread out by offset, and the lists that are made of them: of
+// what both have, of what the first and of what the second alone has.
 struct Pair {
   int64_t length;  // offsets, in whole steps
   float* value[2];
@@ -73,7 +73,8 @@ struct Pair {
     // Everything is written in any case: branches would often be guessed wrongly.
     for (int64_t i = 0; i < length; i++) {
       const int used = table[i] >= 0, a = used & has[0][i], b = used & has[1][i];
-      distances[0][both] = distances[1][first] = distances[2][second] = static_cast<uint16_t>(table[i]);
+      distances[0][both] = distances[1][first] = distances[2][second] =
+          static_cast<uint16_t>(table[i]);
       values[0][2 * both] = values[1][first] = value[0][i];
       values[0][2 * both + 1] = values[2][second] = value[1][i];
       both += a & b;

@@ -1,7 +1,7 @@
 // The kernels in plain C++: the definition of what they compute, and the fallback.
 //
-// One row of pixels of one channel is the unit of work: all taps of the row are added to it while it
-// stays in the cache. A tap touches a rectangle, images × columns, walked with the longer run of
+// One row of pixels of one channel is the unit of work: all taps of the row are added to it while
+// it stays in the cache. A tap touches a rectangle, images × columns, walked with the longer run of
 // adjacent elements inside. Each thread owns whole channels, so the number of threads does not
 // change a single bit.
 #include <algorithm>
@@ -76,10 +76,14 @@ float dot(const Rectangle& r, const float* b, const float* a) {
 
 float activate(float x, Activation activation) {
   switch (activation) {
-    case Activation::relu: return x < 0 ? 0 : x;  // keeps NaN
-    case Activation::gelu: return 0.5f * x * (1 + std::erf(x * 0.70710678f));
-    case Activation::silu: return x / (1 + std::exp(-x));
-    default: return x;
+    case Activation::relu:
+      return x < 0 ? 0 : x;  // keeps NaN
+    case Activation::gelu:
+      return 0.5f * x * (1 + std::erf(x * 0.70710678f));
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
+    default:
+      return x;
   }
 }
 
@@ -275,12 +279,9 @@ void normalize_gradient(int64_t channels, int64_t length, const float* x, const 
 
 }  // namespace
 
-const Kernels portable = {"portable",
-                          [] { return true; },
-                          {forward, input_gradient, weight_gradient},
-                          nullptr,
-                          nullptr,
-                          normalize,
-                          normalize_gradient};
+const Kernels portable = {
+    "portable", [] { return true; }, {forward, input_gradient, weight_gradient}, nullptr, nullptr,
+    normalize,  normalize_gradient,
+};
 
 }  // namespace isoflop

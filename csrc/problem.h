@@ -59,7 +59,7 @@ inline void set_taps(Problem& p, int64_t kh, int64_t kw, int64_t step_h, int64_t
 
 inline Problem forward_problem(const Geometry& g, const View& x, const View& y, Plane* planes,
                                Tap* taps) {
-  Problem p{g.n, g.groups, g.out / g.groups, g.in / g.groups, g.oh, g.ow, g.h, g.w, x, y, 0,
+  Problem p{g.n,    g.groups, g.out / g.groups, g.in / g.groups, g.oh, g.ow, g.h, g.w, x, y, 0,
             planes, taps};
   set_taps(
       p, g.kh, g.kw, g.stride_h, g.stride_w,

@@ -1,7 +1,7 @@
-// Whether this machine, processor and operating system both, runs what the other files were compiled for.
-// This one has no flags of its own: the answer must not take the instructions that it is about. Every
-// extension that the flags in CMakeLists.txt turn on is asked for by name, as virtual machines may hide
-// any of them.
+// Whether this machine, processor and operating system both, runs what the other files were
+// compiled for. This one has no flags of its own: the answer must not take the instructions that it
+// is about. Every extension that the flags in CMakeLists.txt turn on is asked for by name, as
+// virtual machines may hide any of them.
 #include "kernels.h"
 
 namespace isoflop {

@@ -9,7 +9,9 @@ namespace {
 // have, sharing the loads, then what the one and the other have; or four that have all in common.
 enum class Grouping { single, pair, block };
 
-constexpr int rows_of(Grouping g) { return g == Grouping::single ? 1 : g == Grouping::pair ? 2 : 4; }
+constexpr int rows_of(Grouping g) {
+  return g == Grouping::single ? 1 : g == Grouping::pair ? 2 : 4;
+}
 constexpr int segments_of(Grouping g) { return g == Grouping::pair ? 4 : 1; }
 
 // The farthest that an entry can be from the start of the packed input, in numbers.
@@ -77,14 +79,15 @@ struct ByRow {
     }
     return count;
   }
-  // Calls `use` with offset and value of each non-zero of a row in a block, where rows are by themselves.
+  // Calls `use` with offset and value of each non-zero of a row in a block, where rows are by
+  // themselves.
   template <class Use>
   void each(int64_t group, int64_t block, int64_t row, Use use) const {
     const int32_t* start = index.starts + (group * blocks + block) * row_groups + row;
     for (int64_t e = start[0]; e < start[1]; e++) use(index.offsets[e], values[e]);
   }
-  // If a pass is a block, the index can have its stream: whether it has, its starts, whether values have
-  // to be written in another order; and the distances (and values) of a block.
+  // If a pass is a block, the index can have its stream: whether it has, its starts, whether values
+  // have to be written in another order; and the distances (and values) of a block.
   bool has_stream() const { return true; }
   const int32_t* starts() const { return index.starts; }
   static constexpr bool moves_values = false;
@@ -121,8 +124,8 @@ struct ByColumn {
     const int32_t* start = index.t_starts + (group * blocks + block) * columns + column;
     if (start[0] == start[1]) return;
     const int rows = index.rows;
-    const int64_t segment = (group * blocks_in + column / index.block_in) * row_groups +
-                            block * index.block_out / rows;
+    const int64_t segment =
+        (group * blocks_in + column / index.block_in) * row_groups + block * index.block_out / rows;
     const float* tile = values + int64_t{index.starts[segment]} * rows;
     for (int64_t e = start[0]; e < start[1]; e++) {
       const uint32_t word = index.t_entries[e];
@@ -132,7 +135,8 @@ struct ByColumn {
   }
   // As of ByRow; leaves out what `map` makes negative.
   template <class Map, class To, class Number>
-  int64_t write(int64_t group, int64_t block, int64_t column, Map map, To* to, Number* value) const {
+  int64_t write(int64_t group, int64_t block, int64_t column, Map map, To* to,
+                Number* value) const {
     int64_t count = 0;
     each(group, block, column, [&](uint32_t offset, float v) {
       const int32_t mapped = map(offset);
@@ -174,8 +178,9 @@ inline void fill_distances(const Problem& p, const Tile& t, int taps, int64_t ch
   }
 }
 
-// Makes the entries from `begin` to `end`, of `width` values each, come in twos: the values of each output
-// side by side. An odd last entry is cut into two halves, whose sum is the same. Returns the new end.
+// Makes the entries from `begin` to `end`, of `width` values each, come in twos: the values of each
+// output side by side. An odd last entry is cut into two halves, whose sum is the same. Returns the
+// new end.
 template <class Number>
 inline int64_t pair_up(const Lists<Number>& to, int64_t begin, int64_t end, int width) {
   if ((end - begin) % 2) {
@@ -185,7 +190,8 @@ inline int64_t pair_up(const Lists<Number>& to, int64_t begin, int64_t end, int 
     end++;
   }
   if (width == 1) return end;
-  for (Number* value = to.values + begin * width; value < to.values + end * width; value += 2 * width) {
+  for (Number* value = to.values + begin * width; value < to.values + end * width;
+       value += 2 * width) {
     Number both[2 * 4];
     for (int row = 0; row < width; row++) {
       both[2 * row] = value[row];

@@ -50,7 +50,7 @@ struct Tile {
   bool pointwise;  // the vectors are any pixels of any images, one after the other
   // For few images: the lanes are neighbouring pixels of one image, row after row. Each row is as
   // long as that of the packed input, so that a tap is the same distance away for all.
-  bool flat;
+  bool pixel_lanes;
   int64_t stride;   // numbers between two rows of the packed input
   int64_t unit;     // numbers between two pixels of it
   int64_t channel;  // numbers of a packed channel
@@ -65,7 +65,7 @@ struct Tile {
 
 inline int64_t plane_size(const Problem& p, const Tile& t, int plane) {
   const Plane& a = p.plane[plane];
-  if (t.flat) return t.w * t.lanes() + a.most_h * t.stride + a.most_w;
+  if (t.pixel_lanes) return t.w * t.lanes() + a.most_h * t.stride + a.most_w;
   return (t.h + a.most_h) * t.stride;
 }
 
@@ -76,20 +76,20 @@ inline bool is_pointwise(const Problem& p) {
          (p.out_h - 1) * a.step_h < p.in_h && (p.out_w - 1) * a.step_w < p.in_w;
 }
 
-inline Tile make_tile(const Problem& p, int h, int w, int parts, bool flat) {
+inline Tile make_tile(const Problem& p, int h, int w, int parts, bool pixel_lanes) {
   Tile t{};
   t.h = h;
   t.w = w;
   t.parts = parts;
-  t.flat = flat;
+  t.pixel_lanes = pixel_lanes;
   t.image_groups = ceil_div(p.n, t.lanes());
-  t.pointwise = !flat && is_pointwise(p);
+  t.pointwise = !pixel_lanes && is_pointwise(p);
   int64_t most_w = 0;
   for (int k = 0; k < p.planes; k++) most_w = maximum(most_w, p.plane[k].most_w);
-  t.unit = flat ? 1 : t.lanes();
-  t.stride = flat ? p.out_w + most_w : (w + most_w) * t.lanes();
+  t.unit = pixel_lanes ? 1 : t.lanes();
+  t.stride = pixel_lanes ? p.out_w + most_w : (w + most_w) * t.lanes();
   for (int k = 0; k < p.planes; k++) t.channel += plane_size(p, t, k);
-  if (flat) {
+  if (pixel_lanes) {
     t.tiles_w = ceil_div(p.out_h * t.stride, w * t.lanes());
     t.tasks = p.n * t.tiles_w;
   } else if (t.pointwise) {
@@ -104,13 +104,13 @@ inline Tile make_tile(const Problem& p, int h, int w, int parts, bool flat) {
 
 // Where the vectors of a task lie.
 struct Place {
-  int64_t first;         // pointwise: number of the first packed vector; flat: of the first pixel
+  int64_t first;  // pointwise: number of the first packed vector; pixel lanes: of the first pixel
   int64_t i, j, images;  // first pixel, first image
 };
 
 inline Place place(const Tile& t, int64_t task) {
   Place at{};
-  if (t.flat) {
+  if (t.pixel_lanes) {
     at.images = task / t.tiles_w;
     at.first = task % t.tiles_w * t.w * t.lanes();
   } else if (t.pointwise) {
@@ -165,8 +165,8 @@ inline void output_spots(const Problem& p, const Tile& t, const Place& at, const
 
 // --- Packing ----------------------------------------------------------------------------------
 
-// Copies `channels` channels of a spot to `to`, `stride` numbers apart, where images do not lie next to
-// each other.
+// Copies `channels` channels of a spot to `to`, `stride` numbers apart, where images do not lie
+// next to each other.
 template <class Number>
 inline void gather(const View& view, const float* from, Spot s, int64_t channels, Number* to,
                    int64_t stride) {

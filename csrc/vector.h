@@ -28,7 +28,8 @@ struct Bfloat16 {
     uint32_t word;
     std::memcpy(&word, &x, 4);
     const bool nan = (word & 0x7fffffff) > 0x7f800000;
-    bits = static_cast<uint16_t>(nan ? word >> 16 | 0x40 : (word + 0x7fff + (word >> 16 & 1)) >> 16);
+    bits =
+        static_cast<uint16_t>(nan ? word >> 16 | 0x40 : (word + 0x7fff + (word >> 16 & 1)) >> 16);
   }
   explicit operator float() const {
     const uint32_t word = uint32_t{bits} << 16;
@@ -38,8 +39,8 @@ struct Bfloat16 {
   }
 };
 
-// Numbers in the place of a float: as many does an instruction multiply and sum, and as many vectors of
-// sums belong to a vector of numbers.
+// Numbers in the place of a float: as many does an instruction multiply and sum, and as many
+// vectors of sums belong to a vector of numbers.
 template <class Number>
 constexpr int per_float = sizeof(float) / sizeof(Number);
 
@@ -87,18 +88,22 @@ inline Vec add_product(Vec sum, Halves a, Halves b) {
 #define PIN(v) (void)(v)
 #endif
 
-// Makes the compiler add to a pointer step by step: it would hold all the sums, in more registers than
-// there are.
+// Makes the compiler add to a pointer step by step: it would hold all the sums, in more registers
+// than there are.
 #define STEP(pointer) asm("" : "+r"(pointer))
 
 template <class T>
-inline T minimum(T a, T b) { return a < b ? a : b; }
+inline T minimum(T a, T b) {
+  return a < b ? a : b;
+}
 template <class T>
-inline T maximum(T a, T b) { return a < b ? b : a; }
+inline T maximum(T a, T b) {
+  return a < b ? b : a;
+}
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Four ways to mix two vectors. Lanes without the bit `step` come from the first, the others from the
-// second: the same lane, or the one that differs in this bit.
+// Four ways to mix two vectors. Lanes without the bit `step` come from the first, the others from
+// the second: the same lane, or the one that differs in this bit.
 template <int step, int... lane>
 inline Vec lower(Vec a, Vec b, std::integer_sequence<int, lane...>) {
   return __builtin_shufflevector(a, b, (lane & step ? LANES + (lane ^ step) : lane)...);

@@ -94,8 +94,14 @@ struct Weight {
     // Vectors may keep room to spare, which would hide a step outside.
     for (auto* v : {&starts, &t_starts}) v->shrink_to_fit();
     values.shrink_to_fit(), offsets.shrink_to_fit(), t_entries.shrink_to_fit();
-    index = {static_cast<int64_t>(entries.size()), rows, block_in, block_out, offsets.data(),
-             starts.data(), t_entries.data(), t_starts.data()};
+    index = {static_cast<int64_t>(entries.size()),
+             rows,
+             block_in,
+             block_out,
+             offsets.data(),
+             starts.data(),
+             t_entries.data(),
+             t_starts.data()};
   }
 };
 
@@ -170,10 +176,14 @@ struct Sum {
 
 double activate(double x, Activation activation) {
   switch (activation) {
-    case Activation::relu: return std::max(x, 0.0);
-    case Activation::gelu: return 0.5 * x * (1 + std::erf(x * std::sqrt(0.5)));
-    case Activation::silu: return x / (1 + std::exp(-x));
-    default: return x;
+    case Activation::relu:
+      return std::max(x, 0.0);
+    case Activation::gelu:
+      return 0.5 * x * (1 + std::erf(x * std::sqrt(0.5)));
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
+    default:
+      return x;
   }
 }
 
@@ -204,8 +214,7 @@ struct Case {
     return g;
   }
 
-  explicit Case(uint64_t seed)
-      : random(seed), g(), rows(pick(random, 0, 1) ? 4 : 1) {
+  explicit Case(uint64_t seed) : random(seed), g(), rows(pick(random, 0, 1) ? 4 : 1) {
     g = geometry(random, rows);
   }
 

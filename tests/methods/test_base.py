@@ -80,6 +80,6 @@ def test_bad_schedule():
         RigL(schedule="cosin")
 
 
-def test_drop_grow_is_abstract():
-    with pytest.raises(TypeError):
-        DropGrow()  # pyright: ignore[reportAbstractUsage]
+def test_a_method_that_drops_and_grows_must_say_what_it_grows_by():
+    with pytest.raises(TypeError, match=r"DropGrow does not say what it grows by.*GRADIENT"):
+        DropGrow()

@@ -6,8 +6,6 @@ from isoflop.methods import SET, RigL, SETOriginal
 from isoflop.patterns import Unstructured
 from isoflop.sparsity.api import sparsify
 
-GENERATOR = torch.Generator()
-
 
 def test_set_drops_by_magnitude():
     # The original SET would drop 0.01 and -0.5: the smallest of each sign.
@@ -45,25 +43,6 @@ def test_the_original_is_constant_and_skips_the_last_epoch():
     method = SETOriginal(update_every=5)
     assert [t for t in range(1, 21) if method.update_due(t, 20)] == [5, 10, 15]
     assert {method.drop_fraction(t, 20) for t in (5, 10, 15)} == {0.3}
-
-
-def test_set_grows_uniformly_and_from_its_generator_alone():
-    weight, mask = torch.zeros(2, 5), torch.zeros(2, 5, dtype=torch.bool)
-    generator = torch.Generator().manual_seed(0)
-    top = [
-        int(SET().grow_scores(weight, mask, None, generator).flatten().argmax())
-        for _ in range(2000)
-    ]
-    counts = torch.bincount(torch.tensor(top), minlength=10) / 2000
-    assert counts.sub(0.1).abs().max() < 0.04
-    again = torch.Generator().manual_seed(0)
-    assert int(SET().grow_scores(weight, mask, None, again).argmax()) == top[0]
-
-
-def test_rigl_grows_by_absolute_gradient():
-    grad = torch.tensor([1.0, -5.0, 2.0])
-    scores = RigL().grow_scores(torch.zeros(3), torch.zeros(3) > 0, grad, GENERATOR)
-    assert scores.tolist() == [1, 5, 2]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def test_momentum_is_an_average_of_dense_gradients():
     method = SNFS(momentum=0.5)
     memory = None
     for value in (1.0, 3.0):
-        memory = method.observe(memory, torch.tensor([value]))
+        memory = method.remember(memory, torch.tensor([value]))
     assert memory.tolist() == [1.75]
 
 

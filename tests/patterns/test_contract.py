@@ -1,6 +1,7 @@
 """What every registered pattern must do, on weights of every shape."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -144,7 +145,7 @@ def test_random_masks_depend_on_the_generator_alone(pattern, shape):
 
 @patterns
 def test_random_masks_use_all_positions_alike(pattern):
-    rows, columns = (pattern.rows, pattern.columns) if isinstance(pattern, Block) else (1, 1)
+    rows, columns = pattern.block
     m = getattr(pattern, "m", 2)
     shape = (2 * m * rows, 2 * m * columns)  # without ragged edges
     generator = torch.Generator().manual_seed(0)
@@ -180,7 +181,7 @@ def test_rewire_keeps_the_count_and_the_survivors(pattern, shape, scores, fracti
     # What is lost was worth no more than what stayed; positions that came back aside. Blocks are
     # compared as a whole, in their own tests.
     lost = drop_scores[mask & ~new]
-    if len(lost) and not isinstance(pattern, Block):
+    if len(lost) and pattern.block == (1, 1):
         survivors = drop_scores[mask].sort(descending=True).values[: count - drop]
         assert not len(survivors) or lost.max() <= survivors.min()
     # Scores of inactive positions do not count.
@@ -232,6 +233,33 @@ def test_check_finds_what_breaks_the_pattern(pattern, shape):
 @patterns
 def test_text_makes_the_same_pattern(pattern):
     assert parse_pattern(str(pattern)) == pattern
+    assert parse_pattern(str(pattern).swapcase()) == pattern
+    readers = [kind for _, kind in PATTERNS.items() if kind.parse(str(pattern)) is not None]
+    # One class at most reads a text; what no class reads is a name.
+    assert readers == ([] if str(pattern) in PATTERNS.names() else [type(pattern)])
+
+
+@pytest.mark.parametrize("name", PATTERNS.names())
+def test_the_form_in_messages_is_one_that_the_class_reads(name):
+    kind = PATTERNS.get(name)
+    quoted = re.findall("'(.*?)'", kind.form)
+    assert all(isinstance(kind.parse(text), kind) for text in quoted)
+    assert bool(quoted) == (str(kind()) != name)
+    for text in ("", name, "2-4", "x"):
+        assert kind.parse(text) is None
+
+
+@patterns
+def test_blocks_are_whole(pattern):
+    rows, columns = pattern.block
+    shape = (8 * rows, 8 * columns)
+    mask = pattern.random(shape, pattern.count(shape, math.prod(shape) // 2))
+    blocks = mask.reshape(8, rows, 8, columns)
+    assert torch.equal(blocks, blocks[:, :1, :, :1].expand_as(blocks))
+    # And none is larger: the pattern says all that holds.
+    reduced = blocks[:, 0, :, 0]
+    assert bool((reduced[1:] != reduced[:-1]).any())
+    assert bool((reduced[:, 1:] != reduced[:, :-1]).any())
 
 
 @pytest.mark.parametrize("name", PATTERNS.names())
@@ -290,7 +318,7 @@ def test_candidates_are_all_that_can_grow(pattern, shape, seed, dropped, density
     candidates = pattern.candidates(mask, scores, limit)
     assert not (candidates & mask).any()
     # A ragged weight has blocks of four sizes; each may grow up to the limit.
-    assert int(candidates.sum()) <= (4 * limit if isinstance(pattern, Block) else limit)
+    assert int(candidates.sum()) <= (limit if pattern.block == (1, 1) else 4 * limit)
     known = scores * (candidates | mask)
     fewer = pattern.count(shape, int((1 - pruned) * int(mask.sum())))
     if fewer <= int(mask.sum()):

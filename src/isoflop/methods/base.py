@@ -31,9 +31,6 @@ class Method:
     keeps_dense_weights: ClassVar[bool] = False
     """Whether masked weights go on training out of sight, and masks follow them at every step."""
 
-    remembers: ClassVar[bool] = False
-    """Whether what `observe` returns is kept from step to step, rather than for one step."""
-
     needs: ClassVar[tuple[str, ...]] = ()
     """Arguments of `sparsify` that the initial masks are computed from."""
 
@@ -47,6 +44,11 @@ class Method:
     def config(self) -> dict[str, Any]:
         """The options as plain data."""
         return dataclasses.asdict(self)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what `remember` returns is kept from step to step, rather than for one step."""
+        return False
 
     @property
     def masked_decay(self) -> float:
@@ -94,8 +96,8 @@ class Method:
         """Return how many weights a layer of `nnz` active weights can grow at most after `step`.
 
         A method says so if a step that it observes needs the largest gradients of each layer only:
-        it grows as many weights as it drops, at the positions of largest ``|observe(None, dL/dw)|``,
-        and remembers nothing. Compressed storage then keeps that many gradients. Here None: all
+        it grows as many weights as it drops, at the positions of largest ``|remember(None, dL/dw)|``,
+        and `remembers` nothing. Compressed storage then keeps that many gradients. Here None: all
         gradients are needed, and compressed storage is refused.
 
         Args:
@@ -106,7 +108,7 @@ class Method:
         del nnz, step, total_steps
         return None
 
-    def observe(self, memory: Tensor | None, dense_grad: Tensor) -> Tensor | None:
+    def remember(self, memory: Tensor | None, dense_grad: Tensor) -> Tensor | None:
         """Return what to remember of a finite gradient of all positions; here nothing.
 
         Args:

@@ -1,16 +1,16 @@
 """Base of the methods that move weights about during training."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from isoflop.errors import IsoflopError
 from isoflop.methods.base import Method, check_fraction
+from isoflop.methods.growth import Growth
 from isoflop.methods.schedules import SCHEDULES
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropGrow(Method, ABC):
+class DropGrow(Method):
     """Base of the methods that move a fixed number of weights about during training.
 
     At each update, and in each layer by itself, the ``k = floor(f(t) * n_active)`` active weights
@@ -30,6 +30,8 @@ class DropGrow(Method, ABC):
     The optimizer step is taken first, the masks change after it. Updates follow optimizer steps
     ΔT, 2ΔT, … while ``t < end_fraction * total_steps``.
 
+    A subclass says by `grow_by` what it grows by. Which gradients it needs, and when, follows.
+
     Attributes:
         alpha: Fraction of the active weights that an update at step 0 would replace.
         update_every: ΔT, the number of optimizer steps between updates.
@@ -38,12 +40,20 @@ class DropGrow(Method, ABC):
             ``"linear"`` or ``"constant"``.
     """
 
+    grow_by: ClassVar[Growth]
+    """What ranks the positions that can grow, such as `isoflop.methods.growth.RANDOM`."""
+
     alpha: float = 0.3
     update_every: int = 100
     end_fraction: float = 0.75
     schedule: str = "cosine"
 
     def __post_init__(self) -> None:
+        if not hasattr(self, "grow_by"):
+            raise TypeError(
+                f"{type(self).__name__} does not say what it grows by. Set its class attribute grow_by "
+                "to one of isoflop.methods.growth, such as GRADIENT."
+            )
         check_fraction("alpha", self.alpha, 0.3, positive=True)
         every = self.update_every
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
@@ -97,7 +107,25 @@ class DropGrow(Method, ABC):
         del weight, mask
         return math.floor(fraction * nnz)
 
-    def observe(self, memory: Tensor | None, dense_grad: Tensor) -> Tensor:
+    @property
+    def remembers(self) -> bool:
+        """Whether the method needs what was remembered of the gradients of all steps."""
+        return self.grow_by.gradients == "all"
+
+    def observes(self, step: int, total_steps: int) -> bool:
+        """Return whether step number `step` (from 1) computes a gradient that growth needs."""
+        if self.grow_by.gradients != "all":
+            return self.grow_by.gradients == "last" and self.rewire_due(step, total_steps)
+        too_late = math.ceil(self.end_fraction * total_steps)
+        return step <= (too_late - 1) // self.update_every * self.update_every
+
+    def largest_growth(self, nnz: int, step: int, total_steps: int) -> int | None:
+        """Return how many weights are dropped, however it is rounded, where the last gradient decides."""
+        if self.grow_by.gradients != "last":
+            return None
+        return min(nnz, math.floor(self.drop_fraction(step, total_steps) * nnz) + 1)
+
+    def remember(self, memory: Tensor | None, dense_grad: Tensor) -> Tensor:
         """Return what to remember of a finite gradient of all positions; here the gradient."""
         del memory
         return dense_grad
@@ -108,7 +136,6 @@ class DropGrow(Method, ABC):
         if self.rewire_due(update.step, update.total_steps):
             update.drop_and_grow(self)
 
-    @abstractmethod
     def grow_scores(
         self,
         weight: Tensor,
@@ -121,10 +148,11 @@ class DropGrow(Method, ABC):
         Args:
             weight: The weight, after the optimizer step; masked positions are zero.
             mask: Its present mask.
-            memory: What `observe` returned last; None if the method observes nothing.
-            generator: CPU generator for every random choice, so that these are the same whatever
-                device trains.
+            memory: What `remember` returned last; None if the method observes nothing.
+            generator: CPU generator for every random choice.
         """
+        del mask
+        return self.grow_by.scores(weight, memory, generator)
 
     def grow_share(self, mask: Tensor, memory: Tensor | None) -> float | None:
         """Return what part of all growth this layer deserves, up to a common factor.

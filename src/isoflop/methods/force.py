@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from isoflop.methods.base import METHODS
+from isoflop.methods.iterative_snip import IterativeSNIP
 from isoflop.methods.scoring import ScoringModel
-from isoflop.methods.snip import IterativeSNIP
 
 
 @METHODS.register("force")

@@ -1,13 +1,11 @@
 """Rigging the lottery."""
 
-import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import ClassVar
 
 from isoflop.methods.base import METHODS
 from isoflop.methods.drop_grow import DropGrow
+from isoflop.methods.growth import GRADIENT, Growth
 
 
 @METHODS.register("rigl")
@@ -36,22 +34,4 @@ class RigL(DropGrow):
     updates; here it is taken, before the update, as in the code of Sparse-IFT.
     """
 
-    def observes(self, step: int, total_steps: int) -> bool:
-        """Return whether an update follows the step, which then computes the dense gradient."""
-        return self.rewire_due(step, total_steps)
-
-    def largest_growth(self, nnz: int, step: int, total_steps: int) -> int | None:
-        """Return how many weights are dropped, however it is rounded."""
-        return min(nnz, math.floor(self.drop_fraction(step, total_steps) * nnz) + 1)
-
-    def grow_scores(
-        self,
-        weight: Tensor,
-        mask: Tensor,
-        memory: Tensor | None,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Return ``|dL/dw|`` at all positions."""
-        del weight, mask, generator
-        assert memory is not None
-        return memory.abs()
+    grow_by: ClassVar[Growth] = GRADIENT

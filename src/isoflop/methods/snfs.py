@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from isoflop.methods.base import METHODS, check_fraction
-from isoflop.methods.rigl import RigL
+from isoflop.methods.drop_grow import DropGrow
+from isoflop.methods.growth import MOMENTUM, Growth
 
 
 @METHODS.register("snfs")
 @dataclass(frozen=True, kw_only=True)
-class SNFS(RigL):
+class SNFS(DropGrow):
     """SNFS: drop the weights of smallest magnitude, grow where the momentum of gradients is largest.
 
     Formula: M is the average of the dense gradients, ``M = momentum * M + (1 - momentum) * dL/dw``
@@ -43,7 +44,7 @@ class SNFS(RigL):
         redistribute: Whether weights move between layers.
     """
 
-    remembers: ClassVar[bool] = True
+    grow_by: ClassVar[Growth] = MOMENTUM
 
     alpha: float = 0.5
     update_every: int = 391
@@ -55,17 +56,7 @@ class SNFS(RigL):
         super().__post_init__()
         check_fraction("momentum", self.momentum, 0.9)
 
-    def observes(self, step: int, total_steps: int) -> bool:
-        """Return whether an update is still to come."""
-        last = -(-self.end_fraction * total_steps // 1)  # the first step that is too late
-        return step <= (int(last) - 1) // self.update_every * self.update_every
-
-    def largest_growth(self, nnz: int, step: int, total_steps: int) -> int | None:
-        """Return None: the average is of all gradients."""
-        del nnz, step, total_steps
-        return None
-
-    def observe(self, memory: Tensor | None, dense_grad: Tensor) -> Tensor:
+    def remember(self, memory: Tensor | None, dense_grad: Tensor) -> Tensor:
         """Return the average of the gradients so far."""
         if memory is None:
             memory = torch.zeros_like(dense_grad)

@@ -1,7 +1,6 @@
 """Training without mask updates."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from isoflop.methods.base import METHODS, Method
 
@@ -20,19 +19,3 @@ class Static(Method):
     Source: the static sparsity of Sparse-IFT, https://arxiv.org/abs/2303.11525, and the baseline
     "Static" of Evci et al. 2020, https://arxiv.org/abs/1911.11134.
     """
-
-
-@METHODS.register("dense")
-@dataclass(frozen=True, kw_only=True)
-class Dense(Method):
-    """No masks at all: every weight trains, and the optimizer behaves as if left alone.
-
-    Formula: none. The baseline that sparse training is compared with; a sparsifier with this method
-    only counts steps, so that one training loop serves all methods.
-
-    Cost: ``3 f_D`` per sample, the FLOPs of the dense network.
-
-    Source: ordinary training.
-    """
-
-    masks_weights: ClassVar[bool] = False

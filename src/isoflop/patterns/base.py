@@ -1,7 +1,7 @@
 """What every pattern can do."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Self, TypeGuard
 
 import torch
 from torch import Tensor
@@ -18,8 +18,25 @@ class Pattern(ABC):
     ``str(pattern)`` is the text from which `parse_pattern` makes an equal pattern.
     """
 
+    form: ClassVar[str] = ""
+    """The form of the texts that `parse` reads, for error messages, such as ``"'2:4' (N:M)"``."""
+
     preselects: ClassVar[bool] = False
-    """Whether `candidates` can tell what may grow before it is known what is dropped."""
+    """Whether `candidates` can tell what may grow before it is known what is dropped.
+
+    Compressed storage takes this for methods that grow by gradients.
+    """
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the pattern of a text such as ``"2:4"``; here None, which is left to names."""
+        del text
+        return None
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns of the matrix output × input that are zero or non-zero together."""
+        return 1, 1
 
     @abstractmethod
     def count(self, shape: tuple[int, ...], nnz: int) -> int:
@@ -100,3 +117,8 @@ class Pattern(ABC):
 
 
 PATTERNS: Registry[type[Pattern]] = Registry("pattern", "isoflop.patterns")
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Return whether an option is an integer, which True is not."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,14 +1,16 @@
 """Blocks that are zero or non-zero as a whole."""
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from isoflop.patterns import options, tiles
-from isoflop.patterns.base import PATTERNS, Pattern
+from isoflop.errors import IsoflopError
+from isoflop.patterns import tiles
+from isoflop.patterns.base import PATTERNS, Pattern, is_integer
 from isoflop.patterns.select import drop_lowest, highest
 
 
@@ -43,16 +45,33 @@ class Block(Pattern):
         columns: Input channels of a block.
     """
 
+    form: ClassVar[str] = "'16x16' (blocks of output x input channels)"
     preselects: ClassVar[bool] = True
 
     rows: int = 1
     columns: int = 4
 
     def __post_init__(self) -> None:
-        options.check_block(self.rows, self.columns)
+        rows, columns = self.rows, self.columns
+        if not is_integer(rows) or not is_integer(columns) or rows < 1 or columns < 1:
+            raise IsoflopError(
+                "A block has a positive number of rows and columns, such as rows=16, columns=16, not "
+                f"rows={rows!r}, columns={columns!r}."
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the pattern of a text such as ``"16x16"``, or None."""
+        match = re.fullmatch(r"(\d+)x(\d+)", text, re.IGNORECASE)
+        return cls(rows=int(match[1]), columns=int(match[2])) if match else None
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.columns}"
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns of a block."""
+        return self.rows, self.columns
 
     def count(self, shape: tuple[int, ...], nnz: int) -> int:
         """Return the possible number nearest to `nnz`."""

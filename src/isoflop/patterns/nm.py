@@ -1,18 +1,20 @@
 """N of every M consecutive weights."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from isoflop.patterns import options, tiles
-from isoflop.patterns.base import PATTERNS, Pattern
-from isoflop.patterns.select import drop_lowest, highest_of_each
+from isoflop.patterns import tiles
+from isoflop.patterns.base import PATTERNS
+from isoflop.patterns.n_of_m import NOfM
+from isoflop.patterns.select import highest_of_each
 
 
 @PATTERNS.register("nm")
 @dataclass(frozen=True, kw_only=True)
-class NM(Pattern):
+class NM(NOfM):
     """N:M: exactly N of every M consecutive weights along the input dimension are non-zero.
 
     Layout: groups run along dimension 1 of a weight (output, input, *kernel), for convolutions at
@@ -22,9 +24,7 @@ class NM(Pattern):
     keeps min(N, r): what the hardware allows once the weight is padded with zeros. The input
     dimension of a depthwise convolution is 1, so N:M leaves it dense.
 
-    Rewiring: survivors stay, and each group is filled up to N with its positions of highest grow
-    score. As every group regrows what it lost, the numbers dropped and grown are both exactly
-    `drop`, and the argument `grow` changes nothing.
+    Ties: of equal scores in a group the lower index wins. Random masks are drawn uniformly.
 
     Source: Zhou et al. 2021, "Learning N:M fine-grained structured sparse neural networks from
     scratch", https://arxiv.org/abs/2102.04010; Mishra et al. 2021, "Accelerating sparse deep neural
@@ -35,64 +35,26 @@ class NM(Pattern):
         m: Weights in a group, at most 64.
     """
 
+    form: ClassVar[str] = "'2:4' (N:M)"
+
     n: int = 2
     m: int = 4
 
-    def __post_init__(self) -> None:
-        options.check_nm(self.n, self.m)
+    @property
+    def tile(self) -> tuple[int, int]:
+        """A group of M inputs."""
+        return 1, self.m
 
-    def __str__(self) -> str:
-        return f"{self.n}:{self.m}"
-
-    def count(self, shape: tuple[int, ...], nnz: int = 0) -> int:
-        """Return the one number of active positions that a mask of `shape` has."""
-        del nnz
-        return sum(
-            region.num_tiles * min(self.n, region.tile[1])
-            for region in tiles.regions(shape, 1, self.m)
-        )
-
-    def check(self, mask: Tensor) -> bool:
-        """Return whether every group of `mask` has exactly N active positions."""
-        matrices = tiles.to_matrices(mask)
-        return all(
-            bool((tiles.cut(matrices, region).sum((1, 2)) == min(self.n, region.tile[1])).all())
-            for region in tiles.regions(tuple(mask.shape), 1, self.m)
-        )
-
-    def top(self, scores: Tensor, count: int, allowed: Tensor | None = None) -> Tensor:
-        """Return the mask of the N highest `scores` of each group; the lower index wins ties.
-
-        A group with fewer than N `allowed` positions takes its best others.
-        """
-        assert count == self.count(tuple(scores.shape))
-        return self._fill(scores, allowed)
-
-    def random(
-        self, shape: tuple[int, ...], count: int, generator: torch.Generator | None = None
+    def best(
+        self, scores: Tensor, *, fixed: Tensor | None = None, allowed: Tensor | None = None
     ) -> Tensor:
-        """Return a CPU mask of exactly `count` active positions, drawn uniformly."""
-        return self.top(torch.rand(shape, generator=generator, dtype=torch.float64), count)
-
-    def drop_and_grow(
-        self,
-        mask: Tensor,
-        drop_scores: Tensor,
-        grow_scores: Tensor,
-        drop: int,
-        grow: int | None = None,
-    ) -> Tensor:
-        """Return a new mask: `drop` active positions dropped, every group filled up again."""
-        del grow
-        return self._fill(grow_scores, drop_lowest(mask, drop_scores, drop))
-
-    def _fill(self, scores: Tensor, first: Tensor | None) -> Tensor:
-        """Return the N positions of each group that are in `first`, then of highest score."""
+        """Return the N positions of each group that are fixed or allowed, then of highest score."""
         shape = tuple(scores.shape)
+        first = allowed if fixed is None else fixed
         scores = tiles.to_matrices(scores)
         first = None if first is None else tiles.to_matrices(first)
         mask = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-        for region in tiles.regions(shape, 1, self.m):
+        for region in self.regions(shape):
             chosen = highest_of_each(
                 _groups(scores, region),
                 self.n,

@@ -468,7 +468,7 @@ class Sparsifier:
         for name in self._budget_spec.names:
             gradient = gradients.dense(name)
             if gradient is not None:
-                memory = self.method.observe(self._memory.get(name), gradient)
+                memory = self.method.remember(self._memory.get(name), gradient)
                 if memory is not None:
                     self._memory[name] = memory
 
@@ -488,7 +488,7 @@ class Sparsifier:
             if self.method.remembers or gradients is None:
                 return self._memory.get(name)
             gradient = gradients.dense(name)
-            return None if gradient is None else self.method.observe(None, gradient)
+            return None if gradient is None else self.method.remember(None, gradient)
 
         return Update(
             self._budget_spec,

@@ -20,11 +20,13 @@ from isoflop.kernels import (
 from isoflop.kernels.autotune import accelerate as choose
 from isoflop.kernels.autotune import measure, timing
 from isoflop.kernels.autotune.candidates import sparse_layer
-from isoflop.kernels.autotune.measure import Backend, WithEpilogue, _cheapest
+from isoflop.kernels.autotune.measure import WithEpilogue, _cheapest
+from isoflop.kernels.cpu import variants
 from isoflop.kernels.cpu.layout import LayoutBatchNorm2d, LayoutConv2d, LayoutMaxPool2d
+from isoflop.kernels.cpu.variants import VARIANTS, Variant
 from isoflop.masks import named_masks, remove_mask, set_mask
 
-Times = dict[str, dict[Backend, float]]
+Times = dict[str, dict[str, float]]
 
 
 class Clock:
@@ -242,7 +244,7 @@ def test_choices_of_an_earlier_report(clock, mode):
 
     inputs = {"example_inputs": (4, 3, 16, 16), "mode": mode}
     measured, report = accelerate(model(), **inputs)
-    chosen: dict[str, Backend] = {**report.choices, next(iter(report.choices)): "dense"}
+    chosen: dict[str, str] = {**report.choices, next(iter(report.choices)): "dense"}
     assert {*report.choices.values()} == {"sparse"}
     count = clock.measured
     given, report = accelerate(model(), choices=chosen, **inputs)
@@ -267,7 +269,7 @@ def test_choices_of_an_earlier_report(clock, mode):
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_bfloat16_is_chosen_where_it_is_allowed_and_wins(clock, monkeypatch, mode):
-    monkeypatch.setattr(choose, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(variants, "has_bfloat16", lambda: True)
     clock.seconds |= {"sparse_bfloat16": 0.5}
 
     def model():
@@ -291,11 +293,33 @@ def test_bfloat16_is_chosen_where_it_is_allowed_and_wins(clock, monkeypatch, mod
     # The choices say what was allowed.
     given, report = accelerate(model(), choices=report.choices, **inputs)
     assert {m.backend for m in given.modules() if isinstance(m, SparseLayer)} == backends
-    monkeypatch.setattr(choose, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(variants, "has_bfloat16", lambda: False)
     with pytest.raises(KernelError, match="products of bfloat16, which this one lacks"):
         accelerate(model(), choices=report.choices, **inputs)
     _, report = accelerate(model(), allow_bf16=True, **inputs)
     assert {layer.chosen for layer in report.layers} == {"sparse"}
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_a_further_variant_takes_one_row(clock, monkeypatch, mode):
+    kernels = VARIANTS["sparse"].linear, VARIANTS["sparse"].conv2d
+    row = Variant(
+        name="linear_only",
+        title="linear only",
+        linear=kernels[0],
+        conv2d=kernels[1],
+        takes=lambda index: index.shape[2:] == (1, 1),
+    )
+    monkeypatch.setitem(VARIANTS, row.name, row)
+    clock.seconds |= {row.name: 0.5}
+    model = compressed(masked(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(72, 8))))
+    _, report = accelerate(model, example_inputs=(4, 3, 5, 5), mode=mode)
+    assert report.choices["2"] == row.name
+    assert {layer.path: row.name in layer.seconds for layer in report.layers} == {
+        "0": False,
+        "2": True,
+    }
+    assert "linear only ms" in str(report)
 
 
 def conversions(report):

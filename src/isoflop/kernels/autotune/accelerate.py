@@ -18,7 +18,6 @@ from isoflop.flops.copies import copy_with_tensors
 from isoflop.flops.fakes import plain_output
 from isoflop.kernels.autotune.inputs import real_inputs, undisturbed
 from isoflop.kernels.autotune.measure import (
-    Backend,
     Call,
     LayerChoice,
     Mode,
@@ -28,7 +27,7 @@ from isoflop.kernels.autotune.measure import (
     find_semi_structured,
     given_backends,
     layout_of,
-    observe_calls,
+    record_calls,
 )
 from isoflop.kernels.autotune.timing import TimingCache, default_cache_path, synchronize
 from isoflop.kernels.cpu.layers import SparseConv2d, SparseLayer
@@ -37,7 +36,8 @@ from isoflop.kernels.cpu.layout import (
     layout_modules,
     out_of_place_modules,
 )
-from isoflop.kernels.cpu.library import available, has_bfloat16
+from isoflop.kernels.cpu.library import available
+from isoflop.kernels.cpu.variants import VARIANTS, Variant
 from isoflop.kernels.fuse.freeze import fuse_activations
 from isoflop.kernels.semi_structured import Packing, disable, enable, packing
 from isoflop.nests import tensors_in
@@ -66,7 +66,7 @@ class AccelerationReport:
     accelerated: bool = False
 
     @property
-    def choices(self) -> dict[str, Backend]:
+    def choices(self) -> dict[str, str]:
         """What each layer runs on, by path; empty if the model stayed as it was."""
         return {layer.path: layer.chosen for layer in self.layers if self.accelerated}
 
@@ -76,8 +76,8 @@ class AccelerationReport:
 
     def __str__(self) -> str:
         measured = {name for layer in self.layers for name in layer.seconds}
-        names = [name for name in get_args(Backend) if name in {"dense", "sparse", *measured}]
-        titles = [f"{name.replace('_bfloat16', ' bf16')} ms" for name in names]
+        names = [name for name in VARIANTS if name in {"dense", "sparse", *measured}]
+        titles = [f"{VARIANTS[name].title} ms" for name in names]
         header = "  ".join(f"{title:>14}" for title in titles)
         lines = [f"{'layer':40}  {'sparsity':>8}  {header}  chosen"] if self.layers else []
         for layer in self.layers:
@@ -101,7 +101,7 @@ def accelerate(
     example_inputs: ExampleInputs,
     mode: Mode = "inference",
     cache: bool | Path = True,
-    choices: Mapping[str, Backend] | None = None,
+    choices: Mapping[str, str] | None = None,
     allow_bf16: bool = False,
 ) -> tuple[nn.Module, AccelerationReport]:
     """Run each layer on the faster of dense PyTorch and the sparse kernels.
@@ -153,8 +153,8 @@ def accelerate(
     args, kwargs = real_inputs(model, example_inputs)
     work = _copy(model) if mode == "inference" else model
     if kind is None:
-        allowed = _wants_bfloat16(choices, allowed=allow_bf16)
-        contestants, skipped = find_contestants(work, (args, kwargs), mode, bfloat16=allowed)
+        variants = _allowed_variants(choices, allow_bf16=allow_bf16)
+        contestants, skipped = find_contestants(work, (args, kwargs), mode, variants)
     else:
         contestants, skipped = find_semi_structured(work, (args, kwargs), mode, kind)
     if not contestants:
@@ -162,7 +162,7 @@ def accelerate(
         return model, AccelerationReport(mode=mode, skipped=skipped)
     step = _inference if mode == "inference" else _training
     with undisturbed(work):
-        calls = observe_calls(work, contestants, args, kwargs)
+        calls = record_calls(work, contestants, args, kwargs)
         if kind is not None:  # there is no layout to choose for the convolutions in between
             calls = [call for call in calls if call.path in contestants]
         seconds: dict[str, float] = {}
@@ -230,14 +230,14 @@ class _Change:
         self,
         model: nn.Module,
         calls: Sequence[Call],
-        contestants: Mapping[str, dict[Backend, nn.Module]],
+        contestants: Mapping[str, dict[str, nn.Module]],
         layers: Mapping[str, LayerChoice],
         mode: Mode,
         kind: Packing | None,
     ) -> None:
         self._holder = nn.ModuleList([model])
         self._stages: list[dict[nn.Module, nn.Module]] = []
-        self._backends: dict[SparseLayer, tuple[Backend, Backend]] = {}
+        self._backends: dict[SparseLayer, tuple[str, str]] = {}
         self._kind = kind
         self._packed: list[nn.Module] = []
         modules = {call.path: call.module for call in calls}
@@ -317,14 +317,22 @@ def _check(model: nn.Module) -> torch.device:
     return next(iter(devices), torch.device("cpu"))
 
 
-def _wants_bfloat16(choices: Mapping[str, Backend] | None, *, allowed: bool) -> bool:
-    chosen = choices is not None and "sparse_bfloat16" in choices.values()
-    if chosen and not has_bfloat16():
-        raise KernelError(
-            "The choices are of a processor with products of bfloat16, which this one lacks. Leave "
-            "them out, so that the layers are measured here."
-        )
-    return chosen or (allowed and has_bfloat16())
+def _allowed_variants(choices: Mapping[str, str] | None, *, allow_bf16: bool) -> list[Variant]:
+    """Return what sparse layers may run on here.
+
+    Raises:
+        KernelError: This processor lacks the instructions of one that was chosen.
+    """
+    chosen = {VARIANTS[name] for name in (choices or {}).values() if name in VARIANTS}
+    for variant in chosen:
+        if not variant.runs_here():
+            raise KernelError(
+                f"The choices are of a processor with {variant.needs}, which this one lacks. Leave "
+                "them out, so that the layers are measured here."
+            )
+    types = (None, torch.bfloat16) if allow_bf16 else (None,)
+    allowed = {variant for variant in VARIANTS.values() if variant.rounds_to in types}
+    return [v for v in VARIANTS.values() if v in chosen | allowed and v.runs_here()]
 
 
 def _no_contestants(mode: Mode, skipped: Mapping[str, str], *, on_cpu: bool) -> str:

@@ -15,9 +15,10 @@ from isoflop.kernels.autotune.candidates import sparse_candidates, sparse_layer,
 from isoflop.kernels.autotune.inputs import Inputs, running
 from isoflop.kernels.autotune.timing import TimingCache, synchronize
 from isoflop.kernels.cpu.functional import ACTIVATIONS
-from isoflop.kernels.cpu.layers import Backend, SparseConv2d, SparseLayer
+from isoflop.kernels.cpu.layers import SparseConv2d, SparseLayer
 from isoflop.kernels.cpu.layout import from_batch_innermost, to_batch_innermost
 from isoflop.kernels.cpu.library import fingerprint, isa
+from isoflop.kernels.cpu.variants import VARIANTS, Variant
 from isoflop.kernels.semi_structured import (
     Packing,
     SemiStructuredLinear,
@@ -32,7 +33,7 @@ from isoflop.surgery import recast
 
 Mode = Literal["inference", "training"]
 
-Contestants = dict[str, dict[Backend, nn.Module]]
+Contestants = dict[str, dict[str, nn.Module]]
 """What each layer can be, by path and by what it computes with."""
 
 _MANY_ZEROS = 0.25
@@ -53,9 +54,9 @@ class LayerChoice:
         shape: Shape of its weight.
         nnz: Its non-zeros.
         inputs: Shapes of its inputs.
-        seconds: Time of the ``"dense"`` and of the ``"sparse"`` layer, and of the
-            ``"sparse_bfloat16"`` one if that was allowed, for all its calls; forward, and backward
-            too for training. Empty if nothing was measured.
+        seconds: Time of the ``"dense"`` and of the ``"sparse"`` layer, and of the other variants that
+            were allowed, such as ``"sparse_bfloat16"``, for all its calls; forward, and backward too
+            for training. Empty if nothing was measured.
         conversions: For convolutions, the time of bringing the input into the layout of dense and of
             sparse layers.
         chosen: The fastest.
@@ -65,9 +66,9 @@ class LayerChoice:
     shape: tuple[int, ...]
     nnz: int
     inputs: tuple[tuple[int, ...], ...]
-    seconds: dict[Backend, float]
-    conversions: dict[Backend, float]
-    chosen: Backend
+    seconds: dict[str, float]
+    conversions: dict[str, float]
+    chosen: str
 
 
 class WithEpilogue(nn.Module):
@@ -133,7 +134,7 @@ class Call:
 
 
 def find_contestants(
-    model: nn.Module, inputs: Inputs, mode: Mode, *, bfloat16: bool = False
+    model: nn.Module, inputs: Inputs, mode: Mode, variants: Sequence[Variant]
 ) -> tuple[Contestants, dict[str, str]]:
     """Return what each layer can be, by path: itself, or what could take its place.
 
@@ -141,7 +142,7 @@ def find_contestants(
         model: The model; for inference, its masks are removed.
         inputs: What it takes.
         mode: What is measured.
-        bfloat16: Whether sparse layers that multiply in that type take part.
+        variants: What sparse layers may run on.
 
     Returns:
         The contestants, and why other layers with zeros cannot run on the kernels, by path.
@@ -188,13 +189,15 @@ def find_contestants(
             if weight.dtype is torch.float32 and path not in found:
                 sparse = sparse_layer(layer, torch.ones_like(weight, dtype=torch.bool))
                 found[path] = {"dense": layer, "sparse": sparse.requires_grad_(False)}
-    if bfloat16:
-        for modules in found.values():
-            # A view of the layer.
-            sparse = recast(modules["sparse"], type(modules["sparse"]))
-            assert isinstance(sparse, SparseLayer)
-            sparse.backend = "sparse_bfloat16"
-            modules["sparse_bfloat16"] = sparse
+    for modules in found.values():
+        sparse = modules["sparse"]
+        assert isinstance(sparse, SparseLayer)
+        for variant in variants:
+            if variant.name not in modules and variant.takes(sparse.index):
+                # A view of the layer.
+                other = recast(sparse, type(sparse))
+                other.backend = variant.name
+                modules[variant.name] = other
     return found, skipped
 
 
@@ -223,7 +226,7 @@ def find_semi_structured(
 
 
 @torch.no_grad()
-def observe_calls(
+def record_calls(
     model: nn.Module,
     contestants: Mapping[str, object],
     args: tuple[Any, ...],
@@ -233,7 +236,7 @@ def observe_calls(
     calls: dict[str, Call] = {}
     hooks = []
 
-    def observe(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def record(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
             if path in calls:
                 calls[path].count += 1
@@ -245,7 +248,7 @@ def observe_calls(
     for path, module in model.named_modules():
         if path in contestants or isinstance(module, nn.Conv2d):
             # After the call, so that one whose error the model catches is none.
-            hooks.append(module.register_forward_hook(observe(path)))
+            hooks.append(module.register_forward_hook(record(path)))
     try:
         model.eval()
         with running(model, (args, kwargs)):
@@ -258,14 +261,14 @@ def observe_calls(
 
 def choose_backends(
     calls: Sequence[Call],
-    contestants: Mapping[str, dict[Backend, nn.Module]],
+    contestants: Mapping[str, dict[str, nn.Module]],
     mode: Mode,
     kept: TimingCache,
 ) -> dict[str, LayerChoice]:
     """Measure every contestant that was called, and choose."""
     common = circumstances(calls, mode)
-    seconds: dict[str, dict[Backend, float]] = {}
-    conversions: dict[str, dict[Backend, float]] = {}
+    seconds: dict[str, dict[str, float]] = {}
+    conversions: dict[str, dict[str, float]] = {}
     for call in calls:
         if call.is_conv:
             what = {"conversion": call.shapes[0], "layout": call.layout, **common}
@@ -281,7 +284,7 @@ def choose_backends(
             seconds[call.path] = {name: call.count * time for name, time in times.items()}
     convs = [call.path for call in calls if call.is_conv]
     cheapest = dict(zip(convs, _cheapest(convs, seconds, conversions), strict=True))
-    chosen: dict[str, Backend] = {
+    chosen: dict[str, str] = {
         path: cheapest.get(path) or min(times, key=times.__getitem__)
         for path, times in seconds.items()
     }
@@ -290,8 +293,8 @@ def choose_backends(
 
 def given_backends(
     calls: Sequence[Call],
-    contestants: Mapping[str, dict[Backend, nn.Module]],
-    chosen: Mapping[str, Backend],
+    contestants: Mapping[str, dict[str, nn.Module]],
+    chosen: Mapping[str, str],
 ) -> dict[str, LayerChoice]:
     """Return what was chosen elsewhere for the contestants that were called; nothing is a choice too.
 
@@ -321,10 +324,10 @@ def circumstances(calls: Sequence[Call], mode: Mode) -> dict[str, Any]:
 
 def _layer_choices(
     calls: Sequence[Call],
-    contestants: Mapping[str, dict[Backend, nn.Module]],
-    chosen: Mapping[str, Backend],
-    seconds: Mapping[str, dict[Backend, float]],
-    conversions: Mapping[str, dict[Backend, float]],
+    contestants: Mapping[str, dict[str, nn.Module]],
+    chosen: Mapping[str, str],
+    seconds: Mapping[str, dict[str, float]],
+    conversions: Mapping[str, dict[str, float]],
 ) -> dict[str, LayerChoice]:
     layers: dict[str, LayerChoice] = {}
     for call in calls:
@@ -365,22 +368,22 @@ def _layers_with_zeros(model: nn.Module, found: Contestants) -> dict[str, str]:
     return skipped
 
 
-def layout_of(backend: Backend) -> Backend:
+def layout_of(backend: str) -> str:
     """Return which layers have the layout in which convolutions of a backend want activations."""
-    return "dense" if backend == "dense" else "sparse"
+    return "sparse" if VARIANTS[backend].batch_innermost else "dense"
 
 
 def _cheapest(
     convs: Sequence[str],
-    seconds: Mapping[str, Mapping[Backend, float]],
-    conversions: Mapping[str, Mapping[Backend, float]],
-) -> tuple[Backend, ...]:
+    seconds: Mapping[str, Mapping[str, float]],
+    conversions: Mapping[str, Mapping[str, float]],
+) -> tuple[str, ...]:
     """Return the choices that are fastest together, for convolutions that follow one another.
 
     Where a dense convolution follows a sparse one, or the other way round, the activations between
     them are converted.
     """
-    best: dict[Backend, tuple[float, tuple[Backend, ...]]] = {"dense": (0.0, ())}
+    best: dict[str, tuple[float, tuple[str, ...]]] = {"dense": (0.0, ())}
     for path in convs:
         best = {
             choice: min(
@@ -395,7 +398,7 @@ def _cheapest(
     return min(best.values())[1]
 
 
-def _conversion(times: Mapping[Backend, float], last: Backend, following: Backend) -> float:
+def _conversion(times: Mapping[str, float], last: str, following: str) -> float:
     layout = layout_of(following)
     return 0.0 if layout_of(last) == layout else times[layout]
 
@@ -413,7 +416,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _size(modules: Mapping[Backend, nn.Module]) -> tuple[tuple[int, ...], int]:
+def _size(modules: Mapping[str, nn.Module]) -> tuple[tuple[int, ...], int]:
     """Return shape and non-zeros of the weight."""
     sparse = modules["sparse"]
     if isinstance(sparse, SparseLayer):
@@ -422,7 +425,7 @@ def _size(modules: Mapping[Backend, nn.Module]) -> tuple[tuple[int, ...], int]:
     return tuple(weight.shape), weight.numel() // 2
 
 
-def _description(call: Call, modules: Mapping[Backend, nn.Module]) -> dict[str, Any]:
+def _description(call: Call, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
     """Return everything about a layer and its call that its times depend on."""
     sparse, dense = modules["sparse"], modules["dense"]
     call_alone = {
@@ -455,16 +458,18 @@ def _description(call: Call, modules: Mapping[Backend, nn.Module]) -> dict[str, 
 
 
 def _runs(
-    call: Call, modules: Mapping[Backend, nn.Module], mode: Mode
-) -> dict[Backend, Callable[[], object]]:
+    call: Call, modules: Mapping[str, nn.Module], mode: Mode
+) -> dict[str, Callable[[], object]]:
     run = _forward if mode == "inference" else _forward_and_backward
     return {
-        name: functools.partial(run, module, call.make_inputs(innermost=name != "dense"))
+        name: functools.partial(
+            run, module, call.make_inputs(innermost=VARIANTS[name].batch_innermost)
+        )
         for name, module in modules.items()
     }
 
 
-def _conversion_runs(call: Call, mode: Mode) -> dict[Backend, Callable[[], object]]:
+def _conversion_runs(call: Call, mode: Mode) -> dict[str, Callable[[], object]]:
     x, innermost = call.make_inputs(innermost=False)[0], call.make_inputs(innermost=True)[0]
     return {
         "sparse": lambda: to_batch_innermost(x),

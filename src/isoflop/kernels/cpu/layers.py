@@ -1,7 +1,7 @@
 """Layers that store the non-zeros of their weight only."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,20 +10,17 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from isoflop.errors import KernelError
-from isoflop.kernels.cpu.functional import sparse_conv2d, sparse_linear
 from isoflop.kernels.cpu.index import SparseIndex, build_index
 from isoflop.kernels.cpu.layout import from_batch_innermost, to_batch_innermost
 from isoflop.kernels.cpu.library import is_transformed, is_wrapped
+from isoflop.kernels.cpu.variants import VARIANTS
 from isoflop.kernels.cpu.view import DenseView
 from isoflop.kernels.fuse.dense import with_epilogue
 from isoflop.surgery import is_fan_in_fan_out
 
-Backend = Literal["dense", "sparse", "sparse_bfloat16"]
-"""What a layer computes with."""
-
 _INDEX = ("offsets", "starts", "t_entries", "t_starts")
 _PLAIN = (
-    *("_shape", "_groups", "_tiling", "flipped", "activation", "backend", "observer"),
+    *("_shape", "_groups", "_tiling", "fan_in_fan_out", "activation", "backend", "observer"),
     *("batch_innermost", "_signature", *_INDEX),
 )
 
@@ -41,11 +38,12 @@ class SparseLayer(nn.Module):
         values: (nnz,). The non-zeros, in the order of `index`.
         signature: (64,). That of the index: ones and minus ones.
         bias: (out,), or None.
-        flipped: Whether the dense weight is stored (in, out), as in Hugging Face's Conv1D.
+        fan_in_fan_out: Whether the dense weight is stored (in, out), as in Hugging Face's Conv1D.
         activation: What is applied to the output, a name in `isoflop.kernels.ACTIVATIONS`.
-        backend: ``"sparse"`` computes on the non-zeros; ``"sparse_bfloat16"`` rounds what it multiplies
-            to bfloat16, where the processor has instructions for it; ``"dense"`` makes the dense weight
-            for the time of each pass, which is faster where few weights are zero.
+        backend: What it computes with, a name in `isoflop.kernels.cpu.variants`: ``"sparse"``, on
+            the non-zeros; ``"sparse_bfloat16"``, which rounds what it multiplies to bfloat16, where the
+            processor has instructions for it; ``"dense"``, by PyTorch, which is faster where few weights
+            are zero.
         observer: Called in each backward pass that computes the gradient of the values, once for each
             use of the layer, with the gradient of the dense weight, zeros included; None, as it mostly
             is, spares that gradient. Copies of the layer have no observer.
@@ -68,7 +66,7 @@ class SparseLayer(nn.Module):
         self._groups = groups
         self.fan_in_fan_out = False
         self.activation = "none"
-        self.backend: Backend = "sparse"
+        self.backend = "sparse"
         self.observer: Callable[[Tensor], None] | None = None
         self._tiling = (0, 0, 0)
         positions = mask.flatten().nonzero().flatten()
@@ -245,10 +243,6 @@ class SparseLayer(nn.Module):
 
     def _flat(self, dense: Tensor) -> Tensor:
         return (dense.t() if self.fan_in_fan_out else dense).flatten()
-
-    def _is_dense(self, x: Tensor) -> bool:
-        """Tell whether the output is the product with a dense weight, which is made for it."""
-        return self.backend == "dense" or is_transformed(x, self.values)
 
     def _live_weight(self) -> Tensor:
         """Return the dense weight, through which gradients reach the values, and the observer."""
@@ -451,18 +445,18 @@ class SparseLinear(SparseLayer, nn.Linear):  # pyright: ignore[reportIncompatibl
 
     def _multiply(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
-        if self._is_dense(x):
+        multiply = VARIANTS[self.backend].linear
+        if multiply is None or is_transformed(x, self.values):
             weight = self._live_weight()
             y = F.linear(x, weight.t() if self.fan_in_fan_out else weight, self.bias)
             return with_epilogue(y, residual, self.activation)
-        y = sparse_linear(
+        y = multiply(
             x,
             self.values,
             self.index,
             self.bias,
             residual=residual,
             activation=self.activation,
-            bfloat16=self.backend == "sparse_bfloat16",
         )
         return self._observed(x, y)
 
@@ -564,12 +558,13 @@ class SparseConv2d(SparseLayer, nn.Conv2d):  # pyright: ignore[reportIncompatibl
         if x.ndim == 3:
             return self.forward(x[None], None if residual is None else residual[None])[0]
         stride, padding, dilation = self.stride, self.padding, self.dilation
-        if self._is_dense(x):
+        convolve = VARIANTS[self.backend].conv2d
+        if convolve is None or is_transformed(x, self.values):
             x = from_batch_innermost(x)
             y = F.conv2d(x, self._live_weight(), self.bias, stride, padding, dilation, self.groups)
             y = with_epilogue(y, residual, self.activation)
             return to_batch_innermost(y) if self.batch_innermost else y
-        y = sparse_conv2d(
+        y = convolve(
             x,
             self.values,
             self.index,
@@ -579,7 +574,6 @@ class SparseConv2d(SparseLayer, nn.Conv2d):  # pyright: ignore[reportIncompatibl
             dilation=dilation,
             residual=residual,
             activation=self.activation,
-            bfloat16=self.backend == "sparse_bfloat16",
         )
         return self._observed(x, y)
 

@@ -1,6 +1,8 @@
 """Graphs of models, by `torch.fx`, for inference."""
 
+import contextlib
 import inspect
+import io
 import warnings
 from collections import Counter
 from typing import Any
@@ -8,13 +10,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 from torch.utils._pytree import tree_leaves
 
 from isoflop.kernels.autotune.inputs import Inputs, is_untouched
 from isoflop.randomness import kept_random_state
 from isoflop.surgery import is_fan_in_fan_out
-
-_SHAPE = "isoflop_shape"
 
 _LEAVES = (
     nn.Linear,
@@ -90,13 +91,16 @@ def shapes_of(graph: fx.GraphModule, inputs: Inputs) -> None:
     args, kwargs = inputs
     bound = inspect.signature(graph.forward).bind(*args, **kwargs)
     bound.apply_defaults()
-    with torch.no_grad(), kept_random_state(graph):
-        _Shapes(graph).run(*bound.args)
+    # It prints the errors that it raises.
+    silent = contextlib.redirect_stderr(io.StringIO())
+    with torch.no_grad(), kept_random_state(graph), silent:
+        ShapeProp(graph).propagate(*bound.args)
 
 
 def shape_at(node: fx.Node) -> tuple[int, ...] | None:
     """Return the shape of the tensor that `node` makes, or None if it makes no single one."""
-    return node.meta.get(_SHAPE)
+    made = node.meta.get("tensor_meta")
+    return tuple(made.shape) if isinstance(made, TensorMetadata) else None
 
 
 def input_of(node: fx.Node) -> fx.Node | None:
@@ -143,15 +147,6 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         leaf = isinstance(m, _LEAVES) or is_fan_in_fan_out(m) or not is_untouched(m)
         return leaf or super().is_leaf_module(m, module_qualified_name)
-
-
-class _Shapes(fx.Interpreter):
-    """Runs a graph and notes the shapes of the tensors at its nodes."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        n.meta[_SHAPE] = tuple(result.shape) if isinstance(result, Tensor) else None
-        return result
 
 
 def _has_marks(module: nn.Module, before: dict[str, Any]) -> bool:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from isoflop.lab.bench.work import Forward, Work
 from isoflop.patterns import parse_pattern
-from isoflop.patterns.block import Block
 
 
 @dataclass(kw_only=True)
@@ -66,5 +65,4 @@ class Case:
 
 def block_size(pattern: str) -> int:
     """Return what the sizes of a weight must be multiples of, for a pattern of blocks to be whole."""
-    parsed = parse_pattern(pattern)
-    return math.lcm(parsed.rows, parsed.columns) if isinstance(parsed, Block) else 1
+    return math.lcm(*parse_pattern(pattern).block)

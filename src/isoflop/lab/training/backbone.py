@@ -18,8 +18,8 @@ from isoflop.lab.tasks import TASKS, TransferTask
 from isoflop.lab.training.checkpoint import load_checkpoint
 from isoflop.lab.training.restore import recipe_of, restore, run_of
 from isoflop.lab.training.run_directory import RunDirectory
+from isoflop.methods import Dense, Static
 from isoflop.methods.base import METHODS, Method
-from isoflop.methods.static import Dense, Static
 from isoflop.model_registry import MODELS
 
 _OWN_OPTIONS = ("seed", "data", "spectra")

@@ -17,7 +17,7 @@ from isoflop.errors import IsoflopError, NoEffectWarning
 from isoflop.kernels.convert import compress
 from isoflop.kernels.cpu.layers import SparseLayer
 from isoflop.masks import get_mask
-from isoflop.patterns import Block, Pattern
+from isoflop.patterns import Pattern
 from isoflop.sparsity.gradients import averaged, changes, warn_of_unknown, workers
 from isoflop.sparsity.target import Target
 from isoflop.sparsity.targets import MaskedTarget
@@ -374,13 +374,10 @@ class CompressedWeights(Storage):
 
     def _rows(self, module: nn.Module) -> int:
         """Return how many outputs share an entry of the index."""
-        pattern = self._pattern
-        if not isinstance(pattern, Block):
-            return 1
         shape = module.get_parameter("weight").shape
         fan_in_fan_out = is_fan_in_fan_out(module)
         outputs = shape[1] if fan_in_fan_out else shape[0] // getattr(module, "groups", 1)
-        height = pattern.columns if fan_in_fan_out else pattern.rows
+        height = self._pattern.block[1 if fan_in_fan_out else 0]
         return 4 if height % 4 == 0 and outputs % 4 == 0 else 1
 
     @torch.no_grad()

@@ -7,9 +7,10 @@ namespace {
 
 constexpr int most_pixels = most_vectors * LANES;
 
-// Where the pixels of a flat task lie in `view`, without channels; -1 where there is none.
-inline void flat_offsets(const Problem& p, const Tile& t, const Place& at, const View& view,
-                         int64_t* offsets) {
+// Where the pixels of a task of pixel lanes lie in `view`, without channels; -1 where there is
+// none.
+inline void pixel_offsets(const Problem& p, const Tile& t, const Place& at, const View& view,
+                          int64_t* offsets) {
   int64_t i = at.first / t.stride, j = at.first % t.stride;
   for (int k = 0; k < t.w * t.lanes(); k++) {
     const bool inside = i < p.out_h && j < p.out_w;
@@ -41,10 +42,10 @@ inline void store_pixels(float* to, const int64_t* offsets, bool contiguous, Vec
     if (offsets[i] >= 0) to[offsets[i]] = v[i];
 }
 
-// Packs `channels` channels from `channel` on of what a flat task reads.
+// Packs `channels` channels from `channel` on of what a task of pixel lanes reads.
 template <class Number>
-inline void pack_flat(const Problem& p, const Tile& t, const Place& at, int64_t channel,
-                      int64_t channels, Number* patch) {
+inline void pack_pixel_lanes(const Problem& p, const Tile& t, const Place& at, int64_t channel,
+                             int64_t channels, Number* patch) {
   const float* from = p.in.data + at.images * p.in.n + channel * p.in.c;
   for (int64_t c = 0; c < channels; c++, from += p.in.c)
     for (int k = 0; k < p.planes; k++) {
@@ -74,12 +75,12 @@ inline void pack_flat(const Problem& p, const Tile& t, const Place& at, int64_t 
     }
 }
 
-// Packs the pixels of a flat task, zeros where there are none.
+// Packs the pixels of a task of pixel lanes, zeros where there are none.
 template <class Number>
-inline void pack_flat_pixels(const Problem& p, const Tile& t, const Place& at, const View& view,
-                             int64_t channel, int64_t channels, Number* to) {
+inline void pack_output_lanes(const Problem& p, const Tile& t, const Place& at, const View& view,
+                              int64_t channel, int64_t channels, Number* to) {
   int64_t offsets[most_pixels];
-  flat_offsets(p, t, at, view, offsets);
+  pixel_offsets(p, t, at, view, offsets);
   const float* from = view.data + channel * view.c;
   for (int k = 0; k < t.vectors(); k++) {
     const int64_t* pixels = offsets + k * LANES;

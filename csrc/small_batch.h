@@ -1,8 +1,9 @@
 // The forward pass of linear layers on few rows, such as the next token of a text.
 //
-// With few rows to share it, listing the non-zeros costs more than the products, and lanes of rows would
-// mostly be empty. So the lanes are non-zeros here, read as the index has them: a block of inputs, at most
-// 64, is held in four vectors, out of which a shuffle takes those that the non-zeros read.
+// With few rows to share it, listing the non-zeros costs more than the products, and lanes of rows
+// would mostly be empty. So the lanes are non-zeros here, read as the index has them: a block of
+// inputs, at most 64, is held in four vectors, out of which a shuffle takes those that the
+// non-zeros read.
 #pragma once
 
 #include "epilogue.h"
@@ -16,13 +17,13 @@
 namespace {
 
 constexpr int64_t most_few_rows = 16;  // more are faster by the other way
-constexpr int few_block = 64;     // inputs that four vectors hold
-constexpr int few_at_once = 4;    // rows whose inputs are held
-constexpr int few_sums = 256;     // vectors of sums, in the first level of the cache
-constexpr int few_groups = few_sums / few_at_once;       // of outputs
+constexpr int few_block = 64;          // inputs that four vectors hold
+constexpr int few_at_once = 4;         // rows whose inputs are held
+constexpr int few_sums = 256;          // vectors of sums, in the first level of the cache
+constexpr int few_groups = few_sums / few_at_once;        // of outputs
 constexpr int most_few_outputs = 4 * few_groups + LANES;  // with room for a whole vector
 
-inline bool is_few(const Problem& p, const Index& index, int taps) {
+inline bool is_small_batch(const Problem& p, const Index& index, int taps) {
   return taps == 1 && p.n <= most_few_rows && p.out_h == 1 && p.out_w == 1 && is_pointwise(p) &&
          index.block_in <= few_block;
 }
@@ -65,11 +66,12 @@ struct Entries {
 inline Vec taken(const Vec (&x)[4], __m512i offsets) {
   const __m512 low = _mm512_permutex2var_ps((__m512)x[0], offsets, (__m512)x[1]);
   const __m512 high = _mm512_permutex2var_ps((__m512)x[2], offsets, (__m512)x[3]);
-  return (Vec)_mm512_mask_blend_ps(_mm512_test_epi32_mask(offsets, _mm512_set1_epi32(32)), low, high);
+  return (Vec)_mm512_mask_blend_ps(_mm512_test_epi32_mask(offsets, _mm512_set1_epi32(32)), low,
+                                   high);
 }
 
-// Adds to `sums`, a vector for each row group from `begin` to `end` and each of N rows, what a block of
-// inputs contributes.
+// Adds to `sums`, a vector for each row group from `begin` to `end` and each of N rows, what a
+// block of inputs contributes.
 template <class Number, int R, int N>
 void add_few(const Index& index, const float* values, const int32_t* starts, int64_t begin,
              int64_t end, const float* inputs, int64_t stride, float* sums) {
@@ -104,7 +106,8 @@ void reduce_few(const float* sums, int64_t stride, int64_t count, float* to) {
         rows[i] = Vec{};
       // Of four outputs, each has a lane in four.
       if (R == 4)
-        rows[i] = (Vec)_mm512_maskz_mov_ps(static_cast<__mmask16>(0x1111 << i % R), (__m512)rows[i]);
+        rows[i] =
+            (Vec)_mm512_maskz_mov_ps(static_cast<__mmask16>(0x1111 << i % R), (__m512)rows[i]);
     }
     store(to + r * R, ::sums(rows));
   }
@@ -142,12 +145,12 @@ inline void finish_few(const Problem& p, const Epilogue& epilogue, int64_t image
   }
 }
 
-// The outputs of the row groups from `begin` to `end` for all images, N at a time; `sums` has room for
-// all.
+// The outputs of the row groups from `begin` to `end` for all images, N at a time; `sums` has room
+// for all.
 template <class Number, int R>
-void few_outputs(const Problem& p, const Index& index, const float* values, const Epilogue& epilogue,
-                 int64_t group, int64_t begin, int64_t end, const float* inputs, int64_t stride,
-                 float* sums) {
+void few_outputs(const Problem& p, const Index& index, const float* values,
+                 const Epilogue& epilogue, int64_t group, int64_t begin, int64_t end,
+                 const float* inputs, int64_t stride, float* sums) {
   constexpr decltype(&few_rows<Number, R, 1>) loops[few_at_once] = {
       few_rows<Number, R, 1>, few_rows<Number, R, 2>, few_rows<Number, R, 3>,
       few_rows<Number, R, 4>};
@@ -163,8 +166,8 @@ void few_outputs(const Problem& p, const Index& index, const float* values, cons
 }
 
 template <class Number>
-void multiply_few(const Problem& p, const Index& index, const float* values,
-                  const Epilogue& epilogue, int threads) {
+void multiply_small_batch(const Problem& p, const Index& index, const float* values,
+                          const Epilogue& epilogue, int threads) {
   if (p.n == 0) return;
   Memory& m = memory();
   // What lies behind a block is loaded, and not used.
