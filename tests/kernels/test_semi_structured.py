@@ -101,7 +101,7 @@ def test_two_four():
 
 
 @pytest.mark.parametrize("kind", [OnCpu, SparseSemiStructuredTensorCUSPARSELT])
-@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("fan_in_fan_out", [False, True])
 def test_eligible(kind, fan_in_fan_out):
     assert why_not(layer(fan_in_fan_out=fan_in_fan_out), kind, training=True) is None
     assert why_not(layer(fan_in_fan_out=fan_in_fan_out), kind, training=False) is None
@@ -141,7 +141,7 @@ def test_no_packing_on_cpus():
     assert packing(torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("fan_in_fan_out", [False, True])
 @pytest.mark.parametrize("pattern", [BOTH_WAYS, ALONG_INPUTS])
 def test_packed_layers_compute_the_same(fan_in_fan_out, pattern):
     dense = layer(fan_in_fan_out=fan_in_fan_out, pattern=pattern)
@@ -167,7 +167,7 @@ def gradients(module, x, *, autocast=False):
     return y, torch.autograd.grad(y, wanted, seed)
 
 
-@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("fan_in_fan_out", [False, True])
 @pytest.mark.parametrize("shape", [(6, 64), (2, 3, 64)])
 def test_gradients_are_those_of_the_dense_layer(fan_in_fan_out, shape):
     dense = layer(fan_in_fan_out=fan_in_fan_out)

@@ -4,7 +4,7 @@ They are isoflop's own on CPUs, and PyTorch's for 2:4 sparsity on GPUs.
 """
 
 from isoflop.kernels.autotune.accelerate import AccelerationReport, accelerate
-from isoflop.kernels.autotune.measure import LayerChoice
+from isoflop.kernels.autotune.choices import LayerChoice
 from isoflop.kernels.convert import align_masks, compress, densify
 from isoflop.kernels.cpu import counting  # noqa: F401  (tells PyTorch what the operators cost)
 from isoflop.kernels.cpu.functional import ACTIVATIONS, sparse_conv2d, sparse_linear

@@ -18,9 +18,11 @@ from isoflop.kernels import (
     freeze,
 )
 from isoflop.kernels.autotune import accelerate as choose
-from isoflop.kernels.autotune import measure, timing
+from isoflop.kernels.autotune import choices as made
+from isoflop.kernels.autotune import timing
 from isoflop.kernels.autotune.candidates import sparse_layer
-from isoflop.kernels.autotune.measure import WithEpilogue, _cheapest
+from isoflop.kernels.autotune.choices import _cheapest
+from isoflop.kernels.autotune.contestants import WithEpilogue
 from isoflop.kernels.cpu import variants
 from isoflop.kernels.cpu.layout import LayoutBatchNorm2d, LayoutConv2d, LayoutMaxPool2d
 from isoflop.kernels.cpu.variants import VARIANTS, Variant
@@ -220,9 +222,9 @@ def test_times_are_measured_once_for_each_shape(clock, tmp_path):
 @pytest.mark.parametrize(
     ("where", "name"),
     [
-        (measure, "fingerprint"),
-        (measure, "processor_name"),
-        (measure, "isa"),
+        (made, "fingerprint"),
+        (made, "processor_name"),
+        (made, "isa"),
         (torch, "__version__"),
         (torch, "get_float32_matmul_precision"),
     ],

@@ -20,7 +20,7 @@ from isoflop.kernels.cpu.view import DenseView
 def pair(kind="linear"):
     """Return a masked dense layer and its sparse form."""
     torch.manual_seed(0)
-    if kind == "flipped":
+    if kind == "conv1d":
         dense = pytest.importorskip("transformers.pytorch_utils").Conv1D(6, 8)
     else:
         dense = nn.Linear(8, 6) if kind == "linear" else nn.Conv2d(2, 6, 2, padding=1)
@@ -30,7 +30,7 @@ def pair(kind="linear"):
     return dense, compress(dense, mask), mask
 
 
-KINDS = ["linear", "conv", "flipped"]
+KINDS = ["linear", "conv", "conv1d"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,10 +1,9 @@
 """`isoflop.accelerate`: each layer on what is fastest for it, measured."""
 
 import hashlib
-import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,33 +15,24 @@ from torch import fx, nn
 from isoflop.errors import KernelError, NoEffectWarning
 from isoflop.flops.copies import copy_with_tensors
 from isoflop.flops.fakes import plain_output
-from isoflop.kernels.autotune.inputs import real_inputs, undisturbed
-from isoflop.kernels.autotune.measure import (
-    Call,
+from isoflop.kernels.autotune.calls import record_calls
+from isoflop.kernels.autotune.change import Change
+from isoflop.kernels.autotune.choices import (
     LayerChoice,
-    Mode,
     choose_backends,
     circumstances,
-    find_contestants,
-    find_semi_structured,
     given_backends,
-    layout_of,
-    record_calls,
 )
+from isoflop.kernels.autotune.contestants import Mode, find_contestants, find_semi_structured
+from isoflop.kernels.autotune.inputs import real_inputs, undisturbed
 from isoflop.kernels.autotune.timing import TimingCache, default_cache_path, synchronize
-from isoflop.kernels.cpu.layers import SparseConv2d, SparseLayer
-from isoflop.kernels.cpu.layout import (
-    LayoutConv2d,
-    layout_modules,
-    out_of_place_modules,
-)
 from isoflop.kernels.cpu.library import available
 from isoflop.kernels.cpu.variants import VARIANTS, Variant
 from isoflop.kernels.fuse.freeze import fuse_activations
-from isoflop.kernels.semi_structured import Packing, disable, enable, packing
+from isoflop.kernels.semi_structured import packing
 from isoflop.nests import tensors_in
 from isoflop.registry import known_name
-from isoflop.surgery import ExampleInputs, check_module, replace_modules
+from isoflop.surgery import ExampleInputs, check_module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,13 +158,13 @@ def accelerate(
         seconds: dict[str, float] = {}
         if choices is not None:
             layers = given_backends(calls, contestants, choices)
-            change = _Change(work, calls, contestants, layers, mode, kind)
+            change = Change(work, calls, contestants, layers, mode, kind)
             accelerated = bool(choices)
         else:
             kept = TimingCache(_cache_path(cache))
             layers = choose_backends(calls, contestants, mode, kept)
             what = {**_description(work, args, kwargs, layers), **circumstances(calls, mode)}
-            change = _Change(work, calls, contestants, layers, mode, kind)
+            change = Change(work, calls, contestants, layers, mode, kind)
 
             def run(place: Callable[[], None]) -> None:
                 place()
@@ -221,79 +211,6 @@ def _description(
     text = repr((model, [(layer.path, layer.nnz, layer.chosen) for layer in layers.values()]))
     inputs = [(str(x.dtype), tuple(x.shape), x.stride()) for x in tensors_in((args, kwargs))]
     return {"model": hashlib.sha256(text.encode()).hexdigest(), "inputs": inputs}
-
-
-class _Change:
-    """The choices as a change of the model that can be undone."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        calls: Sequence[Call],
-        contestants: Mapping[str, dict[str, nn.Module]],
-        layers: Mapping[str, LayerChoice],
-        mode: Mode,
-        kind: Packing | None,
-    ) -> None:
-        self._holder = nn.ModuleList([model])
-        self._stages: list[dict[nn.Module, nn.Module]] = []
-        self._backends: dict[SparseLayer, tuple[str, str]] = {}
-        self._kind = kind
-        self._packed: list[nn.Module] = []
-        modules = {call.path: call.module for call in calls}
-        for path, layer in layers.items():
-            module = modules[path]
-            # In training the same module, as sparsifiers and optimizers hold on to it.
-            if mode == "training" and isinstance(module, SparseLayer):
-                self._backends[module] = module.backend, layer.chosen
-            elif mode == "training" and layer.chosen == "sparse":
-                self._packed.append(module)
-        if mode == "inference":
-            self._stage({modules[p]: contestants[p][c.chosen] for p, c in layers.items()})
-        convs = [call for call in calls if call.is_conv]
-        chosen = {
-            c.path: layout_of(layers[c.path].chosen) if c.path in layers else "dense" for c in convs
-        }
-        if "sparse" in chosen.values():
-            self._stage(layout_modules(self._holder))
-            if mode == "training":
-                self._stage(out_of_place_modules(self._holder))
-            for call, following in itertools.pairwise(convs):
-                if (chosen[call.path], chosen[following.path]) == ("dense", "sparse"):
-                    for module in self.model.get_submodule(call.path).modules():
-                        if isinstance(module, (LayoutConv2d, SparseConv2d)):
-                            module.batch_innermost = True
-        self.apply()
-
-    @property
-    def model(self) -> nn.Module:
-        return self._holder[0]
-
-    def apply(self) -> None:
-        """Put the choices in place."""
-        for stage in self._stages:
-            replace_modules(self._holder, stage)
-            for old, new in stage.items():
-                new.training = old.training
-        for layer, (_, chosen) in self._backends.items():
-            layer.backend = chosen
-        for layer in self._packed:
-            assert self._kind is not None
-            enable(layer, self._kind)
-
-    def undo(self) -> None:
-        """Put everything back."""
-        for stage in reversed(self._stages):
-            replace_modules(self._holder, {new: old for old, new in stage.items()})
-        for layer, (before, _) in self._backends.items():
-            layer.backend = before
-        for layer in self._packed:
-            disable(layer)
-
-    def _stage(self, new: dict[nn.Module, nn.Module]) -> None:
-        new = {old: module for old, module in new.items() if old is not module}
-        replace_modules(self._holder, new)
-        self._stages.append(new)
 
 
 _NO_KERNELS = {
