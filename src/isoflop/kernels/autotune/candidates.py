@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from isoflop.errors import KernelError
 from isoflop.flops.fakes import unfused
 from isoflop.kernels.autotune.inputs import Inputs, Uses, is_untouched, running, undisturbed
-from isoflop.kernels.cpu.layers import SparseConv2d, SparseLayer, SparseLinear, symmetric_padding
+from isoflop.kernels.cpu.conv2d import SparseConv2d, symmetric_padding
+from isoflop.kernels.cpu.layers import SparseLayer
+from isoflop.kernels.cpu.linear import SparseLinear
 from isoflop.masks import named_masks
 from isoflop.nests import map_tensors
 from isoflop.surgery import is_fan_in_fan_out
