@@ -7,10 +7,12 @@ from isoflop.kernels.autotune.accelerate import AccelerationReport, accelerate
 from isoflop.kernels.autotune.choices import LayerChoice
 from isoflop.kernels.convert import align_masks, compress, densify
 from isoflop.kernels.cpu import counting  # noqa: F401  (tells PyTorch what the operators cost)
+from isoflop.kernels.cpu.conv2d import SparseConv2d
 from isoflop.kernels.cpu.functional import ACTIVATIONS, sparse_conv2d, sparse_linear
 from isoflop.kernels.cpu.index import SparseIndex, build_index, default_blocks
-from isoflop.kernels.cpu.layers import SparseConv1D, SparseConv2d, SparseLayer, SparseLinear
+from isoflop.kernels.cpu.layers import SparseLayer
 from isoflop.kernels.cpu.library import available, has_bfloat16, isa, isas, set_isa, why_unavailable
+from isoflop.kernels.cpu.linear import SparseConv1D, SparseLinear
 from isoflop.kernels.cpu.memory import retain_freed_memory
 from isoflop.kernels.fuse.freeze import freeze, frozen_dense
 from isoflop.kernels.semi_structured import SemiStructuredLinear

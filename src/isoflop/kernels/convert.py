@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from isoflop.errors import KernelError
-from isoflop.kernels.cpu.layers import SparseConv2d, SparseLayer, SparseLinear
+from isoflop.kernels.cpu.conv2d import SparseConv2d
+from isoflop.kernels.cpu.layers import SparseLayer
+from isoflop.kernels.cpu.linear import SparseLinear
 from isoflop.masks import masked_by, set_mask
 from isoflop.surgery import STORES, become, check_module, is_fan_in_fan_out
 

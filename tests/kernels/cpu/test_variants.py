@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from isoflop.kernels.cpu.layers import SparseConv2d, SparseLinear
+from isoflop.kernels.cpu.conv2d import SparseConv2d
+from isoflop.kernels.cpu.linear import SparseLinear
 from isoflop.kernels.cpu.variants import VARIANTS
 
 TOLERANCE = {None: 1e-5, torch.bfloat16: 2e-2}

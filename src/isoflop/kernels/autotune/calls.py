@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.kernels.autotune.inputs import running
-from isoflop.kernels.cpu.layers import SparseConv2d
+from isoflop.kernels.cpu.conv2d import SparseConv2d
 from isoflop.kernels.cpu.layout import to_batch_innermost
 
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from isoflop.errors import KernelError
 from isoflop.flops.fakes import unfused
 from isoflop.kernels.autotune.inputs import Inputs, Uses, is_untouched, running, undisturbed
-from isoflop.kernels.cpu.layers import SparseConv2d, SparseLayer, SparseLinear, symmetric_padding
+from isoflop.kernels.cpu.conv2d import SparseConv2d, symmetric_padding
+from isoflop.kernels.cpu.index import BLOCK_ROWS
+from isoflop.kernels.cpu.layers import SparseLayer
+from isoflop.kernels.cpu.linear import SparseLinear
 from isoflop.masks import named_masks
 from isoflop.nests import map_tensors
 from isoflop.surgery import is_fan_in_fan_out
 from isoflop.transforms.usage import owner_counts
-
-BLOCK = 4
-"""Consecutive output channels of a block that the kernels read at once."""
 
 _ADVICE = {
     "Conv1d": "an nn.Conv2d with a kernel of height 1 computes the same",
@@ -55,7 +55,7 @@ def sparse_layer(layer: nn.Module, mask: Tensor) -> SparseLayer:
     if reason is not None:
         raise KernelError(f"The layer {reason}.")
     groups = getattr(layer, "groups", 1)
-    rows = BLOCK if _in_blocks(mask.t() if is_fan_in_fan_out(layer) else mask, groups) else 1
+    rows = BLOCK_ROWS if _in_blocks(mask.t() if is_fan_in_fan_out(layer) else mask, groups) else 1
     if isinstance(layer, nn.Conv2d):
         return SparseConv2d.from_dense(layer, mask, rows=rows)
     return SparseLinear.from_dense(layer, mask, rows=rows)
@@ -167,7 +167,7 @@ def _leave(stack: list[str]) -> None:
 
 def _in_blocks(mask: Tensor, groups: int) -> bool:
     """Return whether the non-zeros come in blocks of consecutive outputs."""
-    if len(mask) // groups % BLOCK:
+    if len(mask) // groups % BLOCK_ROWS:
         return False
-    blocks = mask.reshape(len(mask) // BLOCK, BLOCK, *mask.shape[1:])
+    blocks = mask.reshape(len(mask) // BLOCK_ROWS, BLOCK_ROWS, *mask.shape[1:])
     return torch.equal(blocks, blocks[:, :1].expand_as(blocks))

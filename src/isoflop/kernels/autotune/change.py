@@ -8,7 +8,8 @@ from torch import nn
 from isoflop.kernels.autotune.calls import Call
 from isoflop.kernels.autotune.choices import LayerChoice, layout_of
 from isoflop.kernels.autotune.contestants import Mode
-from isoflop.kernels.cpu.layers import SparseConv2d, SparseLayer
+from isoflop.kernels.cpu.conv2d import SparseConv2d
+from isoflop.kernels.cpu.layers import SparseLayer
 from isoflop.kernels.cpu.layout import (
     LayoutConv2d,
     layout_modules,

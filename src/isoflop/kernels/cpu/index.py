@@ -33,6 +33,9 @@ MAX_OFFSETS = 1 << 15
 MAX_TILE = 1 << 16
 """Positions in a tile are stored in 16 bits."""
 
+BLOCK_ROWS = 4
+"""Consecutive output channels that can share an entry, and that the kernels then read at once."""
+
 _MAX_ENTRIES = 2**31 - 1
 
 
@@ -335,7 +338,7 @@ def _check(
         raise KernelError(f"A sparse weight cannot have the shape {shape} in {groups} groups.")
     if out % groups:
         raise KernelError(f"{out} output channels cannot be cut into {groups} groups.")
-    if rows not in (1, 4) or out // groups % rows or block_out % rows:
+    if rows not in (1, BLOCK_ROWS) or out // groups % rows or block_out % rows:
         raise KernelError(
             f"{out // groups} output channels, or tiles of {block_out}, cannot be cut into blocks of "
             f"{rows}; the kernels know blocks of 1 and 4."

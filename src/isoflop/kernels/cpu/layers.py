@@ -1,22 +1,17 @@
-"""Layers that store the non-zeros of their weight only."""
+"""Base of the layers that store the non-zeros of their weight only."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from isoflop.errors import KernelError
 from isoflop.kernels.cpu.index import SparseIndex, build_index
-from isoflop.kernels.cpu.layout import from_batch_innermost, to_batch_innermost
 from isoflop.kernels.cpu.library import is_transformed, is_wrapped
-from isoflop.kernels.cpu.variants import VARIANTS
+from isoflop.kernels.cpu.observing import Probe, observed
 from isoflop.kernels.cpu.view import DenseView
-from isoflop.kernels.fuse.dense import with_epilogue
-from isoflop.surgery import is_fan_in_fan_out
 
 _INDEX = ("offsets", "starts", "t_entries", "t_starts")
 _PLAIN = (
@@ -255,14 +250,14 @@ class SparseLayer(nn.Module):
         if self.observer is None or not (values.requires_grad and torch.is_grad_enabled()):
             return None
         if not is_transformed(values):
-            return _Probe.apply(values, self)  # pyright: ignore[reportReturnType]
+            return Probe.apply(values, self)  # pyright: ignore[reportReturnType]
         if is_wrapped(values):
             return None  # whose gradient goes elsewhere than to `grad`
         with temporarily_clear_interpreter_stack():
-            return _Probe.apply(values, self)  # pyright: ignore[reportReturnType]
+            return Probe.apply(values, self)  # pyright: ignore[reportReturnType]
 
     def _observed(self, x: Tensor, y: Tensor) -> Tensor:
-        return y if self.observer is None else _observe(self, x, y)  # pyright: ignore[reportCallIssue]
+        return y if self.observer is None else observed(self, x, y)  # pyright: ignore[reportCallIssue]
 
     def _set_index(self, index: SparseIndex) -> None:
         for name in _INDEX:
@@ -414,271 +409,6 @@ class SparseLayer(nn.Module):
         return index.to(state_dict[prefix + "values"].device if device.type == "meta" else device)
 
 
-class SparseLinear(SparseLayer, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """A linear layer that stores and computes its non-zeros only."""
-
-    in_features: int
-    out_features: int
-
-    @staticmethod
-    def from_dense(layer: nn.Module, mask: Tensor, *, rows: int = 1) -> "SparseLinear":
-        """Return the sparse form of `layer`; weights off `mask` are left out.
-
-        Args:
-            layer: An `nn.Linear`, or Hugging Face's Conv1D.
-            mask: Boolean, shaped like the weight.
-            rows: 4 if the non-zeros come in blocks of four consecutive outputs, else 1.
-        """
-        fan_in_fan_out = is_fan_in_fan_out(layer)
-        weight = layer.get_parameter("weight")
-        if fan_in_fan_out:
-            weight, mask = weight.t(), mask.t()
-        sparse = (SparseConv1D if fan_in_fan_out else SparseLinear)(weight, mask, rows=rows)
-        sparse.fan_in_fan_out = fan_in_fan_out
-        sparse.out_features, sparse.in_features = weight.shape
-        sparse.register_parameter("bias", layer._parameters.get("bias"))
-        return sparse.train(layer.training)
-
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
-        return self._multiply(input, residual)
-
-    def _multiply(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
-        multiply = VARIANTS[self.backend].linear
-        if multiply is None or is_transformed(x, self.values):
-            weight = self._live_weight()
-            y = F.linear(x, weight.t() if self.fan_in_fan_out else weight, self.bias)
-            return with_epilogue(y, residual, self.activation)
-        y = multiply(
-            x,
-            self.values,
-            self.index,
-            self.bias,
-            residual=residual,
-            activation=self.activation,
-        )
-        return self._observed(x, y)
-
-    def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
-        """Return the gradient of the dense weight, in `dense_shape`, zeros included."""
-        dtype = self.values.dtype
-        x, dy = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
-        grad = dy.to(dtype).t() @ x.to(dtype)
-        return grad.t() if self.fan_in_fan_out else grad
-
-    def input_gradient(self, x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
-        """Return what the gradient of the input would be with a dense `weight`."""
-        return (dy.to(weight.dtype) @ (weight.t() if self.fan_in_fan_out else weight)).to(x.dtype)
-
-    def to_dense(self) -> nn.Linear:
-        """Return the dense layer with the same weight, zeros included."""
-        # On the meta device, where it draws no random numbers.
-        layer = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        weight = self.index.to_dense(self.values.detach())[:, :, 0, 0]
-        layer.weight = nn.Parameter(weight, self.values.requires_grad)
-        layer.bias = self.bias
-        return layer.train(self.training)
-
-    def extra_repr(self) -> str:
-        """Return sizes and non-zeros."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, nnz={self.nnz}, "
-            f"bias={self.bias is not None}"
-        )
-
-    def _matrix_shape(self) -> tuple[int, ...]:
-        return self._shape[:2]
-
-
-class SparseConv1D(SparseLinear):
-    """Hugging Face's Conv1D, a linear layer with a weight (in, out), by its non-zeros only."""
-
-    @property
-    def nx(self) -> int:
-        """Size of each input, as Hugging Face calls it."""
-        return self.in_features
-
-    @property
-    def nf(self) -> int:
-        """Size of each output, as Hugging Face calls it."""
-        return self.out_features
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Tensor, residual: Tensor | None = None
-    ) -> Tensor:
-        """Map (…, in) to (…, out); a residual, (…, out), is added before the activation."""
-        return self._multiply(x, residual)
-
-
-class SparseConv2d(SparseLayer, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """A convolution that stores and computes its non-zeros only.
-
-    Attributes:
-        batch_innermost: Whether the dense backend returns that layout, as the sparse one does.
-    """
-
-    batch_innermost: bool = False
-    stride: tuple[int, int]
-    padding: tuple[int, int]  # pyright: ignore[reportIncompatibleVariableOverride]
-    dilation: tuple[int, int]
-
-    @classmethod
-    def from_dense(cls, layer: nn.Conv2d, mask: Tensor, *, rows: int = 1) -> "SparseConv2d":
-        """Return the sparse form of `layer`; weights off `mask` are left out.
-
-        Args:
-            layer: The convolution; its padding must be zeros.
-            mask: Boolean, shaped like the weight.
-            rows: 4 if the non-zeros come in blocks of four consecutive output channels, else 1.
-
-        Raises:
-            KernelError: The padding is not by zeros, or not the same on both sides.
-        """
-        if not symmetric_padding(layer):
-            raise KernelError(
-                f"A sparse convolution pads with zeros, as many on either side; this one has padding "
-                f"{layer.padding!r} by {layer.padding_mode!r}. Keep the layer dense."
-            )
-        sparse = cls(layer.weight, mask, groups=layer.groups, rows=rows)
-        sparse.in_channels, sparse.out_channels = layer.in_channels, layer.out_channels
-        sparse.kernel_size, sparse.groups = sparse._shape[2:], layer.groups
-        sparse.stride, sparse.dilation = _pair(layer.stride), _pair(layer.dilation)
-        sparse.padding, sparse.padding_mode = _padding(layer), "zeros"
-        sparse.transposed, sparse.output_padding = False, (0, 0)
-        sparse.register_parameter("bias", layer._parameters.get("bias"))
-        return sparse.train(layer.training)
-
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H', W'); a residual is added before the activation.
-
-        As with PyTorch's, the N may be missing.
-        """
-        x = input
-        if x.ndim == 3:
-            return self.forward(x[None], None if residual is None else residual[None])[0]
-        stride, padding, dilation = self.stride, self.padding, self.dilation
-        convolve = VARIANTS[self.backend].conv2d
-        if convolve is None or is_transformed(x, self.values):
-            x = from_batch_innermost(x)
-            y = F.conv2d(x, self._live_weight(), self.bias, stride, padding, dilation, self.groups)
-            y = with_epilogue(y, residual, self.activation)
-            return to_batch_innermost(y) if self.batch_innermost else y
-        y = convolve(
-            x,
-            self.values,
-            self.index,
-            self.bias,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            residual=residual,
-            activation=self.activation,
-        )
-        return self._observed(x, y)
-
-    def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:
-        """Return the gradient of the weight, zeros included."""
-        dtype = self.values.dtype
-        # PyTorch annotates these as integers, but takes pairs.
-        stride: Any = self.stride
-        padding: Any = self.padding
-        dilation: Any = self.dilation
-        return conv2d_weight(
-            x.to(dtype), self._shape, dy.to(dtype), stride, padding, dilation, self.groups
-        )
-
-    def input_gradient(self, x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
-        """Return what the gradient of the input would be with a dense `weight`."""
-        stride: Any = self.stride
-        padding: Any = self.padding
-        dilation: Any = self.dilation
-        dx = conv2d_input(
-            x.shape, weight, dy.to(weight.dtype), stride, padding, dilation, self.groups
-        )
-        return dx.to(x.dtype)
-
-    def to_dense(self) -> nn.Conv2d:
-        """Return the dense layer with the same weight, zeros included."""
-        layer = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            _pair(self.kernel_size),
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            bias=False,
-            device="meta",  # where it draws no random numbers
-        )
-        weight = self.index.to_dense(self.values.detach())
-        layer.weight = nn.Parameter(weight, self.values.requires_grad)
-        layer.bias = self.bias
-        return layer.train(self.training)
-
-    def extra_repr(self) -> str:
-        """Return sizes and non-zeros."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
-            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
-            f"groups={self.groups}, nnz={self.nnz}, bias={self.bias is not None}"
-        )
-
-    def _matrix_shape(self) -> tuple[int, ...]:
-        return self._shape
-
-
-class _Probe(torch.autograd.Function):
-    """A dense weight of zeros, of which the gradient goes to the observer of a layer.
-
-    It hangs on the values, so that it has a gradient in exactly the passes in which they have one.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, layer: SparseLayer) -> Tensor:
-        ctx.layer = layer
-        return values.new_zeros(()).expand(layer.dense_shape)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (gradient,) = grad_outputs
-        observer = ctx.layer.observer
-        if observer is not None:
-            observer(gradient.detach())
-        return None, None
-
-
-class _Observed(torch.autograd.Function):
-    """Hands the output of a layer on, as if the product with a probe had been added to it.
-
-    The backward pass computes the gradient of the probe, and, where it is to be differentiated again,
-    all else that depends on it: so the probe has its share of gradients of any order.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, probe: Tensor, layer: SparseLayer) -> Tensor:
-        ctx.save_for_backward(x, probe)
-        ctx.layer = layer
-        # A copy, since a view that comes out of a function must not be changed in place, as the
-        # activation that follows may do.
-        return y.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (dy,) = grad_outputs
-        x, probe = ctx.saved_tensors
-        dx = None
-        if torch.is_grad_enabled() and ctx.needs_input_grad[1]:
-            dx = ctx.layer.input_gradient(x, dy, probe)
-        return dy, dx, ctx.layer.weight_gradient(x, dy), None
-
-
-@torch.compiler.disable
-def _observe(layer: SparseLayer, x: Tensor, y: Tensor) -> Any:
-    probe = layer._probe()
-    return y if probe is None else _Observed.apply(y, x, probe, layer)
-
-
 def _values_of(layer: SparseLayer) -> Tensor:
     return layer.values
 
@@ -707,26 +437,3 @@ def _assign(tensor: Tensor, value: Tensor) -> None:
     other = torch.float64 if tensor.dtype != torch.float64 else torch.float32
     tensor.data = torch.empty(0, dtype=other)
     tensor.data = value
-
-
-def symmetric_padding(layer: nn.Conv2d) -> bool:
-    """Tell whether a convolution pads with zeros, as many on either side."""
-    odd = any(d * (k - 1) % 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
-    return layer.padding_mode == "zeros" and not (layer.padding == "same" and odd)
-
-
-def _padding(layer: nn.Conv2d) -> tuple[int, int]:
-    if layer.padding == "valid":
-        return 0, 0
-    if layer.padding == "same":
-        height, width = (
-            d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
-        )
-        return height, width
-    assert not isinstance(layer.padding, str)
-    return _pair(layer.padding)
-
-
-def _pair(value: tuple[int, ...]) -> tuple[int, int]:
-    first, second = value
-    return first, second

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from isoflop.errors import IsoflopError, NoEffectWarning
 from isoflop.kernels.convert import compress
+from isoflop.kernels.cpu.index import BLOCK_ROWS
 from isoflop.kernels.cpu.layers import SparseLayer
 from isoflop.masks import get_mask
 from isoflop.patterns import Pattern
@@ -378,7 +379,7 @@ class CompressedWeights(Storage):
         fan_in_fan_out = is_fan_in_fan_out(module)
         outputs = shape[1] if fan_in_fan_out else shape[0] // getattr(module, "groups", 1)
         height = self._pattern.block[1 if fan_in_fan_out else 0]
-        return 4 if height % 4 == 0 and outputs % 4 == 0 else 1
+        return 1 if height % BLOCK_ROWS or outputs % BLOCK_ROWS else BLOCK_ROWS
 
     @torch.no_grad()
     def _on_dense_gradient(self, i: int, dense: Tensor) -> None:

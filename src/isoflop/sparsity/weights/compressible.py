@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from isoflop.errors import IsoflopError, OptimizerError
 from isoflop.kernels.convert import has_sparse_form, own_names
-from isoflop.kernels.cpu.layers import symmetric_padding
+from isoflop.kernels.cpu.conv2d import symmetric_padding
 from isoflop.methods.base import METHODS, Method
 from isoflop.patterns import PATTERNS, Pattern
 from isoflop.sparsity.target import some_of
