@@ -10,6 +10,7 @@ import isoflop
 from isoflop.errors import WriteError
 from isoflop.lab.recipes import get_recipe
 from isoflop.lab.training import checkpoint, train
+from isoflop.model_specs import build_model
 
 
 @pytest.fixture
@@ -86,5 +87,5 @@ def test_pytorchs_error_of_a_full_disk_is_one_of_the_system(tmp_path, monkeypatc
 @pytest.mark.usefixtures("full")
 def test_saving_a_model_leaves_nothing(tmp_path):
     with pytest.raises(WriteError, match="No space"):
-        isoflop.save(isoflop.lab.models.build_model("isoflop:resnet18_cifar"), tmp_path / "model")  # pyright: ignore[reportAttributeAccessIssue]
+        isoflop.save(build_model("isoflop:resnet18_cifar"), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []

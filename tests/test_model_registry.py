@@ -91,7 +91,7 @@ def test_import_needs_no_optional_library():
         "import sys\n"
         "for name in ('torchvision', 'timm', 'transformers', 'segmentation_models_pytorch'):\n"
         "    sys.modules[name] = None\n"
-        "from isoflop.lab.models import build_model\n"
+        "from isoflop.model_specs import build_model\n"
         "build_model('isoflop:botnet50_cifar', base_width=4)\n"
         "for name, extra in (('resnet18', 'vision'), ('mobilenet_v2_cifar', 'vision'),\n"
         "                    ('retinanet_resnet18', 'vision'), ('gpt3_small', 'text'),\n"

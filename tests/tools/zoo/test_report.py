@@ -34,9 +34,9 @@ def test_text():
 
 
 def test_markdown():
-    text = markdown_report(OUTCOME, "isoflop zoo")
+    text = markdown_report(OUTCOME, "python -m tools.zoo")
     lines = text.splitlines()
-    assert "Made by `isoflop zoo` with isoflop 1, torch 2; wide at sparsity 0.75." in lines
+    assert "Made by `python -m tools.zoo` with isoflop 1, torch 2; wide at sparsity 0.75." in lines
     assert (
         r"| a\|b | pass | 1,234,567 | 3.500 | -2.0e-09 | 1.2 | not run: 50 M parameters |" in lines
     )

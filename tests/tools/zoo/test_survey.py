@@ -1,10 +1,10 @@
 import json
 
 import pytest
+from tools.zoo.__main__ import main
 from tools.zoo.pool import check_all
 
 import isoflop
-from isoflop.lab.cli import main
 from tools.zoo import Sample, survey, text_report
 
 CONFIG = isoflop.SparseWide(0.75)
@@ -66,12 +66,12 @@ def test_a_survey_goes_on_where_it_was(models, tmp_path):
 
 def test_command(models, tmp_path, capsys):
     markdown = tmp_path / "models.md"
-    main(["zoo", "--models", f"{models}:good", "--markdown", str(markdown), "--json"])
+    main(["--models", f"{models}:good", "--markdown", str(markdown), "--json"])
     out, err = capsys.readouterr()
     assert json.loads(out)["results"][0]["status"] == "pass"
     assert err.startswith("[1/1] ")
     text = markdown.read_text()
-    assert f"`isoflop zoo --models {models}:good --transform wide --sparsity 0.75`" in text
+    assert f"`python -m tools.zoo --models {models}:good --transform wide --sparsity 0.75`" in text
     assert "| good | pass |" in text
 
 
@@ -90,7 +90,7 @@ def test_command(models, tmp_path, capsys):
 )
 def test_mistakes_are_one_line(capsys, args, message):
     with pytest.raises(SystemExit) as error:
-        main(["zoo", *args])
+        main([*args])
     assert error.value.code == 2
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
