@@ -213,7 +213,8 @@ def test_kill_and_resume_gives_the_same_bits(sparse_run, tmp_path, method):
         train(recipe, path, transform=WIDE, method=method, quiet=True)
     out = tmp_path / "run"
     code = (
-        "import dataclasses\nimport isoflop\nfrom isoflop.lab.training import *\nimport torch\n"
+        "import dataclasses\nimport isoflop\nimport torch\n"
+        "from isoflop.lab.recipes import get_recipe\nfrom isoflop.lab.training import train\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "recipe = dataclasses.replace("
         "get_recipe('digits'), base_width=4, epochs=3, update_every=8)\n"
