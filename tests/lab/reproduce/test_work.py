@@ -10,7 +10,7 @@ import isoflop
 from isoflop.lab.reproduce import DataFolders
 from isoflop.lab.reproduce.sources import Evaluation, Training
 from isoflop.lab.reproduce.work import EvaluationWork, RunWork, TimingWork, execute, is_done
-from isoflop.lab.training import loop
+from isoflop.lab.training import trainer
 from isoflop.lab.training.harness import LEADERBOARD
 
 TRAINING = Training(
@@ -62,14 +62,14 @@ def test_a_full_disk_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
     work = run_of()
     assert execute(work, tmp_path / "whole") is None
 
-    save = loop.save_checkpoint
+    save = trainer.save_checkpoint
 
     def full(directory, epoch, state):
         if epoch == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         save(directory, epoch, state)
 
-    monkeypatch.setattr(loop, "save_checkpoint", full)
+    monkeypatch.setattr(trainer, "save_checkpoint", full)
     error = execute(work, tmp_path / "cut")
     assert error is not None
     assert "disk is full" in error
@@ -82,9 +82,9 @@ def test_a_full_disk_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
         return train_epoch(*args, **options)
 
     epochs = []
-    train_epoch = loop._train_epoch
-    monkeypatch.setattr(loop, "_train_epoch", not_again)
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    train_epoch = trainer.Trainer.train_epoch
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", not_again)
+    monkeypatch.setattr(trainer, "save_checkpoint", save)
     assert execute(work, tmp_path / "cut") is None
     whole, cut = (dict(work.result(tmp_path / name) or {}) for name in ("whole", "cut"))
     assert whole.pop("seconds") > 0
