@@ -1,5 +1,7 @@
 """Which names are those of widths, and which of numbers of parts."""
 
+from typing import Any
+
 import pytest
 from torch import nn
 
@@ -46,5 +48,6 @@ class Reshapes(nn.Module):
 
 def test_of_two_factors_the_width_grows():
     transform = isoflop.SparseWide(sparsity=0.75, dense_ends=False)
+    model: Any
     model, _ = isoflop.transform(Reshapes(), transform, example_inputs=(2, 6))
     assert (model.num_heads, model.head_dim, model.first.out_features) == (4, 4, 16)

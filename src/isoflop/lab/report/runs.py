@@ -18,19 +18,13 @@ from isoflop.lab.tasks import TASKS
 from isoflop.lab.training.checkpoint import load_checkpoint
 from isoflop.lab.training.mask_history import shares, unpack
 from isoflop.lab.training.run_directory import RunDirectory
+from isoflop.methods import METHODS
 from isoflop.plan import Plan
 
 # What differs between any runs: the data may lie elsewhere.
 _OWN_OPTIONS = ("seed", "data")
 # What may differ between the runs of one group, unless two of them have the same seed.
 SEED_OPTIONS = (*_OWN_OPTIONS, "spectra", "backbone_run")
-
-# Methods that are written otherwise than they are registered.
-METHOD_NAMES: dict[str, str] = {
-    "rigl": "RigL", "set": "SET", "dense": "Dense", "snfs": "SNFS", "snip": "SNIP",
-    "iterative_snip": "iterative SNIP", "grasp": "GraSP", "force": "FORCE", "synflow": "SynFlow",
-    "gmp": "GMP", "granet": "GraNet", "sr_ste": "SR-STE",
-}  # fmt: skip
 
 _OPTIONS = {"transform", "transform_config", "sparsity", "method", "seed"}
 _METRICS = ("epoch", "step", "train_loss", "density", "training_flops")
@@ -249,28 +243,33 @@ def _same_seed(runs: Sequence[Run]) -> tuple[Run, Run] | None:
     return None
 
 
+def method_name(name: str) -> str:
+    """Return how a registered method is written, which is its class; an unknown one as it is."""
+    return METHODS.get(name).__name__ if name in METHODS.names() else name
+
+
 def label(config: Mapping[str, Any]) -> str:
     """Return a short name for the runs with this `config.json`."""
     if config.get("backbone") is not None:
         return f"{label(config['backbone'])} backbone"
     transform, sparsity, method = config["transform"], config["sparsity"], config["method"]
-    method_name = METHOD_NAMES.get(method) or str(method)
+    name = method_name(method)
     if config.get("storage") == "compressed":
-        method_name += ", compressed"
+        name += ", compressed"
     for option, default in (("pattern", "unstructured"), ("allocation", "uniform")):
         if config.get(option, default) != default:
-            method_name += f" {config[option]}"
+            name += f" {config[option]}"
     if transform is None:
-        return method_name if not sparsity else f"{method_name} {100 * sparsity:g} %"
+        return name if not sparsity else f"{name} {100 * sparsity:g} %"
     size = f"{100 * sparsity:g} %"
     if not sparsity and config["transform_config"].get("width"):
         size = f"k={config['transform_config']['width']:g}"
     family = transform.replace("_", " ").title()
     if transform == "low_rank":
-        return f"{family} {size} {method_name}"
+        return f"{family} {size} {name}"
     if method == "dense":
         return f"Dense {family}, as large as at {size}"
-    return f"Sparse {family} {size} {method_name}"
+    return f"Sparse {family} {size} {name}"
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

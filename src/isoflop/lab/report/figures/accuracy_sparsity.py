@@ -6,7 +6,7 @@ from typing import Any
 from isoflop.errors import FigureError
 from isoflop.lab.report.figure import Figure, Line, Panel, Points
 from isoflop.lab.report.figures.registry import FIGURES
-from isoflop.lab.report.runs import METHOD_NAMES, Group
+from isoflop.lab.report.runs import Group, method_name
 from isoflop.lab.report.table import drawable, left_out, rows_of
 
 Row = dict[str, Any]
@@ -88,7 +88,7 @@ def _panel(title: str, rows: Sequence[Row], dense: Sequence[Row]) -> Panel:
 
 def _name(row: Row) -> str:
     """Return the name of a line, along which only the sparsity changes."""
-    method = METHOD_NAMES.get(row["method"]) or str(row["method"])
+    method = method_name(row["method"])
     transform = row["transform"]
     family = "no transform" if transform is None else transform.replace("_", " ").title()
     pattern = "" if row["pattern"] == "unstructured" else f", {row['pattern']}"
