@@ -98,7 +98,7 @@ def test_profile_of_a_users_model(capsys, user_module):
         (["export", "--format", "onx", "nowhere", "--out", "x"], "Did you mean 'onnx'"),
         (["reproduce", "table2", "--preset", "cpus"], "Did you mean 'cpu'"),
         (["reproduce", "tabel2"], "Did you mean 'table2'"),
-        (["zoo", "--sources", "timm", "torchvison"], "Did you mean 'torchvision'"),
+        (["export", "run", "model", "--format", "onx"], "Did you mean 'onnx'"),
         (["train", "digits", "--out", "x", "--storage", "compresed"], "Did you mean 'compressed'"),
         (["train", "digits", "--out", "a\0b"], "is no path"),
         (["trian", "digits"], "Did you mean 'train'"),
@@ -285,7 +285,7 @@ def test_as_a_program():
     environment = {**os.environ, "COLUMNS": "100"}
     run = subprocess.run([*program, "--help"], capture_output=True, text=True, env=environment)
     assert run.returncode == 0
-    for command in ("bench", "export", "list", "profile", "report", "spectra", "train", "zoo"):
+    for command in ("bench", "export", "list", "profile", "report", "spectra", "train"):
         assert command in run.stdout
     run = subprocess.run(
         [*program, "profile", "timm:nothing-like-it"], capture_output=True, text=True
@@ -304,3 +304,64 @@ def test_help_imports_nothing_heavy():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys\nfrom isoflop.lab.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'numpy', 'scipy'} & sys.modules.keys()\n"
+    )
+    for args in (["--help"], ["train", "--help"], ["report", "--help"], ["--version"]):
+        run = subprocess.run(
+            [sys.executable, "-c", code, *args], capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        assert "isoflop" in run.stdout
+
+
+OWN = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+import isoflop
+from isoflop.methods import METHODS, DropGrow
+from isoflop.methods.growth import RANDOM
+
+
+@METHODS.register("own_rewiring")
+@dataclass(frozen=True, kw_only=True)
+class OwnRewiring(DropGrow):
+    """A method of somebody's own."""
+
+    grow_by: ClassVar = RANDOM
+'''
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_imports_what_is_own(tmp_path, before):
+    (tmp_path / "own_methods.py").write_text(OWN)
+    own = ["--import", "own_methods"] if before else ["--import=own_methods"]
+    args = [*own, "list"] if before else ["list", *own]
+    run = subprocess.run(
+        [sys.executable, "-m", "isoflop.lab.cli", *args],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "own_rewiring" in run.stdout
+    assert "A method of somebody's own." in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--import", "no_such_module", "list"], "No module named 'no_such_module'"),
+        (["--import"], "needs the name of a module"),
+        (["list", "--import", "--json"], "needs the name of a module"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_line(capsys, args, message):
+    with pytest.raises(SystemExit) as error:
+        main(args)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err

@@ -66,7 +66,7 @@ def test_one_seed_twice_is_no_sample_of_two(make_run):
         (None, None, 0.9, "set", "SET 90 %"),
         ("parallel", {}, 0.75, "static", "Sparse Parallel 75 % Static"),
         ("wide", {}, 0.75, "dense", "Dense Wide, as large as at 75 %"),
-        ("low_rank", {"width": 2.0}, 0.0, "static", "Low Rank k=2 static"),
+        ("low_rank", {"width": 2.0}, 0.0, "static", "Low Rank k=2 Static"),
         ("low_rank", {"width": None}, 0.75, "static", "Low Rank 75 % Static"),
     ],
 )
