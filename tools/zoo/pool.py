@@ -1,20 +1,19 @@
 """Runs the checks, each in a process of its own, so that no model can harm another's check."""
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from isoflop.lab.workers import WorkerProcess
 from isoflop.transforms import Transform
 
 MEMORY = 8 << 30
 """Bytes at which the process of a model is ended."""
 
 _LOOK_EVERY = 0.2
-_PATIENCE = 5.0
 _WORKER = "tools.zoo.worker"
 
 
@@ -38,12 +37,11 @@ def check_all(
         timeout: Seconds that a model may take.
         memory: Bytes that its process may hold.
     """
-    context = _context()
     running: list[_Job] = []
     try:
         while True:
             while len(running) < jobs and (spec := next_spec()) is not None:
-                running.append(_Job(context, spec, config_of(spec)))
+                running.append(_Job(spec, config_of(spec)))
             if not running:
                 return
             wait([job.connection for job in running], timeout=_LOOK_EVERY)
@@ -57,30 +55,12 @@ def check_all(
             job.end()
 
 
-def _context() -> Any:
-    # Forked off a server that has imported everything, a process starts at once.
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([_WORKER])
-        return context
-    return multiprocessing.get_context("spawn")
-
-
-def _work(connection: Connection, spec: str, config: Transform) -> None:
-    from tools.zoo import worker
-
-    worker.main(connection, spec, config)
-
-
-class _Job:
+class _Job(WorkerProcess):
     """A process and what it has said so far."""
 
-    def __init__(self, context: Any, spec: str, config: Transform) -> None:
+    def __init__(self, spec: str, config: Transform) -> None:
+        super().__init__(_WORKER, spec, config, daemon=True)
         self.spec = spec
-        self.connection, sender = context.Pipe(duplex=False)
-        self._process = context.Process(target=_work, args=(sender, spec, config), daemon=True)
-        self._process.start()
-        sender.close()
         self._start = time.monotonic()
         self._stage = "start"
         self._peak = 0
@@ -88,14 +68,13 @@ class _Job:
 
     def look(self, timeout: float, memory: int) -> dict[str, Any] | None:
         """Return the result, if the process has ended or had to be ended."""
-        held = resident(self._process.pid)
+        held = resident(self.pid)
         self._peak = max(self._peak, held)
-        alive = self._process.is_alive()  # first, as it may answer and end meanwhile
+        alive = self.is_alive()  # first, as it may answer and end meanwhile
         result = self._listen()
         if result is None:
             if self._ended or not alive:
-                self._process.join(_PATIENCE)
-                result = self._death("Crash", f"exit code {self._process.exitcode}")
+                result = self._death("Crash", f"exit code {self.exit_code()}")
             elif held > memory:
                 result = self._death("Memory", f"more than {memory / 2**30:g} GiB")
             elif time.monotonic() - self._start > timeout:
@@ -104,12 +83,6 @@ class _Job:
                 return None
         self.end()
         return result | {"peak_mib": self._peak >> 20}
-
-    def end(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
 
     def _listen(self) -> dict[str, Any] | None:
         try:
@@ -134,7 +107,7 @@ class _Job:
         }
 
 
-def resident(pid: int | None) -> int:
+def resident(pid: int) -> int:
     """Return the bytes of memory that a process holds; 0 where the system does not tell."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])

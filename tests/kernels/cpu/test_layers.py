@@ -349,7 +349,7 @@ def test_bad_states_leave_the_layer_as_it_was(bad):
 @pytest.mark.parametrize("assign", [False, True])
 def test_states_without_numbers_leave_the_layer_as_it_was(name, value, assign):
     if assign and isinstance(value, torch.Tensor) and value.is_meta:
-        return  # what PyTorch is asked for
+        pytest.skip("what PyTorch is asked for")
     layer, other = scattered()
     before = copy.deepcopy(layer.state_dict())
     with pytest.raises(KernelError):

@@ -144,7 +144,7 @@ def test_norms_have_the_mean_statistics_of_all(together):
 def test_sharded_models_in_half_precision(together):
     path = together / "half"
     if not path.exists():
-        return
+        pytest.skip("trained by two processes only")
     summary, metrics, _, state = results(path)
     assert summary is not None
     assert (summary["mixed_precision"], summary["sharded"]) == ("bf16", True)

@@ -1,16 +1,15 @@
 """Runs work in processes of this machine."""
 
-import multiprocessing
 import os
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from isoflop.errors import IsoflopError
 from isoflop.lab.reproduce.work import Work
+from isoflop.lab.workers import WorkerProcess
 
 _WORKER = "isoflop.lab.reproduce.worker"
 
@@ -61,50 +60,23 @@ class LocalExecutor:
         return [(process, process.answer()) for process in ended]
 
 
-class _Process:
+class _Process(WorkerProcess):
     """A process that does a unit of work."""
 
     def __init__(
         self, work: Work, folder: Path, slot: int, threads: int, environment: dict[str, str]
     ) -> None:
+        super().__init__(_WORKER, work, folder, threads, environment)
         self.slot = slot
-        context = _context()
-        self.connection, sender = context.Pipe(duplex=False)
-        arguments = (sender, work, folder, threads, environment)
-        self._process = context.Process(target=_main, args=arguments)
-        self._process.start()
-        sender.close()
 
     def answer(self) -> str | None:
         """Return why the work failed, or None."""
         try:
             error = self.connection.recv()
         except EOFError:
-            self._process.join()
-            error = f"Its process ended with exit code {self._process.exitcode}."
+            error = f"Its process ended with exit code {self.exit_code()}."
         self.end()
         return error
-
-    def end(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
-
-
-def _context() -> Any:
-    # Forked off a server that has imported everything, a process starts at once.
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([_WORKER])
-        return context
-    return multiprocessing.get_context("spawn")
-
-
-def _main(*arguments: Any) -> None:
-    from isoflop.lab.reproduce import worker
-
-    worker.main(*arguments)
 
 
 def _visible_devices() -> list[str]:
