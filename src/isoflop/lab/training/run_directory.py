@@ -16,13 +16,13 @@
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from isoflop.errors import RunDirectoryError, WriteError
 from isoflop.files import ASIDE, as_path, make_folder, read_json, write_json, write_lines, writing
@@ -190,23 +190,29 @@ class RunDirectory:
         if not create and not path.exists():
             yield
             return
+        lock = filelock.FileLock(path, mode=0o666)
         try:
             with writing(path):
-                handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+                free = _acquire(lock)
         except WriteError:
             self._leave_nothing()
             raise
+        if not free:
+            raise RunDirectoryError(
+                f"Another process is running in {self.path}. Wait for it, or choose another directory."
+            )
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunDirectoryError(
-                    f"Another process is running in {self.path}. Wait for it, or choose another "
-                    "directory."
-                ) from error
             yield
         finally:
-            os.close(handle)  # which releases the lock
+            lock.release()
+
+
+def _acquire(lock: filelock.BaseFileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        return False
+    return True
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
