@@ -21,7 +21,7 @@ FUNCTIONS = {
         model, isoflop.SparseWide(0.5), example_inputs=INPUTS
     ),
     "sparsify": lambda model, path: isoflop.sparsify(
-        model, torch.optim.SGD([torch.ones(1)], 0.1), "rigl", sparsity=0.5, total_steps=500
+        model, torch.optim.SGD([torch.ones(1)], 0.1), "rigl", 0.5, total_steps=500
     ),
     "freeze": lambda model, path: isoflop.freeze(model, example_inputs=INPUTS),
     "frozen_dense": lambda model, path: frozen_dense(model, example_inputs=INPUTS),

@@ -240,9 +240,7 @@ def test_operators_of_other_libraries_warn_and_are_refused(library, name):
             model,
             optimizer,
             isoflop.RigL(),
-            sparsity=0.5,
-            dense_ends=False,
-            example_inputs=(5, 8),
+            isoflop.plain_plan(model, 0.5, example_inputs=(5, 8), dense_ends=False),
             total_steps=10,
         )
     assert not list(model.buffers())

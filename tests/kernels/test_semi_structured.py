@@ -308,7 +308,8 @@ def test_inference(gpu):
 def test_training(gpu):
     model = net()
     parameters, reference = dict(model.named_parameters()), net()
-    fast, report = accelerate(model, example_inputs=(4, 64), mode="training")
+    report = accelerate_(model, example_inputs=(4, 64))
+@@fast=model
     assert fast is model
     assert report.accelerated
     assert [choice.path for choice in report.layers] == ["0", "2"]
@@ -322,13 +323,13 @@ def test_training(gpu):
         torch.testing.assert_close(a.grad, b.grad)
     # Once more, with the opposite outcome; and a copy for inference.
     gpu["after"] = 3.0
-    _, report = accelerate(model, example_inputs=(4, 64), mode="training", cache=False)
+    report = accelerate_(model, example_inputs=(4, 64), cache=False)
     assert not report.accelerated
     assert not any("forward" in vars(m) for m in model)
 
 
 def test_inference_after_training(gpu):
-    model, _ = accelerate(net(), example_inputs=(4, 64), mode="training")
+    model, _ = accelerate_(net(), example_inputs=(4, 64))
     fast, _ = accelerate(model, example_inputs=(4, 64))
     assert isinstance(fast.get_submodule("0"), SemiStructuredLinear)
     assert not any("forward" in vars(m) for m in fast.children())
@@ -340,16 +341,8 @@ def test_sparse_training(gpu):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).to(torch.bfloat16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    sparsifier = isoflop.sparsify(
-        model,
-        optimizer,
-        isoflop.RigL(update_every=1),
-        sparsity=0.5,
-        pattern="2:4-T",
-        dense_ends=False,
-        total_steps=10,
-    )
-    accelerate(model, example_inputs=(4, 64), mode="training")
+    sparsifier = isoflop.sparsify(model, optimizer, isoflop.RigL(update_every=1), isoflop.plain_plan(model, 0.5, dense_ends=False), pattern="2:4-T", total_steps=10)
+    accelerate_(model, example_inputs=(4, 64))
     before = [mask.clone() for _, _, _, mask in named_masks(model)]
     for _ in range(3):
         model(torch.randn(8, 64, dtype=torch.bfloat16)).float().square().mean().backward()

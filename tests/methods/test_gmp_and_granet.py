@@ -3,6 +3,8 @@ import torch
 from tests.zoo import ZOO
 from torch import nn
 
+from tests.budgets import sparsify_arguments
+from isoflop.sparsity import reallocate
 from isoflop import SparseWide, profile, transform
 from isoflop.errors import BudgetError, IsoflopError
 from isoflop.methods import GMP, GraNet
@@ -22,11 +24,11 @@ def train(model, optimizer, steps):
         optimizer.step()
 
 
-def make(method, **options):
+def make(method, **sparsify_arguments(model, **options)):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     options = {"sparsity": 0.9, "dense_ends": False, "total_steps": 8} | options
-    return model, optimizer, sparsify(model, optimizer, method, **options)
+    return model, optimizer, sparsify(model, optimizer, method, **sparsify_arguments(model, **options))
 
 
 def test_gmp_prunes_each_layer_to_the_ramp():
@@ -110,7 +112,7 @@ def test_a_plan_is_met_on_average_over_the_steps(method, allocation):
     make, shape = ZOO["cifar_resnet"]
     model, plan = transform(make(), SparseWide(0.75), example_inputs=shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    sparsify(model, optimizer, method, plan=plan, allocation=allocation, total_steps=40)
+    sparsify(model, optimizer, method, reallocate(plan, allocation), total_steps=40)
     macs = []
     for _ in range(40):
         macs.append(profile(model, shape).macs)
@@ -128,13 +130,13 @@ def test_budgets_that_no_ramp_meets_are_refused_before_anything_changes():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     before = list(model.state_dict())
     with pytest.raises(BudgetError, match="initial_density below"):
-        sparsify(model, optimizer, GMP(), plan=plan, total_steps=1000)
+        sparsify(model, optimizer, GMP(), plan, total_steps=1000)
     with pytest.raises(BudgetError, match="smaller update_every"):
-        sparsify(model, optimizer, GraNet(), plan=plan, total_steps=100)
+        sparsify(model, optimizer, GraNet(), plan, total_steps=100)
     with pytest.raises(BudgetError, match="nothing to prune"):
         refused()
     assert list(model.state_dict()) == before
-    sparsify(model, optimizer, GMP(ramp_end=0.2, update_every=10), plan=plan, total_steps=1000)
+    sparsify(model, optimizer, GMP(ramp_end=0.2, update_every=10), plan, total_steps=1000)
 
 
 def refused():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.budgets import sparsify_arguments
 from torch import nn
 
 import isoflop
@@ -42,9 +43,9 @@ def test_masks_obey_the_pattern(name, pattern):
     }
     if method.pruning_schedule is not None and pattern in SPARSITY:
         with pytest.raises(isoflop.IsoflopError, match="pattern='unstructured'"):
-            isoflop.sparsify(model, optimizer, method, **options)
+            isoflop.sparsify(model, optimizer, method, **sparsify_arguments(model, **options))
         return
-    sparsifier = isoflop.sparsify(model, optimizer, method, **options)
+    sparsifier = isoflop.sparsify(model, optimizer, method, **sparsify_arguments(model, **options))
     for _ in range(STEPS):
         for key, mask in sparsifier.masks.items():
             assert chosen.check(mask)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.budgets import sparsify_arguments
 from tests.zoo import ZOO
 from torch import nn
 from torch.autograd import Function
@@ -226,7 +227,7 @@ def prune(model, method, **options: Any):
         "loss": F.cross_entropy,
         "example_inputs": (1, 3, 6, 6),
     } | options
-    return sparsify(model, optimizer, method, **options)
+    return sparsify(model, optimizer, method, **sparsify_arguments(model, **options))
 
 
 @pytest.mark.parametrize("name", PRUNERS)
@@ -449,7 +450,9 @@ def score(model, method, loss=F.cross_entropy):
     data = [(torch.randn(8, 8), torch.arange(8) % 4)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     options = {"sparsity": 0.5, "dense_ends": False, "total_steps": 9}
-    return sparsify(model, optimizer, method, calibration=data, loss=loss, **options).masks
+    return sparsify(
+        model, optimizer, method, **sparsify_arguments(model, batches=data, loss=loss, **options)
+    ).masks
 
 
 @pytest.mark.parametrize("name", CALIBRATED)
@@ -553,7 +556,11 @@ def test_synflow_in_a_type_that_code_fixes():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         options = {"sparsity": 0.5, "dense_ends": False, "total_steps": 9}
         few = SynFlow(rounds=3)
-        masks.append(sparsify(model, optimizer, few, example_inputs=(1, 8), **options).masks)
+        masks.append(
+            sparsify(
+                model, optimizer, few, **sparsify_arguments(model, example_inputs=(1, 8), **options)
+            ).masks
+        )
     assert all(torch.equal(mask, masks[1][weight]) for weight, mask in masks[0].items())
 
 

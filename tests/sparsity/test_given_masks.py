@@ -24,7 +24,13 @@ def given():
 def train(model, method, masks, **options):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     sparsifier = isoflop.sparsify(
-        model, optimizer, method, masks=masks, total_steps=8, example_inputs=(1, 6), **options
+        model,
+        optimizer,
+        method,
+        masks,
+        total_steps=8,
+        scoring=isoflop.ScoringData(example_inputs=(1, 6)),
+        **options,
     )
     for _ in range(8):
         model(torch.randn(16, 6)).square().mean().backward()

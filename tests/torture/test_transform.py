@@ -72,7 +72,7 @@ def check_sparse_training(habit, dense, model, plan):
     outputs = evaluated(habit, model)
     assert [t.shape for t in outputs] == shapes
     optimizer = make_optimizer(model)
-    sparsifier = isoflop.sparsify(model, optimizer, "static", plan=plan, total_steps=4)
+    sparsifier = isoflop.sparsify(model, optimizer, "static", plan, total_steps=4)
     table = isoflop.profile(model, habit.examples())
     assert (table.macs, table.dense_macs) == (plan.macs, plan.unmasked_macs)
     model.train()

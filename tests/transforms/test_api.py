@@ -65,7 +65,7 @@ def test_models_that_are_not_plain_and_dense_are_refused():
     make, shape = ZOO["vgg"]
     model, plan = isoflop.transform(make(), isoflop.SparseParallel(0.5), example_inputs=shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    isoflop.sparsify(model, optimizer, "static", plan=plan, total_steps=10)
+    isoflop.sparsify(model, optimizer, "static", plan, total_steps=10)
     with pytest.raises(isoflop.WideningError, match="masked already"):
         isoflop.transform(model, isoflop.SparseWide(0.5), example_inputs=shape)
 
@@ -107,11 +107,13 @@ def test_every_method_trains_a_transformed_model_at_its_planned_flops(method):
         model,
         optimizer,
         cls(**options),
-        plan=plan,
+        plan,
         total_steps=6,
-        example_inputs=shape,
-        calibration=[(torch.randn(8, 3, 16, 16), torch.arange(8))],
-        loss=F.cross_entropy,
+        scoring=isoflop.ScoringData(
+            batches=[(torch.randn(8, 3, 16, 16), torch.arange(8))],
+            loss=F.cross_entropy,
+            example_inputs=shape,
+        ),
     )
     macs = []
     for _ in range(6):
@@ -134,7 +136,7 @@ def test_other_allocations_meet_the_dense_budget_too(allocation):
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = isoflop.sparsify(
-        model, optimizer, "static", plan=plan, allocation=allocation, total_steps=10
+        model, optimizer, "static", isoflop.reallocate(plan, allocation), total_steps=10
     )
     macs = isoflop.profile(model, (1, 3, 32, 32)).macs
     assert abs(macs - plan.dense_macs) <= 1e-6 * plan.dense_macs
@@ -147,7 +149,7 @@ def test_the_plan_of_another_model_is_refused_before_anything_changes():
     model = make()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(isoflop.PlanError, match="this model"):
-        isoflop.sparsify(model, optimizer, "rigl", plan=plan, total_steps=10)
+        isoflop.sparsify(model, optimizer, "rigl", plan, total_steps=10)
     assert not any(name.endswith("_mask") for name in model.state_dict())
 
 

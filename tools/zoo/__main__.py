@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from tools.zoo.candidates import Sample
-from tools.zoo.report import markdown_report, text_report
-from tools.zoo.survey import survey
 
 from isoflop.errors import IsoflopError
 from isoflop.files import new_file, to_json, write_text
 from isoflop.lab.training.configs import build_transform
+from tools.zoo.candidates import Sample
+from tools.zoo.report import markdown_report, text_report
+from tools.zoo.survey import survey
 
 
 @dataclass(kw_only=True)

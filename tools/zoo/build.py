@@ -4,14 +4,14 @@ import contextlib
 from typing import Any
 
 import torch
-from tools.zoo.sizes import TARGET_TOKENS, TOKENS
-from tools.zoo.tiny import tiny_model
 from torch import Tensor, nn
 
 from isoflop.flops.fakes import plain_output
 from isoflop.model_specs import build_model, default_example_shape
 from isoflop.nests import tensors_in
 from isoflop.optional import require
+from tools.zoo.sizes import TARGET_TOKENS, TOKENS
+from tools.zoo.tiny import tiny_model
 
 
 def build(spec: str, *, meta: bool, img_size: int | None = None) -> nn.Module:

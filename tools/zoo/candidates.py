@@ -4,10 +4,9 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
-from tools.zoo.tiny import text_architectures
-
 from isoflop.errors import IsoflopError
 from isoflop.optional import require
+from tools.zoo.tiny import text_architectures
 
 Source = Literal["timm", "torchvision", "transformers"]
 SOURCES: tuple[Source, ...] = get_args(Source)

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tools.zoo.build import build, forward, inputs_for
-from tools.zoo.causes import cause_of
-from tools.zoo.fixed import fixed_sizes
-from tools.zoo.growth import growth
 from torch import Tensor, nn
 
 from isoflop.flops.table import Trace, profile, trace
 from isoflop.plan import Plan
 from isoflop.sparsity import sparsify
 from isoflop.transforms import Transform, transform
+from tools.zoo.build import build, forward, inputs_for
+from tools.zoo.causes import cause_of
+from tools.zoo.fixed import fixed_sizes
+from tools.zoo.growth import growth
 
 RUN_PARAMETERS = 40_000_000
 """Models of at most so many parameters are also built for real …"""
@@ -187,7 +187,7 @@ class _Check:
         self.enter("sparsify")
         # As it is meant to be used: without its zeros, a deep network's activations overflow.
         optimizer = torch.optim.SGD(wide.parameters(), lr=1e-3)
-        sparsify(wide, optimizer, "static", plan=plan, total_steps=2)
+        sparsify(wide, optimizer, "static", plan, total_steps=2)
         macs = profile(wide, inputs).macs
         if macs != plan.macs:
             raise CheckFailed("the masked model costs something else", f"{macs}, not {plan.macs}")

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
+from torch import nn
+
 from tools.zoo.build import build
 from tools.zoo.sizes import FIXED
-from torch import nn
 
 SMALL = frozenset({2, 3})
 """Coordinates, colours, a mean and a maximum."""

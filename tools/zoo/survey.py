@@ -5,13 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tools.zoo.candidates import Sample
-from tools.zoo.pool import check_all
-from tools.zoo.report import progress_line
-
 from isoflop.errors import IsoflopError
 from isoflop.transforms import TRANSFORMS, Transform
 from tools.zoo import results
+from tools.zoo.candidates import Sample
+from tools.zoo.pool import check_all
+from tools.zoo.report import progress_line
 
 
 def survey(

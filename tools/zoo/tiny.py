@@ -3,12 +3,12 @@
 import contextlib
 from typing import Any
 
-from tools.zoo.families import FAMILIES, UNFIT
-from tools.zoo.sizes import AT_MOST, HEADS, LAYERS, PER_LAYER, SIZES, TOKEN_IDS, VOCAB
 from torch import nn
 
 from isoflop.errors import IsoflopError
 from isoflop.optional import require
+from tools.zoo.families import FAMILIES, UNFIT
+from tools.zoo.sizes import AT_MOST, HEADS, LAYERS, PER_LAYER, SIZES, TOKEN_IDS, VOCAB
 
 MAPPINGS = ("CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM")
 """The kinds of language models, the preferred first."""

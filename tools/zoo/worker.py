@@ -16,9 +16,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import torch
-from tools.zoo.check import check
 
 from isoflop.transforms import Transform
+from tools.zoo.check import check
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -163,7 +163,8 @@ def test_training_keeps_parameters_and_names(clock):
     random = torch.get_rng_state()
 
     clock.seconds |= {"dense": 0.5}
-    fast, report = accelerate(model, example_inputs=(4, 3, 16, 16), mode="training")
+    report = accelerate_(model, example_inputs=(4, 3, 16, 16))
+@@fast=model
     assert fast is model
     assert {layer.chosen for layer in report.layers} == {"dense"}
     assert {m.backend for m in model.modules() if isinstance(m, SparseLayer)} == {"dense"}
@@ -175,7 +176,8 @@ def test_training_keeps_parameters_and_names(clock):
     assert torch.equal(torch.get_rng_state(), random)
 
     clock.seconds |= {"sparse": 0.1}
-    fast, report = accelerate(model, example_inputs=(4, 3, 16, 16), mode="training", cache=False)
+    report = accelerate_(model, example_inputs=(4, 3, 16, 16), cache=False)
+@@fast=model
     assert {m.backend for m in model.modules() if isinstance(m, SparseLayer)} == {"sparse"}
     assert any(isinstance(m, LayoutBatchNorm2d) for m in model.modules())
     assert all(module.training for module in model.modules())
@@ -195,7 +197,7 @@ def test_training_that_got_slower_is_undone(clock):
     model = compressed(masked(cifar_resnet())).train()
     text = str(model)
     clock.seconds |= {"after": 3.0, "dense": 0.5}
-    _, report = accelerate(model, example_inputs=(4, 3, 16, 16), mode="training")
+    report = accelerate_(model, example_inputs=(4, 3, 16, 16))
     assert not report.accelerated
     assert str(model) == text
     assert {m.backend for m in model.modules() if isinstance(m, SparseLayer)} == {"sparse"}
@@ -446,7 +448,7 @@ def test_other_types_of_numbers(clock, dtype, frozen):
 def test_masked_layers_do_not_train_on_kernels(clock):
     model = masked(nn.Sequential(nn.Linear(8, 8)))
     with pytest.warns(NoEffectWarning, match="storage='compressed'"):
-        accelerate(model, example_inputs=(3, 8), mode="training")
+        accelerate_(model, example_inputs=(3, 8))
 
 
 def test_models_whose_course_depends_on_values(clock):
@@ -478,7 +480,7 @@ def test_nothing_to_accelerate(clock):
     with pytest.warns(NoEffectWarning, match="no masked layer"):
         accelerate(nn.Linear(3, 3), example_inputs=(1, 3))
     with pytest.warns(NoEffectWarning, match="compressed"):
-        accelerate(net(), example_inputs=(4, 3, 8, 8), mode="training")
+        accelerate_(net(), example_inputs=(4, 3, 8, 8))
 
 
 def test_mistakes(clock):
