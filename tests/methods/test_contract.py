@@ -12,7 +12,7 @@ from torch import nn
 
 from isoflop.errors import IsoflopError, OptimizerError
 from isoflop.flops.table import profile
-from isoflop.kernels import SparseLayer, densify
+from isoflop.kernels import SparseLayer, densify, densify_
 from isoflop.masks import named_masks
 from isoflop.methods import RigL
 from isoflop.methods.base import METHODS
@@ -447,7 +447,7 @@ def test_copies_of_the_model_keep_their_masks(name):
         assert not parameter._backward_hooks
     for layer in twin.modules():
         assert not isinstance(layer, SparseLayer) or layer.observer is None
-    for key, _, _, mask in named_masks(densify(twin)):
+    for key, _, _, mask in named_masks(densify_(twin)):
         assert not twin.get_parameter(key)[~mask].any()
 
 

@@ -1,13 +1,13 @@
 import pytest
 import torch
+from tests.budgets import sparsify_arguments
 from tests.zoo import ZOO
 from torch import nn
 
-from tests.budgets import sparsify_arguments
-from isoflop.sparsity import reallocate
 from isoflop import SparseWide, profile, transform
 from isoflop.errors import BudgetError, IsoflopError
 from isoflop.methods import GMP, GraNet
+from isoflop.sparsity import reallocate
 from isoflop.sparsity.api import sparsify
 
 
@@ -24,11 +24,15 @@ def train(model, optimizer, steps):
         optimizer.step()
 
 
-def make(method, **sparsify_arguments(model, **options)):
+def make(method, **options):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     options = {"sparsity": 0.9, "dense_ends": False, "total_steps": 8} | options
-    return model, optimizer, sparsify(model, optimizer, method, **sparsify_arguments(model, **options))
+    return (
+        model,
+        optimizer,
+        sparsify(model, optimizer, method, **sparsify_arguments(model, **options)),
+    )
 
 
 def test_gmp_prunes_each_layer_to_the_ramp():

@@ -38,7 +38,7 @@ def test_masks_obey_the_pattern(name, pattern):
         "pattern": chosen,
         "total_steps": STEPS,
         "example_inputs": x,
-        "calibration": [(x, y)],
+        "batches": [(x, y)],
         "loss": F.cross_entropy,
     }
     if method.pruning_schedule is not None and pattern in SPARSITY:

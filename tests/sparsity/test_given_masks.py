@@ -47,7 +47,7 @@ def test_static_keeps_them_and_trains_the_weights(model, storage):
     assert all(torch.equal(sparsifier.masks[name], mask) for name, mask in masks.items())
     assert sparsifier.masks.keys() == masks.keys()
     counted = sparsifier.forward_macs()
-    isoflop.densify(model)
+    isoflop.densify_(model)
     for name, mask in masks.items():
         weight = model.get_parameter(name)
         assert not weight[~mask].any()

@@ -3,6 +3,7 @@
 import gc
 import warnings
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from isoflop.errors import IsoflopError, NoEffectWarning, OptimizerError
 STORAGES = ["masked", "compressed"]
 
 
-def make(method="rigl", *, storage="masked", **options):
+def make(method="rigl", *, storage: Any = "masked", **options):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.Linear(32, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

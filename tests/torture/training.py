@@ -35,7 +35,7 @@ def sparsified(
             METHOD,
             isoflop.plain_plan(model, 0.5, dense_ends=False, exclude=habit.exclude),
             total_steps=TOTAL_STEPS,
-            storage=storage,
+            storage=storage,  # pyright: ignore[reportArgumentType]
         ),
         model,
         optimizer,

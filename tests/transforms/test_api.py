@@ -176,7 +176,9 @@ def test_a_width_that_rightly_stays_can_be_excluded():
     config = isoflop.SparseWide(0.75)
     with pytest.raises(isoflop.WideningError, match="exclude 'tokens'"):
         isoflop.transform(Tokens(), config, example_inputs=(1, 9, 4))
-    model, plan = isoflop.transform(Tokens(), config, example_inputs=(1, 9, 4), exclude=["tokens"])
+    model, plan = isoflop.transform(
+        Tokens(), "wide", sparsity=0.75, example_inputs=(1, 9, 4), exclude=["tokens"]
+    )
     assert model.get_parameter("channels.weight").shape == (32, 32)
     assert model.get_parameter("tokens.weight").shape == (9, 9)
     assert {layer.parameter for layer in plan.sparse_layers} == {"channels.weight"}
@@ -198,7 +200,7 @@ def test_a_quantised_model_is_refused():
 def test_a_string_is_one_pattern(exclude):
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(5)))
     _, plan = isoflop.transform(
-        model, isoflop.SparseParallel(0.5), example_inputs=(2, 8), exclude=exclude
+        model, "parallel", sparsity=0.5, example_inputs=(2, 8), exclude=exclude
     )
     assert {layer.source for layer in plan.sparse_layers} == {"1", "3"}
     config = isoflop.SparseParallel(0.5, exclude="stages.2")  # pyright: ignore[reportArgumentType]
@@ -206,9 +208,10 @@ def test_a_string_is_one_pattern(exclude):
     with pytest.raises(isoflop.IsoflopError, match="exclude must be a string"):
         isoflop.transform(
             model,
-            isoflop.SparseParallel(0.5),
+            "parallel",
+            sparsity=0.5,
             example_inputs=(2, 8),
-            exclude=3,  # pyright: ignore
+            exclude=3,
         )
 
 

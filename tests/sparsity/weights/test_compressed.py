@@ -393,7 +393,7 @@ def test_averages_follow_the_masks(name):
                     grown |= {(key, i) for i in new}
             average.update_parameters(run.model)
     isoflop.apply_masks(averages[0])
-    isoflop.densify(averages[1])
+    isoflop.densify_(averages[1])
     for key, mask in runs[0].sparsifier.masks.items():
         same = mask.clone().flatten()
         # Masked averages remember weights that went and came back.
@@ -417,7 +417,7 @@ def test_averages_that_do_not_follow_the_masks_are_refused():
                 for mine, theirs in pairs:
                     mine.copy_(0.9 * mine + 0.1 * theirs)
     x = torch.randn(2, *SHAPE)
-    for use in (lambda: loose(x), lambda: isoflop.densify(loose)):
+    for use in (lambda: loose(x), lambda: isoflop.densify_(loose)):
         with pytest.raises(IsoflopError, match="align_masks"):
             use()
     aligned(x).sum().backward()
@@ -465,7 +465,7 @@ def test_densified_models_compute_the_same():
     expected = run.model.eval()(x)
     macs = run.sparsifier.forward_macs()[0]
     run.sparsifier.remove()
-    model = isoflop.densify(run.model)
+    model = isoflop.densify_(run.model)
     torch.testing.assert_close(model(x), expected)
     for key, weight in weights.items():
         assert torch.equal(model.get_parameter(key), weight)
@@ -499,7 +499,7 @@ def test_dense_weights_are_let_go():
 
 def test_autocast_and_bfloat16_train():
     for dtype in (torch.float32, torch.bfloat16):
-        run = Run("compressed", make=lambda dtype=dtype: small_net().to(dtype), calibration=None)
+        run = Run("compressed", make=lambda dtype=dtype: small_net().to(dtype), batches=None)
         for step in range(4):
             x = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(step)).to(dtype)
             run.optimizer.zero_grad()

@@ -78,15 +78,13 @@ def refuse_scores(mesh):
     """Check that what needs a copy of the model is refused before anything is changed."""
     model = build_model(mesh)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    options: Any = {"sparsity": 0.5, "total_steps": STEPS}
+    scoring = isoflop.ScoringData(example_inputs=(1, 6))
     with pytest.raises(IsoflopError, match="sharded already"):
-        isoflop.sparsify(
-            model, optimizer, "set", **options, scoring=isoflop.ScoringData(example_inputs=(1, 6))
-        )
+        isoflop.sparsify(model, optimizer, "set", 0.5, total_steps=STEPS, scoring=scoring)
     batch = (torch.zeros(1, 6), torch.zeros(1, 4))
-    options |= {"calibration": [batch], "loss": nn.functional.mse_loss}
+    scoring = isoflop.ScoringData(batches=[batch], loss=nn.functional.mse_loss)
     with pytest.raises(IsoflopError, match="sharded already"):
-        isoflop.sparsify(model, optimizer, "snip", **options)
+        isoflop.sparsify(model, optimizer, "snip", 0.5, total_steps=STEPS, scoring=scoring)
 
 
 def work(folder, size, rank):
