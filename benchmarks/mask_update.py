@@ -28,9 +28,7 @@ def measure(batch: int, pattern: str, repeats: int) -> dict[str, float]:
     model, plan = isoflop.transform(dense, isoflop.SparseWide(0.9), example_inputs=(1, 3, 32, 32))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     method = isoflop.RigL(update_every=2, end_fraction=1.0)
-    sparsifier = isoflop.sparsify(
-        model, optimizer, method, plan=plan, pattern=pattern, total_steps=1000
-    )
+    sparsifier = isoflop.sparsify(model, optimizer, method, plan, pattern=pattern, total_steps=1000)
     masked = sum(m.numel() for m in sparsifier.masks.values())
     x, y = torch.randn(batch, 3, 32, 32), torch.randint(100, (batch,))
 

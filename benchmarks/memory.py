@@ -63,9 +63,7 @@ def measure(sparsity: float, kind: str, storage: Any, base_width: int) -> dict[s
     optimizer = OPTIMIZERS[kind](model.parameters())
     # The second step is observed.
     method = isoflop.RigL(update_every=2, end_fraction=1.0)
-    sparsifier = isoflop.sparsify(
-        model, optimizer, method, plan=plan, storage=storage, total_steps=100
-    )
+    sparsifier = isoflop.sparsify(model, optimizer, method, plan, storage=storage, total_steps=100)
     train_step(model, optimizer)
     kept = kept_bytes(model, optimizer)
     figures: dict[str, float] = {

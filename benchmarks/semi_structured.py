@@ -105,9 +105,7 @@ def sparse_wide(
     with warnings.catch_warnings():
         # 2:4 is half of a layer, whatever its plan says; the table has the ratio that comes of it.
         warnings.simplefilter("ignore", PatternGapWarning)
-        isoflop.sparsify(
-            model, optimizer, isoflop.RigL(), plan=plan, pattern=pattern, total_steps=10**6
-        )
+        isoflop.sparsify(model, optimizer, isoflop.RigL(), plan, pattern=pattern, total_steps=10**6)
     return model, optimizer, isoflop.profile(model, sample).macs / plan.dense_macs
 
 
@@ -152,7 +150,7 @@ def model_times(kind: Packing, dense: nn.Module, tokens: Tensor) -> None:
     }
     masked = measure(contestants)["sparse"]
     with torch.autocast(tokens.device.type, torch.bfloat16):
-        _, report = isoflop.accelerate(model, example_inputs=tokens, mode="training")
+        report = isoflop.accelerate_(model, example_inputs=tokens)
     row("training step", {**measure(contestants), "masked": masked}, macs, report)
 
 

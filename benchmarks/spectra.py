@@ -26,7 +26,7 @@ def main() -> None:
     dense = build_model("isoflop:resnet18_cifar", num_classes=100)
     model, plan = isoflop.transform(dense, isoflop.SparseWide(0.9), example_inputs=(1, 3, 32, 32))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    sparsifier = isoflop.sparsify(model, optimizer, "static", plan=plan, total_steps=1)
+    sparsifier = isoflop.sparsify(model, optimizer, "static", plan, total_steps=1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     found = analyze(model)

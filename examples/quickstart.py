@@ -19,7 +19,7 @@ def main(steps: int = 20) -> None:
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     method = isoflop.RigL(update_every=5)
-    sparsifier = isoflop.sparsify(model, optimizer, method, plan=plan, total_steps=steps)
+    sparsifier = isoflop.sparsify(model, optimizer, method, plan, total_steps=steps)
 
     for x, y in loader:  # anybody's loop: hooks on the optimizer do the rest
         loss = F.cross_entropy(model(x), y)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isoflop.budget import meet_layer_budgets, meet_model_budget, reallocate
+from isoflop.budget import meet_layer_budgets, meet_model_budget, spread_anew
 from isoflop.errors import BudgetError
 from isoflop.plan import LayerPlan, Plan
 from isoflop.sparsity.allocation import erk, uniform
@@ -111,10 +111,10 @@ def test_another_allocation_meets_the_same_budget():
             for i, (shape, price) in enumerate(zip(shapes, (1024, 256, 64), strict=True))
         ),
     )
-    new = reallocate(plan, erk, "erk")
+    new = spread_anew(plan, erk, "erk")
     assert new.allocation == "erk"
     assert new.macs == 9_000_000 or abs(new.relative_gap) <= 1e-6
     assert new.layers[0].density > new.layers[1].density > new.layers[2].density
-    again = reallocate(new, uniform, "uniform")
+    again = spread_anew(new, uniform, "uniform")
     assert abs(again.relative_gap) <= 1e-6
     assert again.layers[0].density == pytest.approx(again.layers[2].density, abs=0.01)

@@ -82,7 +82,7 @@ def test_masks_of_the_users_own_stay_theirs(kind, tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     rigl = isoflop.RigL(update_every=2)
     sparsifier = isoflop.sparsify(
-        model, optimizer, rigl, sparsity=0.75, dense_ends=False, total_steps=10
+        model, optimizer, rigl, isoflop.plain_plan(model, 0.75, dense_ends=False), total_steps=10
     )
     for step in range(4):
         optimizer.zero_grad()
@@ -117,7 +117,13 @@ def test_a_module_with_both_names_taken_is_refused_unchanged():
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(isoflop.IsoflopError, match="Rename one of them"):
-        isoflop.sparsify(model, optimizer, "rigl", sparsity=0.5, dense_ends=False, total_steps=3)
+        isoflop.sparsify(
+            model,
+            optimizer,
+            "rigl",
+            isoflop.plain_plan(model, 0.5, dense_ends=False),
+            total_steps=3,
+        )
     assert before.keys() == model.state_dict().keys()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -133,7 +139,13 @@ def test_masks_of_pytorchs_pruning_are_not_ours(tmp_path):
         assert torch.equal(twin.state_dict()[name], value)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(isoflop.IsoflopError, match=r"prune\.remove"):
-        isoflop.sparsify(model, optimizer, "rigl", sparsity=0.5, dense_ends=False, total_steps=3)
+        isoflop.sparsify(
+            model,
+            optimizer,
+            "rigl",
+            isoflop.plain_plan(model, 0.5, dense_ends=False),
+            total_steps=3,
+        )
 
 
 def test_numbers_that_are_none_go_where_the_mask_is_not():

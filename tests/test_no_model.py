@@ -21,14 +21,12 @@ FUNCTIONS = {
         model, isoflop.SparseWide(0.5), example_inputs=INPUTS
     ),
     "sparsify": lambda model, path: isoflop.sparsify(
-        model, torch.optim.SGD([torch.ones(1)], 0.1), "rigl", sparsity=0.5, total_steps=500
+        model, torch.optim.SGD([torch.ones(1)], 0.1), "rigl", 0.5, total_steps=500
     ),
     "freeze": lambda model, path: isoflop.freeze(model, example_inputs=INPUTS),
     "frozen_dense": lambda model, path: frozen_dense(model, example_inputs=INPUTS),
     "inference": lambda model, path: isoflop.accelerate(model, example_inputs=INPUTS),
-    "training": lambda model, path: isoflop.accelerate(
-        model, example_inputs=INPUTS, mode="training"
-    ),
+    "training": lambda model, path: isoflop.accelerate_(model, example_inputs=INPUTS),
     "save": lambda model, path: isoflop.save(model, path),
     "export": lambda model, path: export(model, path, format="pt2", example_inputs=INPUTS),
     "analyze": lambda model, path: spectral.analyze(model),
@@ -36,6 +34,7 @@ FUNCTIONS = {
     "align_masks": lambda model, path: isoflop.align_masks(model, nn.Linear(4, 4)),
     "align_masks to": lambda model, path: isoflop.align_masks(nn.Linear(4, 4), model),
     "densify": lambda model, path: isoflop.densify(model),
+    "densify_": lambda model, path: isoflop.densify_(model),
 }
 
 

@@ -97,7 +97,9 @@ def test_a_model_of_all_kinds_of_layers():
         nn.Linear(24, 4),
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    isoflop.sparsify(model, optimizer, "static", sparsity=0.4, dense_ends=False, total_steps=1)
+    isoflop.sparsify(
+        model, optimizer, "static", isoflop.plain_plan(model, 0.4, dense_ends=False), total_steps=1
+    )
     found = analyze(model)
     assert list(found) == ["0.weight", "1.weight", "2.weight", "4.weight", "5.weight"]
     sizes = {name: (s.left, s.right) for name, s in found.items()}

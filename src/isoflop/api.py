@@ -1,6 +1,5 @@
 """All that `import isoflop` offers; that module imports this one when something is first asked for."""
 
-from isoflop.budget import reallocate
 from isoflop.errors import (
     BudgetError,
     CacheWarning,
@@ -25,7 +24,7 @@ from isoflop.flops.rules import register_widening_rule
 from isoflop.flops.table import FlopTable
 from isoflop.flops.trace import network_ends, profile
 from isoflop.io import ModelSource, load, save
-from isoflop.kernels import accelerate, align_masks, densify, freeze
+from isoflop.kernels import accelerate, accelerate_, align_masks, densify, densify_, freeze
 from isoflop.listing import list_methods, list_patterns, list_transforms
 from isoflop.masks import apply_masks
 from isoflop.methods import (
@@ -45,7 +44,14 @@ from isoflop.methods import (
     SynFlow,
 )
 from isoflop.plan import LayerPlan, Plan
-from isoflop.sparsity import Sparsifier, sparsify, training_flops
+from isoflop.sparsity import (
+    ScoringData,
+    Sparsifier,
+    plain_plan,
+    reallocate,
+    sparsify,
+    training_flops,
+)
 from isoflop.transforms import (
     LowRank,
     SparseDoped,
@@ -87,6 +93,7 @@ __all__ = [
     "RigL",
     "RunDirectoryError",
     "SETOriginal",
+    "ScoringData",
     "SparseDoped",
     "SparseFactorized",
     "SparseParallel",
@@ -99,15 +106,18 @@ __all__ = [
     "UnknownNameError",
     "WideningError",
     "accelerate",
+    "accelerate_",
     "align_masks",
     "apply_masks",
     "densify",
+    "densify_",
     "freeze",
     "list_methods",
     "list_patterns",
     "list_transforms",
     "load",
     "network_ends",
+    "plain_plan",
     "profile",
     "reallocate",
     "register_widening_rule",

@@ -59,7 +59,7 @@ def meet_layer_budgets(plan: Plan) -> Plan:
     return with_counts(plan, counts)
 
 
-def reallocate(
+def spread_anew(
     plan: Plan, densities: Callable[[Sequence[tuple[int, ...]], float], Sequence[float]], name: str
 ) -> Plan:
     """Spread the sparsity over the layers in another way, at the same budget.

@@ -105,6 +105,16 @@ class Plan:
     allocation: str = "uniform"
 
     @property
+    def is_transformed(self) -> bool:
+        """Whether a transform built the model; otherwise it is sparse as it was."""
+        return self.transform != UNTRANSFORMED
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the MACs are known; otherwise all of them are 0."""
+        return self.dense_macs > 0
+
+    @property
     def sparse_layers(self) -> tuple[LayerPlan, ...]:
         """The layers whose weights are masked."""
         return tuple(layer for layer in self.layers if layer.kind == "sparse")
@@ -121,8 +131,8 @@ class Plan:
 
     @property
     def relative_gap(self) -> float:
-        """`(macs - dense_macs) / dense_macs` of the whole model."""
-        return (self.macs - self.dense_macs) / self.dense_macs
+        """`(macs - dense_macs) / dense_macs` of the whole model; 0 if no MACs were counted."""
+        return (self.macs - self.dense_macs) / self.dense_macs if self.is_counted else 0.0
 
     @property
     def layer_gap(self) -> float:
@@ -134,7 +144,7 @@ class Plan:
             if layer.source in transformed:
                 built[layer.source] = built.get(layer.source, 0) + layer.macs
                 budget[layer.source] = layer.source_macs
-        gaps = ((built[name] - budget[name]) / budget[name] for name in built)
+        gaps = ((built[name] - budget[name]) / budget[name] for name in built if budget[name])
         return max(gaps, key=abs, default=0.0)
 
     @property

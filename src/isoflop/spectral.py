@@ -110,7 +110,7 @@ def analyze(model: nn.Module, *, bound: Bound = "mean-degree") -> dict[str, Spec
     if not found:
         raise IsoflopError(
             f"{type(model).__name__} has no masks. Pass a model that `isoflop.sparsify` masked; of one "
-            "with compressed layers, `isoflop.densify(copy.deepcopy(model))`."
+            "with compressed layers, `isoflop.densify(model)`."
         )
     return found
 

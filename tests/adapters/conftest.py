@@ -29,8 +29,7 @@ def build():
             model,
             optimizer,
             isoflop.RigL(update_every=2),
-            sparsity=0.8,
-            dense_ends=False,
+            isoflop.plain_plan(model, 0.8, dense_ends=False),
             total_steps=STEPS,
         )
         return model, optimizer, sparsifier

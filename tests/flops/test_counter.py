@@ -284,7 +284,7 @@ def test_layers_on_learned_inputs_are_part_of_plans(name, transform):
     model, plan = isoflop.transform(dense, transform, example_inputs=(5, 8))
     assert {layer.source for layer in plan.sparse_layers} == {"q", "k"}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    isoflop.sparsify(model, optimizer, isoflop.RigL(), plan=plan, total_steps=10)
+    isoflop.sparsify(model, optimizer, isoflop.RigL(), plan, total_steps=10)
     assert profile(model, (5, 8)).macs == plan.macs
     assert plan.macs == pytest.approx(plan.dense_macs, rel=0.01)
 
@@ -306,7 +306,7 @@ def test_plans_hold_for_weights_that_are_joined_or_scaled(name):
     model, plan = isoflop.transform(dense, isoflop.SparseWide(0.5), example_inputs=(5, 8))
     assert "q.weight" in {layer.parameter for layer in plan.sparse_layers}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    isoflop.sparsify(model, optimizer, isoflop.RigL(), plan=plan, total_steps=10)
+    isoflop.sparsify(model, optimizer, isoflop.RigL(), plan, total_steps=10)
     assert profile(model, (5, 8)).macs == plan.macs
 
 

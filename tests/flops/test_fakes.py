@@ -103,7 +103,11 @@ def test_masks_of_transformers_are_not_looked_into(kind):
         isoflop.transform(model, transform(0.5), example_inputs=(2, 5, 8))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     isoflop.sparsify(
-        model, optimizer, isoflop.RigL(), sparsity=0.5, example_inputs=(2, 5, 8), total_steps=10
+        model,
+        optimizer,
+        isoflop.RigL(),
+        isoflop.plain_plan(model, 0.5, example_inputs=(2, 5, 8)),
+        total_steps=10,
     )
 
 

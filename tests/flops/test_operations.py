@@ -194,9 +194,8 @@ def test_deformable_convolutions_are_part_of_counts_and_plans():
     assert profile(Deformable(ends=False), (1, 8, 4, 4)).macs == macs == 11_776
     model, plan = isoflop.transform(
         Deformable(ends=True),
-        isoflop.SparseWide(0.5),
+        isoflop.SparseWide(0.5, exclude=("offset",)),
         example_inputs=(1, 8, 4, 4),
-        exclude=("offset",),
     )
     assert plan.macs == plan.dense_macs == macs + 16 * 64
     sparse = {layer.parameter: layer.shape for layer in plan.sparse_layers}
@@ -240,9 +239,7 @@ def test_operators_of_other_libraries_warn_and_are_refused(library, name):
             model,
             optimizer,
             isoflop.RigL(),
-            sparsity=0.5,
-            dense_ends=False,
-            example_inputs=(5, 8),
+            isoflop.plain_plan(model, 0.5, example_inputs=(5, 8), dense_ends=False),
             total_steps=10,
         )
     assert not list(model.buffers())

@@ -77,7 +77,11 @@ def test_operations_of_unknown_cost_are_named_and_not_transformed(name):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(BudgetError, match="not known"):
         isoflop.sparsify(
-            model, optimizer, "static", sparsity=0.5, total_steps=2, example_inputs=(5, 8)
+            model,
+            optimizer,
+            "static",
+            isoflop.plain_plan(model, 0.5, example_inputs=(5, 8)),
+            total_steps=2,
         )
 
 

@@ -26,7 +26,7 @@ def trained():
         SOURCE.build(None), isoflop.SparseWide(0.75), example_inputs=(1, 3, 32, 32)
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    isoflop.sparsify(model, optimizer, "rigl", plan=plan, total_steps=10)
+    isoflop.sparsify(model, optimizer, "rigl", plan, total_steps=10)
     for step in range(3):
         torch.manual_seed(step)
         model(torch.randn(4, 3, 32, 32)).square().sum().backward()

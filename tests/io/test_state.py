@@ -329,9 +329,8 @@ def test_a_model_that_was_not_transformed_is_built_anew_with_its_plan(storage, t
         model,
         optimizer,
         "rigl",
-        sparsity=0.8,
+        isoflop.plain_plan(model, 0.8, example_inputs=(1, 3, 32, 32)),
         total_steps=10,
-        example_inputs=(1, 3, 32, 32),
         storage=storage,
     )
     isoflop.save(model, tmp_path / "m", plan=sparsifier.plan, source=source)

@@ -22,6 +22,7 @@ from isoflop.errors import KernelError, NoEffectWarning
 from isoflop.kernels import SemiStructuredLinear, accelerate
 from isoflop.kernels.autotune import accelerate as choose
 from isoflop.kernels.autotune import timing
+from isoflop.kernels.autotune.accelerate import accelerate_
 from isoflop.kernels.semi_structured import (
     disable,
     enable,
@@ -308,8 +309,7 @@ def test_inference(gpu):
 def test_training(gpu):
     model = net()
     parameters, reference = dict(model.named_parameters()), net()
-    fast, report = accelerate(model, example_inputs=(4, 64), mode="training")
-    assert fast is model
+    report = accelerate_(model, example_inputs=(4, 64))
     assert report.accelerated
     assert [choice.path for choice in report.layers] == ["0", "2"]
     assert ["forward" in vars(m) for m in model] == [True, False, True, False]
@@ -322,13 +322,14 @@ def test_training(gpu):
         torch.testing.assert_close(a.grad, b.grad)
     # Once more, with the opposite outcome; and a copy for inference.
     gpu["after"] = 3.0
-    _, report = accelerate(model, example_inputs=(4, 64), mode="training", cache=False)
+    report = accelerate_(model, example_inputs=(4, 64), cache=False)
     assert not report.accelerated
     assert not any("forward" in vars(m) for m in model)
 
 
 def test_inference_after_training(gpu):
-    model, _ = accelerate(net(), example_inputs=(4, 64), mode="training")
+    model = net()
+    accelerate_(model, example_inputs=(4, 64))
     fast, _ = accelerate(model, example_inputs=(4, 64))
     assert isinstance(fast.get_submodule("0"), SemiStructuredLinear)
     assert not any("forward" in vars(m) for m in fast.children())
@@ -344,12 +345,11 @@ def test_sparse_training(gpu):
         model,
         optimizer,
         isoflop.RigL(update_every=1),
-        sparsity=0.5,
+        isoflop.plain_plan(model, 0.5, dense_ends=False),
         pattern="2:4-T",
-        dense_ends=False,
         total_steps=10,
     )
-    accelerate(model, example_inputs=(4, 64), mode="training")
+    accelerate_(model, example_inputs=(4, 64))
     before = [mask.clone() for _, _, _, mask in named_masks(model)]
     for _ in range(3):
         model(torch.randn(8, 64, dtype=torch.bfloat16)).float().square().mean().backward()
@@ -395,6 +395,10 @@ def test_on_a_gpu(mode, dtype, tmp_path):
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
     model = nn.Sequential(dense, nn.ReLU())
-    fast, report = accelerate(model, example_inputs=x, mode=mode, cache=tmp_path / "times.json")
+    inputs = {"example_inputs": x, "cache": tmp_path / "times.json"}
+    if mode == "inference":
+        fast, report = accelerate(model, **inputs)
+    else:
+        fast, report = model, accelerate_(model, **inputs)
     assert [choice.path for choice in report.layers] == ["0"]
     torch.testing.assert_close(fast(x), model(x))

@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.budgets import sparsify_arguments
 from torch import nn
 
 from isoflop.errors import IsoflopError, OptimizerError
 from isoflop.flops.trace import profile
-from isoflop.kernels import SparseLayer, densify
+from isoflop.kernels import SparseLayer, densify, densify_
 from isoflop.masks import named_masks
 from isoflop.methods import RigL
 from isoflop.methods.base import METHODS
 from isoflop.methods.drop_grow import DropGrow
+from isoflop.sparsity import ScoringData, plain_plan
 from isoflop.sparsity.allocation import num_nonzero
 from isoflop.sparsity.api import sparsify
 
@@ -124,11 +126,11 @@ class Run:
             self.optimizer,
             build_method(name),
             total_steps=TOTAL_STEPS,
-            calibration=calibration(),
-            loss=F.cross_entropy,
             seed=seed,
             storage=storage_of(name),
-            **options,
+            **sparsify_arguments(
+                self.model, batches=calibration(), loss=F.cross_entropy, **options
+            ),
         )
 
     def backward(self, step):
@@ -278,7 +280,7 @@ def test_training_macs_are_those_of_the_forecast(name, kind):
     sparsifier = run.sparsifier
     forecast, expected = sparsifier.forecast_macs(), 0
     for step in range(TOTAL_STEPS):
-        table = profile(densify(copy.deepcopy(run.model)), (1, 3, 4, 4))
+        table = profile(densify(run.model), (1, 3, 4, 4))
         cost = 3 * table.macs
         if sparsifier.method.observes(step + 1, TOTAL_STEPS):
             cost += table.dense_macs - table.macs
@@ -343,7 +345,7 @@ def test_optimizers_that_cannot_work_are_refused_before_anything_changes(cls):
     model = nn.Linear(8, 8)
     optimizer = cls(model.parameters())
     with pytest.raises(OptimizerError, match=r"Use torch\.optim\.Adam"):
-        sparsify(model, optimizer, "rigl", sparsity=0.5, dense_ends=False, total_steps=5)
+        sparsify(model, optimizer, "rigl", plain_plan(model, 0.5, dense_ends=False), total_steps=5)
     assert "weight_mask" not in model.state_dict()
     assert not optimizer._optimizer_step_pre_hooks
 
@@ -368,13 +370,12 @@ def test_groups_schedulers_and_clipping_work_as_without_masks(name, before):
         model,
         optimizer,
         build_method(name),
-        sparsity=0.5,
-        dense_ends=False,
+        plain_plan(model, 0.5, example_inputs=(1, 6), dense_ends=False),
         total_steps=TOTAL_STEPS,
-        example_inputs=(1, 6),
-        calibration=[(torch.randn(8, 6), torch.arange(8) % 4)],
-        loss=F.cross_entropy,
         storage=storage_of(name),
+        scoring=ScoringData(
+            batches=[(torch.randn(8, 6), torch.arange(8) % 4)], loss=F.cross_entropy
+        ),
     )
     if scheduler is None:
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
@@ -446,7 +447,7 @@ def test_copies_of_the_model_keep_their_masks(name):
         assert not parameter._backward_hooks
     for layer in twin.modules():
         assert not isinstance(layer, SparseLayer) or layer.observer is None
-    for key, _, _, mask in named_masks(densify(twin)):
+    for key, _, _, mask in named_masks(densify_(twin)):
         assert not twin.get_parameter(key)[~mask].any()
 
 

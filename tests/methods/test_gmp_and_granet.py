@@ -1,11 +1,13 @@
 import pytest
 import torch
+from tests.budgets import sparsify_arguments
 from tests.zoo import ZOO
 from torch import nn
 
 from isoflop import SparseWide, profile, transform
 from isoflop.errors import BudgetError, IsoflopError
 from isoflop.methods import GMP, GraNet
+from isoflop.sparsity import reallocate
 from isoflop.sparsity.api import sparsify
 
 
@@ -26,7 +28,11 @@ def make(method, **options):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     options = {"sparsity": 0.9, "dense_ends": False, "total_steps": 8} | options
-    return model, optimizer, sparsify(model, optimizer, method, **options)
+    return (
+        model,
+        optimizer,
+        sparsify(model, optimizer, method, **sparsify_arguments(model, **options)),
+    )
 
 
 def test_gmp_prunes_each_layer_to_the_ramp():
@@ -110,7 +116,7 @@ def test_a_plan_is_met_on_average_over_the_steps(method, allocation):
     make, shape = ZOO["cifar_resnet"]
     model, plan = transform(make(), SparseWide(0.75), example_inputs=shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    sparsify(model, optimizer, method, plan=plan, allocation=allocation, total_steps=40)
+    sparsify(model, optimizer, method, reallocate(plan, allocation), total_steps=40)
     macs = []
     for _ in range(40):
         macs.append(profile(model, shape).macs)
@@ -128,13 +134,13 @@ def test_budgets_that_no_ramp_meets_are_refused_before_anything_changes():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     before = list(model.state_dict())
     with pytest.raises(BudgetError, match="initial_density below"):
-        sparsify(model, optimizer, GMP(), plan=plan, total_steps=1000)
+        sparsify(model, optimizer, GMP(), plan, total_steps=1000)
     with pytest.raises(BudgetError, match="smaller update_every"):
-        sparsify(model, optimizer, GraNet(), plan=plan, total_steps=100)
+        sparsify(model, optimizer, GraNet(), plan, total_steps=100)
     with pytest.raises(BudgetError, match="nothing to prune"):
         refused()
     assert list(model.state_dict()) == before
-    sparsify(model, optimizer, GMP(ramp_end=0.2, update_every=10), plan=plan, total_steps=1000)
+    sparsify(model, optimizer, GMP(ramp_end=0.2, update_every=10), plan, total_steps=1000)
 
 
 def refused():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.budgets import sparsify_arguments
 from torch import nn
 
 import isoflop
@@ -37,14 +38,14 @@ def test_masks_obey_the_pattern(name, pattern):
         "pattern": chosen,
         "total_steps": STEPS,
         "example_inputs": x,
-        "calibration": [(x, y)],
+        "batches": [(x, y)],
         "loss": F.cross_entropy,
     }
     if method.pruning_schedule is not None and pattern in SPARSITY:
         with pytest.raises(isoflop.IsoflopError, match="pattern='unstructured'"):
-            isoflop.sparsify(model, optimizer, method, **options)
+            isoflop.sparsify(model, optimizer, method, **sparsify_arguments(model, **options))
         return
-    sparsifier = isoflop.sparsify(model, optimizer, method, **options)
+    sparsifier = isoflop.sparsify(model, optimizer, method, **sparsify_arguments(model, **options))
     for _ in range(STEPS):
         for key, mask in sparsifier.masks.items():
             assert chosen.check(mask)

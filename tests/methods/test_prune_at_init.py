@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.budgets import sparsify_arguments
 from tests.zoo import ZOO
 from torch import nn
 from torch.autograd import Function
@@ -29,7 +30,7 @@ from isoflop.methods.prune_at_init import CalibratedPruning, PruneAtInit, Rounds
 from isoflop.patterns import Unstructured
 from isoflop.sparsity.api import sparsify
 from isoflop.sparsity.budget_spec import BudgetSpec
-from isoflop.sparsity.init_context import InitContext
+from isoflop.sparsity.init_context import InitContext, ScoringData
 from isoflop.sparsity.targets import MaskedTarget
 
 PRUNERS = [name for name, cls in METHODS.items() if issubclass(cls, PruneAtInit)]
@@ -57,9 +58,7 @@ def start_for(model, names, nnz, batches=None, loss=None, example_inputs=None):
         budget_spec=BudgetSpec(tuple(targets), (1,) * len(targets), Unstructured()),
         counts=nnz,
         generator=torch.Generator().manual_seed(0),
-        calibration=batches,
-        loss=loss,
-        example_inputs=example_inputs,
+        scoring=ScoringData(batches=batches, loss=loss, example_inputs=example_inputs),
     )
 
 
@@ -222,11 +221,11 @@ def prune(model, method, **options: Any):
         "sparsity": 0.8,
         "dense_ends": False,
         "total_steps": 10,
-        "calibration": batches(),
+        "batches": batches(),
         "loss": F.cross_entropy,
         "example_inputs": (1, 3, 6, 6),
     } | options
-    return sparsify(model, optimizer, method, **options)
+    return sparsify(model, optimizer, method, **sparsify_arguments(model, **options))
 
 
 @pytest.mark.parametrize("name", PRUNERS)
@@ -264,18 +263,18 @@ def test_every_output_keeps_a_weight(name):
 def test_missing_arguments_are_named(name):
     model = small_net()
     before = list(model.state_dict())
-    with pytest.raises(IsoflopError, match=r"calibration=.* and loss=F\.cross_entropy"):
-        prune(model, name, calibration=None, loss=None)
+    with pytest.raises(IsoflopError, match=r"batches=.*, loss=F\.cross_entropy"):
+        prune(model, name, batches=None, loss=None)
     with pytest.raises(IsoflopError, match="must be a function"):
         prune(model, name, loss="cross_entropy")
     with pytest.raises(IsoflopError, match="iterable of pairs"):
-        prune(model, name, calibration=3)
+        prune(model, name, batches=3)
     with pytest.raises(InputError, match="pairs of inputs and targets"):
-        prune(model, name, calibration=torch.randn(2, 3, 6, 6))
+        prune(model, name, batches=torch.randn(2, 3, 6, 6))
     with pytest.raises(InputError, match="has 0"):
-        prune(model, name, calibration=[])
+        prune(model, name, batches=[])
     with pytest.raises(InputError, match="cannot be computed"):
-        prune(model, name, calibration=[(torch.randn(2, 9), torch.arange(2))])
+        prune(model, name, batches=[(torch.randn(2, 9), torch.arange(2))])
     with pytest.raises(InputError, match="one number"):
         prune(model, name, loss=lambda outputs, labels: outputs)
     assert list(model.state_dict()) == before
@@ -284,7 +283,7 @@ def test_missing_arguments_are_named(name):
 def test_synflow_needs_an_input_shape_only():
     with pytest.raises(IsoflopError, match="example_inputs="):
         prune(small_net(), "synflow", example_inputs=None)
-    prune(small_net(), SynFlow(rounds=3), calibration=None, loss=None)
+    prune(small_net(), SynFlow(rounds=3), batches=None, loss=None)
     with pytest.raises(InputError, match="example_inputs"):
         prune(small_net(), "synflow", example_inputs=(1, 5, 6, 6))
 
@@ -300,7 +299,7 @@ def collapsing():
 
 
 def test_collapse_is_floored_with_a_warning_or_refused():
-    data = {"calibration": [(torch.randn(9, 6), torch.arange(9) % 3)], "example_inputs": (1, 6)}
+    data = {"batches": [(torch.randn(9, 6), torch.arange(9) % 3)], "example_inputs": (1, 6)}
     options = {"sparsity": 0.8, **data}
     with pytest.warns(LayerCollapseWarning, match=r"in '0\.weight', '1\.weight'\."):
         sparsifier = prune(collapsing(), SNIP(), **options)
@@ -325,7 +324,7 @@ def test_zero_initialised_scales_are_scored_as_ones():
         nn.init.zeros_(scale.weight)
     generator = torch.Generator().manual_seed(7)
     data = [(torch.randn(8, 1, 8, 8, generator=generator), torch.arange(8) % 4)]
-    options = {"calibration": data, "example_inputs": (1, 1, 8, 8)}
+    options = {"batches": data, "example_inputs": (1, 1, 8, 8)}
     closed = prune(model, "snip", **options)
     for scale in scales:
         assert not scale.weight.any()  # the model itself stays as it was initialised
@@ -351,7 +350,7 @@ def test_overflowing_scores_are_refused():
         prune(
             small_net(),
             "snip",
-            calibration=[(torch.full((5, 3, 6, 6), torch.inf), torch.arange(5))],
+            batches=[(torch.full((5, 3, 6, 6), torch.inf), torch.arange(5))],
         )
 
 
@@ -362,7 +361,7 @@ def test_the_flops_of_a_plan_are_met_to_a_millionth(name):
     model, plan = isoflop.transform(make(), isoflop.SparseWide(0.75), example_inputs=shape)
     generator = torch.Generator().manual_seed(3)
     data = [(torch.randn(16, *shape[1:], generator=generator), torch.arange(16) % 4)]
-    options = {"sparsity": None, "plan": plan, "calibration": data, "example_inputs": shape}
+    options = {"sparsity": None, "plan": plan, "batches": data, "example_inputs": shape}
     cls = METHODS.get(name)
     options_of = {field.name for field in dataclasses.fields(cls)}
     method = cls(**({"rounds": 5} if "rounds" in options_of else {}))
@@ -388,7 +387,7 @@ def test_rounds_are_repeated_until_they_agree_with_the_density_of_the_budget():
             calls.append(sum(int(mask.sum()) for mask in masks))
             return super().scores(scoring_model, masks)
 
-    options = {"sparsity": None, "plan": plan, "calibration": data, "dense_ends": True}
+    options = {"sparsity": None, "plan": plan, "batches": data, "dense_ends": True}
     sparsifier = prune(model, Recorded(rounds=3), **options)
     total = sum(mask.numel() for mask in sparsifier.masks.values())
     assert calls[0] == total
@@ -449,7 +448,9 @@ def score(model, method, loss=F.cross_entropy):
     data = [(torch.randn(8, 8), torch.arange(8) % 4)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     options = {"sparsity": 0.5, "dense_ends": False, "total_steps": 9}
-    return sparsify(model, optimizer, method, calibration=data, loss=loss, **options).masks
+    return sparsify(
+        model, optimizer, method, **sparsify_arguments(model, batches=data, loss=loss, **options)
+    ).masks
 
 
 @pytest.mark.parametrize("name", CALIBRATED)
@@ -553,7 +554,11 @@ def test_synflow_in_a_type_that_code_fixes():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         options = {"sparsity": 0.5, "dense_ends": False, "total_steps": 9}
         few = SynFlow(rounds=3)
-        masks.append(sparsify(model, optimizer, few, example_inputs=(1, 8), **options).masks)
+        masks.append(
+            sparsify(
+                model, optimizer, few, **sparsify_arguments(model, example_inputs=(1, 8), **options)
+            ).masks
+        )
     assert all(torch.equal(mask, masks[1][weight]) for weight, mask in masks[0].items())
 
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from isoflop.methods import SET, RigL, SETOriginal
 from isoflop.patterns import Unstructured
+from isoflop.sparsity import plain_plan
 from isoflop.sparsity.api import sparsify
 
 
@@ -52,7 +53,7 @@ def example():
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
     method = RigL(alpha=0.5, update_every=1, end_fraction=1.0, schedule="constant")
     sparsifier = sparsify(
-        model, optimizer, method, sparsity=0.5, dense_ends=False, total_steps=2, seed=0
+        model, optimizer, method, plain_plan(model, 0.5, dense_ends=False), total_steps=2, seed=0
     )
     mask = torch.tensor([[True] * 4 + [False] * 4])
     sparsifier.masks["weight"].copy_(mask)
@@ -97,8 +98,7 @@ def test_rigl_grows_what_reduces_the_loss():
         model,
         optimizer,
         RigL(update_every=5, alpha=0.5),
-        sparsity=0.5,
-        dense_ends=False,
+        plain_plan(model, 0.5, dense_ends=False),
         total_steps=200,
     )
     for _ in range(200):
@@ -125,7 +125,9 @@ def test_rigl_takes_the_gradient_of_the_first_closure_call():
     model = nn.Linear(8, 1, bias=False)
     optimizer = TwoCalls(model.parameters())
     method = RigL(alpha=1.0, update_every=1, end_fraction=1.0, schedule="constant")
-    sparsifier = sparsify(model, optimizer, method, sparsity=0.75, dense_ends=False, total_steps=2)
+    sparsifier = sparsify(
+        model, optimizer, method, plain_plan(model, 0.75, dense_ends=False), total_steps=2
+    )
     grads = iter(torch.tensor([[0.0, 0, 0, 0, 0, 0, 1, 2], [3, 4, 0, 0, 0, 0, 0, 0]]))
 
     def closure():

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.budgets import sparsify_arguments
 from tests.zoo import ZOO
 from torch import nn
 
@@ -46,7 +47,7 @@ def step(model, optimizer, sizes):
 def test_growth_is_divided_by_mean_momentum(two_layers):
     model, optimizer, options = two_layers
     method = SNFS(update_every=2, alpha=0.5, schedule="constant")
-    sparsifier = sparsify(model, optimizer, method, **options)
+    sparsifier = sparsify(model, optimizer, method, **sparsify_arguments(model, **options))
     for _ in range(2):
         step(model, optimizer, (1.0, -3.0))
     # 20 of 40 weights are dropped in each, and 40 are grown at 1 : 3.
@@ -57,7 +58,9 @@ def test_growth_is_divided_by_mean_momentum(two_layers):
 def test_what_a_full_layer_cannot_take_others_get(two_layers):
     model, optimizer, options = two_layers
     method = SNFS(update_every=1, alpha=1.0, schedule="constant")
-    sparsifier = sparsify(model, optimizer, method, **options | {"sparsity": 0.3})
+    sparsifier = sparsify(
+        model, optimizer, method, **sparsify_arguments(model, **options | {"sparsity": 0.3})
+    )
     step(model, optimizer, (1.0, 1e6))
     assert sparsifier.nnz == {"0.weight": 40, "1.weight": 100}
 
@@ -65,7 +68,7 @@ def test_what_a_full_layer_cannot_take_others_get(two_layers):
 def test_without_redistribution_layers_keep_their_counts(two_layers):
     model, optimizer, options = two_layers
     method = SNFS(update_every=1, redistribute=False)
-    sparsifier = sparsify(model, optimizer, method, **options)
+    sparsifier = sparsify(model, optimizer, method, **sparsify_arguments(model, **options))
     step(model, optimizer, (1.0, 3.0))
     assert sparsifier.nnz == {"0.weight": 40, "1.weight": 40}
 
@@ -74,7 +77,7 @@ def test_the_flops_of_a_plan_hold_after_every_update():
     make, shape = ZOO["cifar_resnet"]
     model, plan = transform(make(), SparseWide(0.75), example_inputs=shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    sparsifier = sparsify(model, optimizer, SNFS(update_every=1), plan=plan, total_steps=6)
+    sparsifier = sparsify(model, optimizer, SNFS(update_every=1), plan, total_steps=6)
     first = dict(sparsifier.nnz)
     for step in range(5):
         generator = torch.Generator().manual_seed(step)

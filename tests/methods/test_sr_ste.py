@@ -9,6 +9,7 @@ from torch import nn
 from isoflop.errors import IsoflopError
 from isoflop.methods import SRSTE
 from isoflop.patterns import NM
+from isoflop.sparsity import plain_plan
 from isoflop.sparsity.api import sparsify
 
 
@@ -21,8 +22,7 @@ def test_the_worked_example():
         model,
         optimizer,
         SRSTE(),
-        sparsity=0.5,
-        dense_ends=False,
+        plain_plan(model, 0.5, dense_ends=False),
         pattern=NM(n=2, m=4),
         total_steps=3,
     )
@@ -79,8 +79,7 @@ def test_it_trains_like_masks_recomputed_in_every_forward_pass(make, closure):
         model,
         ours,
         SRSTE(decay=decay),
-        sparsity=0.5,
-        dense_ends=False,
+        plain_plan(model, 0.5, dense_ends=False),
         pattern=pattern,
         total_steps=30,
     )
@@ -117,7 +116,9 @@ def test_masked_weights_keep_their_optimizer_state():
     torch.manual_seed(0)
     model = nn.Linear(8, 8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    sparsifier = sparsify(model, optimizer, "sr_ste", sparsity=0.5, dense_ends=False, total_steps=3)
+    sparsifier = sparsify(
+        model, optimizer, "sr_ste", plain_plan(model, 0.5, dense_ends=False), total_steps=3
+    )
     model(torch.randn(4, 8)).square().sum().backward()
     optimizer.step()
     momentum = optimizer.state[model.weight]["momentum_buffer"]
@@ -130,7 +131,9 @@ def test_masks_follow_no_longer_after_the_end():
     torch.manual_seed(0)
     model = nn.Linear(8, 8)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    sparsifier = sparsify(model, optimizer, "sr_ste", sparsity=0.5, dense_ends=False, total_steps=2)
+    sparsifier = sparsify(
+        model, optimizer, "sr_ste", plain_plan(model, 0.5, dense_ends=False), total_steps=2
+    )
     masks = []
     for step in range(4):
         generator = torch.Generator().manual_seed(step)

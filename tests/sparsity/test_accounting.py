@@ -2,6 +2,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from tests.budgets import sparsify_arguments
 
 import isoflop
 from isoflop.errors import IsoflopError
@@ -81,10 +82,12 @@ def test_the_forecast_is_what_training_counts(method):
         model,
         optimizer,
         method,
-        plan=plan,
+        plan,
         total_steps=12,
-        calibration=[(torch.randn(2, 1000), torch.zeros(2, dtype=torch.long))],
-        loss=torch.nn.functional.cross_entropy,
+        scoring=isoflop.ScoringData(
+            batches=[(torch.randn(2, 1000), torch.zeros(2, dtype=torch.long))],
+            loss=torch.nn.functional.cross_entropy,
+        ),
     )
     for _ in range(12):
         model.weight.grad = torch.randn(1000, 1000)
@@ -98,7 +101,7 @@ def test_macs_need_a_plan_or_inputs():
         model = torch.nn.Linear(8, 8)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         options = {"sparsity": 0.5, "dense_ends": False, "total_steps": 5} | options
-        return isoflop.sparsify(model, optimizer, "static", **options)
+        return isoflop.sparsify(model, optimizer, "static", **sparsify_arguments(model, **options))
 
     for name in ("step_macs", "training_macs", "average_macs", "forecast_macs"):
         with pytest.raises(IsoflopError, match="example_inputs"):
@@ -126,11 +129,14 @@ def test_resnet50_costs_what_the_authors_of_rigl_publish(allocation, sparsity, m
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
         "static",
-        sparsity=sparsity,
-        allocation=allocation,
-        dense_ends=False,
-        exclude=["conv1"] if allocation == "uniform" else [],
-        example_inputs=(1, 3, 224, 224),
+        isoflop.plain_plan(
+            model,
+            sparsity,
+            example_inputs=(1, 3, 224, 224),
+            allocation=allocation,
+            dense_ends=False,
+            exclude=["conv1"] if allocation == "uniform" else [],
+        ),
         total_steps=1,
     )
     plan = sparsifier.plan

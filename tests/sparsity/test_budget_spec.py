@@ -11,6 +11,7 @@ from torch import nn
 from isoflop.errors import BudgetError
 from isoflop.methods import GMP
 from isoflop.patterns import Pattern, Unstructured
+from isoflop.sparsity import plain_plan
 from isoflop.sparsity.api import sparsify
 from isoflop.sparsity.budget_spec import BudgetSpec
 from isoflop.sparsity.targets import MaskedTarget
@@ -91,11 +92,9 @@ def test_counts_are_those_that_the_pattern_can_have():
         model,
         optimizer,
         "static",
-        sparsity=0.5,
-        dense_ends=False,
+        plain_plan(model, 0.5, example_inputs=(1, 3), dense_ends=False),
         pattern=Rows(),
         total_steps=3,
-        example_inputs=(1, 3),
     )
     assert sparsifier.nnz == {"0.weight": 6, "1.weight": 8}
     assert sparsifier.plan is not None
@@ -112,8 +111,7 @@ def test_patterns_that_cannot_become_sparser_refuse_a_ramp():
             model,
             optimizer,
             GMP(update_every=1),
-            sparsity=0.5,
-            dense_ends=False,
+            plain_plan(model, 0.5, dense_ends=False),
             pattern=Rows(half=True),
             total_steps=10,
         )

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from tests.budgets import sparsify_arguments
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from isoflop.errors import IsoflopError, WorkersError
 from isoflop.methods import SET, SNFS, SNIP, SRSTE, GraNet, GraSP, RigL
+from isoflop.sparsity import ScoringData, plain_plan
 from isoflop.sparsity.api import sparsify
 
 METHODS = {
@@ -44,13 +46,13 @@ def train(name, rank, world_size):
         model,
         optimizer,
         METHODS[name],
-        sparsity=0.5,
-        dense_ends=False,
+        plain_plan(model, 0.5, dense_ends=False),
         total_steps=10,
-        # Each worker scores its own samples.
-        calibration=[(samples.chunk(world_size)[rank], None)],
-        loss=lambda outputs, _: outputs.square().mean(),
         storage="compressed" if "compressed" in name else "masked",
+        scoring=ScoringData(
+            batches=[(samples.chunk(world_size)[rank], None)],
+            loss=lambda outputs, _: outputs.square().mean(),
+        ),
     )
     by_hand = "by hand" in name and world_size > 1
     wrapped = model
@@ -83,7 +85,13 @@ def refuse_ramps():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     options: Any = {"sparsity": 0.5, "dense_ends": False, "total_steps": 10}
     with pytest.raises(IsoflopError, match="DistributedDataParallel does not allow"):
-        sparsify(model, optimizer, METHODS["granet"], storage="compressed", **options)
+        sparsify(
+            model,
+            optimizer,
+            METHODS["granet"],
+            storage="compressed",
+            **sparsify_arguments(model, **options),
+        )
 
 
 def find_differences(rank, size):
@@ -91,7 +99,7 @@ def find_differences(rank, size):
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     options: Any = {"sparsity": 0.5, "dense_ends": False, "total_steps": 10}
-    sparsifier = sparsify(model, optimizer, "set", **options)
+    sparsifier = sparsify(model, optimizer, "set", **sparsify_arguments(model, **options))
     sparsifier.check_workers()
     mask = sparsifier.masks["2.weight"]
     before = mask.clone()
@@ -105,7 +113,9 @@ def find_differences(rank, size):
 
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    sparsifier = sparsify(model, optimizer, "set", **options, seed=rank)
+    sparsifier = sparsify(
+        model, optimizer, "set", **sparsify_arguments(model, **options), seed=rank
+    )
     with pytest.raises(WorkersError, match=r"the random number generator, the mask of '0.weight'"):
         sparsifier.check_workers()
 

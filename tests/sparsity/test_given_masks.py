@@ -24,7 +24,13 @@ def given():
 def train(model, method, masks, **options):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     sparsifier = isoflop.sparsify(
-        model, optimizer, method, masks=masks, total_steps=8, example_inputs=(1, 6), **options
+        model,
+        optimizer,
+        method,
+        masks,
+        total_steps=8,
+        scoring=isoflop.ScoringData(example_inputs=(1, 6)),
+        **options,
     )
     for _ in range(8):
         model(torch.randn(16, 6)).square().mean().backward()
@@ -41,7 +47,7 @@ def test_static_keeps_them_and_trains_the_weights(model, storage):
     assert all(torch.equal(sparsifier.masks[name], mask) for name, mask in masks.items())
     assert sparsifier.masks.keys() == masks.keys()
     counted = sparsifier.forward_macs()
-    isoflop.densify(model)
+    isoflop.densify_(model)
     for name, mask in masks.items():
         weight = model.get_parameter(name)
         assert not weight[~mask].any()

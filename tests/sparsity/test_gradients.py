@@ -4,7 +4,6 @@
 # pyright: reportOptionalSubscript=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false
 
-import copy
 from typing import Any
 
 import pytest
@@ -40,8 +39,7 @@ class Run:
             self.model,
             self.optimizer,
             method,
-            sparsity=0.6,
-            dense_ends=False,
+            isoflop.plain_plan(self.model, 0.6, dense_ends=False),
             total_steps=STEPS,
             storage=storage,
         )
@@ -71,7 +69,7 @@ class Run:
         nn.utils.clip_grad_norm_(self.parameters, norm)
 
     def weights(self):
-        dense = densify(copy.deepcopy(self.model))
+        dense = densify(self.model)
         return {name: dense.get_parameter(name) for name in self.sparsifier.masks}
 
 

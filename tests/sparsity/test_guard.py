@@ -3,9 +3,11 @@
 import gc
 import warnings
 import weakref
+from typing import Any
 
 import pytest
 import torch
+from tests.budgets import sparsify_arguments
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -15,13 +17,19 @@ from isoflop.errors import IsoflopError, NoEffectWarning, OptimizerError
 STORAGES = ["masked", "compressed"]
 
 
-def make(method="rigl", *, storage="masked", **options):
+def make(method="rigl", *, storage: Any = "masked", **options):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.Linear(32, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     method = isoflop.RigL(update_every=2) if method == "rigl" else method
     options = {"sparsity": 0.8, "dense_ends": False, "total_steps": 400, **options}
-    return model, optimizer, isoflop.sparsify(model, optimizer, method, storage=storage, **options)  # pyright: ignore[reportArgumentType]
+    return (
+        model,
+        optimizer,
+        isoflop.sparsify(
+            model, optimizer, method, storage=storage, **sparsify_arguments(model, **options)
+        ),
+    )  # pyright: ignore[reportArgumentType]
 
 
 def backward(model, optimizer=None):
@@ -78,9 +86,9 @@ def test_another_optimizer_goes_on_with_the_masks():
     masks = sparsifier.masks
     other = sgd(model)
     with pytest.raises(IsoflopError, match=r"masked already"):
-        isoflop.sparsify(model, other, "static", masks=masks, total_steps=5)
+        isoflop.sparsify(model, other, "static", masks, total_steps=5)
     sparsifier.remove()
-    again = isoflop.sparsify(model, other, "static", masks=masks, total_steps=5)
+    again = isoflop.sparsify(model, other, "static", masks, total_steps=5)
     for _ in range(3):
         backward(model, other)
     assert all(torch.equal(masks[name], mask) for name, mask in again.masks.items())
@@ -126,7 +134,9 @@ def test_optimizers_whose_step_calls_no_hooks_are_refused():
     model = nn.Linear(8, 8)
     wrapper = Lookahead(sgd(model))
     with pytest.raises(OptimizerError, match=r"Lookahead.*before any wrapper"):
-        isoflop.sparsify(model, wrapper, "rigl", sparsity=0.5, total_steps=9, dense_ends=False)
+        isoflop.sparsify(
+            model, wrapper, "rigl", isoflop.plain_plan(model, 0.5, dense_ends=False), total_steps=9
+        )
 
 
 def test_weights_that_leak_through_data_are_noticed():

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import isoflop
-from isoflop.kernels import SparseLayer, densify
+from isoflop.kernels import SparseLayer, densify, densify_
 
 STEPS = 6
 
@@ -222,8 +222,7 @@ def train(make, storage, dtype=torch.float64):
         model,
         optimizer,
         isoflop.RigL(update_every=2, end_fraction=1.0),
-        sparsity=0.6,
-        dense_ends=False,
+        isoflop.plain_plan(model, 0.6, dense_ends=False),
         total_steps=STEPS,
         storage=storage,
     )
@@ -270,7 +269,12 @@ def test_a_layer_that_is_the_whole_model_can_be_compressed():
     model = nn.Linear(8, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = isoflop.sparsify(
-        model, optimizer, "set", sparsity=0.5, dense_ends=False, total_steps=5, storage="compressed"
+        model,
+        optimizer,
+        "set",
+        isoflop.plain_plan(model, 0.5, dense_ends=False),
+        total_steps=5,
+        storage="compressed",
     )
     assert isinstance(model, SparseLayer)
     model(torch.ones(2, 8)).sum().backward()
@@ -284,7 +288,12 @@ def test_whatever_holds_the_parameter_goes_on_with_the_values():
     parameters = list(model.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     isoflop.sparsify(
-        model, optimizer, "set", sparsity=0.5, dense_ends=False, total_steps=5, storage="compressed"
+        model,
+        optimizer,
+        "set",
+        isoflop.plain_plan(model, 0.5, dense_ends=False),
+        total_steps=5,
+        storage="compressed",
     )
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
     model(torch.ones(2, 8)).sum().backward()
@@ -296,7 +305,7 @@ def test_whatever_holds_the_parameter_goes_on_with_the_values():
 def test_layers_made_dense_are_not_trained_by_the_sparsifier():
     model, sparsifier = train(Model, "compressed")
     masks = {name: mask.clone() for name, mask in sparsifier.masks.items()}
-    assert type(densify(model).b) is nn.Linear
+    assert type(densify_(model).b) is nn.Linear
     assert all(torch.equal(mask, masks[name]) for name, mask in sparsifier.masks.items())
     model.loss(*torch.randn(2, 16, 8, dtype=torch.float64)).backward()
     with pytest.raises(isoflop.errors.IsoflopError, match=r"made dense .* `sparsifier.remove\(\)`"):
@@ -309,7 +318,12 @@ def test_the_fast_path_of_transformers_is_left():
     model = nn.TransformerEncoder(layer, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     isoflop.sparsify(
-        model, optimizer, "set", sparsity=0.5, dense_ends=False, total_steps=5, storage="compressed"
+        model,
+        optimizer,
+        "set",
+        isoflop.plain_plan(model, 0.5, dense_ends=False),
+        total_steps=5,
+        storage="compressed",
     )
     x = torch.randn(3, 5, 16)
     padding = torch.arange(5).expand(3, 5) > 2

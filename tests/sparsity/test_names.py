@@ -47,7 +47,12 @@ class NamesOutsideOfTheForwardPass(Net):
 def sparsify(model, storage: Literal["masked", "compressed"] = "compressed"):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     isoflop.sparsify(
-        model, optimizer, "static", sparsity=0.5, total_steps=4, storage=storage, dense_ends=False
+        model,
+        optimizer,
+        "static",
+        isoflop.plain_plan(model, 0.5, dense_ends=False),
+        total_steps=4,
+        storage=storage,
     )
     return model
 

@@ -29,8 +29,7 @@ class Run:
             self.model,
             self.optimizer,
             method or isoflop.RigL(update_every=2),
-            sparsity=0.7,
-            dense_ends=False,
+            isoflop.plain_plan(self.model, 0.7, dense_ends=False),
             total_steps=STEPS,
         )
 
@@ -174,8 +173,7 @@ def test_schedulers_made_before_or_after(before):
         model,
         optimizer,
         isoflop.RigL(update_every=2),
-        sparsity=0.5,
-        dense_ends=False,
+        isoflop.plain_plan(model, 0.5, dense_ends=False),
         total_steps=9,
     )
     scheduler = scheduler or make(optimizer, 0.1, total_steps=STEPS)
@@ -201,8 +199,12 @@ def test_reparametrised_weights_are_refused(change):
     change(model[1])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(isoflop.IsoflopError, match=r"'1'.*computed.*remove"):
-        isoflop.sparsify(model, optimizer, "rigl", sparsity=0.5, total_steps=10)
+        isoflop.sparsify(model, optimizer, "rigl", 0.5, total_steps=10)
     # Where it stays dense it does no harm.
     isoflop.sparsify(
-        model, optimizer, "rigl", sparsity=0.5, total_steps=10, exclude=["1"], dense_ends=False
+        model,
+        optimizer,
+        "rigl",
+        isoflop.plain_plan(model, 0.5, dense_ends=False, exclude=["1"]),
+        total_steps=10,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.budgets import sparsify_arguments
 from torch import nn
 
 from isoflop.errors import (
@@ -23,6 +24,7 @@ from isoflop.methods import GMP, Dense, RigL, Static
 from isoflop.methods.base import Method
 from isoflop.patterns import Unstructured
 from isoflop.plan import LayerPlan, Plan
+from isoflop.sparsity import plain_plan
 from isoflop.sparsity.allocation import er
 from isoflop.sparsity.api import sparsify
 
@@ -55,7 +57,7 @@ def make(model: nn.Module | None = None, method: Method | str = "static", **opti
     options = {"total_steps": 100, **options}
     if "plan" not in options and method != "dense":
         options = {"sparsity": 0.5, **options}
-    return model, sparsify(model, sgd(model), method, **options)
+    return model, sparsify(model, sgd(model), method, **sparsify_arguments(model, **options))
 
 
 def layer(name, model, nnz=None, kind="sparse"):
@@ -158,7 +160,7 @@ def test_optimizer_state_of_an_earlier_training_is_masked_at_once():
     optimizer = sgd(model)
     model(torch.randn(4, 2, 8)).square().sum().backward()
     optimizer.step()
-    sparsifier = sparsify(model, optimizer, "static", sparsity=0.5, total_steps=5)
+    sparsifier = sparsify(model, optimizer, "static", 0.5, total_steps=5)
     for name, mask in sparsifier.masks.items():
         momentum = optimizer.state[model.get_parameter(name)]["momentum_buffer"]
         assert momentum[mask].any()
@@ -169,7 +171,9 @@ def test_nested_optimizer_state_is_masked():
     model = nn.Linear(4, 4)
     optimizer = sgd(model)
     optimizer.state[model.weight] = {"history": [torch.ones(4, 4), (torch.ones(4, 4),)], "n": 3}
-    sparsifier = sparsify(model, optimizer, "static", sparsity=0.5, dense_ends=False, total_steps=5)
+    sparsifier = sparsify(
+        model, optimizer, "static", plain_plan(model, 0.5, dense_ends=False), total_steps=5
+    )
     first, (second,) = optimizer.state[model.weight]["history"]
     assert torch.equal(first.bool(), sparsifier.masks["weight"])
     assert torch.equal(second, first)
@@ -257,7 +261,7 @@ def test_the_sparsifier_need_not_be_kept_but_is_freed_with_the_optimizer():
     model = Net()
     optimizer = sgd(model)
     reference = weakref.ref(
-        sparsify(model, optimizer, "rigl", sparsity=0.5, total_steps=5, dense_ends=False)
+        sparsify(model, optimizer, "rigl", plain_plan(model, 0.5, dense_ends=False), total_steps=5)
     )
     gc.collect()
     assert reference() is not None
@@ -304,7 +308,9 @@ def test_fused_optimizers_skip_overflowed_updates_with_the_scaler():
     model = nn.Linear(8, 8)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     method = RigL(update_every=1)
-    sparsifier = sparsify(model, optimizer, method, sparsity=0.5, dense_ends=False, total_steps=9)
+    sparsifier = sparsify(
+        model, optimizer, method, plain_plan(model, 0.5, dense_ends=False), total_steps=9
+    )
     mask = sparsifier.masks["weight"].clone()
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(model(torch.randn(4, 8)).sum() * math.inf).backward()
@@ -399,7 +405,7 @@ def test_what_is_no_state_is_refused():
         ({"allocation": "random"}, UnknownNameError, "Known: uniform, er, erk"),
         ({"allocation": 3}, IsoflopError, "function of shapes and density"),
         ({"allocation": lambda shapes, density: [1.0] * len(shapes)}, BudgetError, "average"),
-        ({"sparsity": None}, IsoflopError, "needs a plan"),
+        ({"sparsity": None}, IsoflopError, r"\[0, 1\)"),
         ({"sparsity": 1.0}, IsoflopError, r"\[0, 1\)"),
         ({"sparsity": -0.1}, IsoflopError, r"\[0, 1\)"),
         ({"sparsity": math.nan}, IsoflopError, r"\[0, 1\)"),
@@ -412,7 +418,7 @@ def test_what_is_no_state_is_refused():
         ({"seed": "a"}, IsoflopError, "seed must be an integer"),
         ({"exclude": ["body.*", "bodi.*"]}, IsoflopError, r"'bodi\.\*' matches no .*head, body"),
         ({"example_inputs": (1, 7, 8)}, InputError, "Net cannot be traced"),
-        ({"plan": "plan.json", "sparsity": None}, PlanError, "isoflop.transform"),
+        ({"plan": "plan.json"}, IsoflopError, "must be a plan, as `isoflop.transform`"),
     ],
 )
 def test_bad_arguments_change_nothing(options, error, message):
@@ -421,7 +427,7 @@ def test_bad_arguments_change_nothing(options, error, message):
     before = snapshot(model, optimizer)
     options = {"method": "rigl", "sparsity": 0.5, "total_steps": 10} | options
     with pytest.raises(error, match=message):
-        sparsify(model, optimizer, options.pop("method"), **options)
+        sparsify(model, optimizer, options.pop("method"), **sparsify_arguments(model, **options))
     after = snapshot(model, optimizer)
     assert str(before) == str(after)
 
@@ -429,9 +435,7 @@ def test_bad_arguments_change_nothing(options, error, message):
 @pytest.mark.parametrize(
     ("change", "options", "error", "message"),
     [
-        ({}, {"sparsity": 0.5}, IsoflopError, "not both"),
-        ({}, {"exclude": "up"}, IsoflopError, "Pass exclude to `isoflop.transform`"),
-        ({}, {"allocation": "nope"}, UnknownNameError, "Known"),
+        ({}, {"exclude": "up"}, IsoflopError, "Pass exclude to the transform"),
         ({"parameter": "down.weight"}, {}, PlanError, "'down.weight'"),
         ({"shape": (6, 6, 5)}, {}, PlanError, "the shape"),
         ({"nnz": 0}, {}, PlanError, "keeps 0 of 108"),
@@ -445,19 +449,19 @@ def test_bad_plans_change_nothing(change, options, error, message):
     plan = dataclasses.replace(plan, layers=(dataclasses.replace(plan.layers[1], **change),))
     before = snapshot(model, optimizer)
     with pytest.raises(error, match=message):
-        sparsify(model, optimizer, Static(), plan=plan, total_steps=10, **options)
+        sparsify(model, optimizer, Static(), plan, total_steps=10, **options)
     assert str(before) == str(snapshot(model, optimizer))
 
 
 def test_weights_that_the_optimizer_does_not_train_are_refused():
     model = Net()
     with pytest.raises(OptimizerError, match=r"'head.weight'.*and 0 more|'head.weight'"):
-        sparsify(model, sgd(Net()), "set", sparsity=0.5, total_steps=5, dense_ends=False)
+        sparsify(model, sgd(Net()), "set", plain_plan(model, 0.5, dense_ends=False), total_steps=5)
     model.stem.weight.requires_grad_(False)
     with pytest.raises(OptimizerError, match=r"train 'stem\.weight', which.*exclude"):
-        sparsify(model, sgd(model), "set", sparsity=0.5, total_steps=5)
+        sparsify(model, sgd(model), "set", 0.5, total_steps=5)
     assert "stem.weight_mask" not in model.state_dict()
-    sparsify(model, sgd(model), "set", sparsity=0.5, total_steps=5, exclude="stem")
+    sparsify(model, sgd(model), "set", 0.5, total_steps=5, exclude="stem")
 
 
 def test_what_is_no_optimizer_is_refused():
@@ -468,7 +472,7 @@ def test_what_is_no_optimizer_is_refused():
     wrong: list[Any] = [None, Wrapper()]
     for optimizer in wrong:
         with pytest.raises(OptimizerError, match="before any wrapper"):
-            sparsify(Net(), optimizer, "set", sparsity=0.5, total_steps=5)
+            sparsify(Net(), optimizer, "set", 0.5, total_steps=5)
 
 
 @pytest.mark.parametrize(

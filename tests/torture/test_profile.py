@@ -35,7 +35,7 @@ def test_masked_weights_count_by_their_non_zeros(habit: Habit):
             masks[name] = torch.rand(parameter.shape, generator=generator) < limits
     if not masks:
         return
-    isoflop.sparsify(model, make_optimizer(model), "static", masks=masks, total_steps=1)
+    isoflop.sparsify(model, make_optimizer(model), "static", masks, total_steps=1)
     table = attempt(habit, "profile", lambda: isoflop.profile(model, habit.examples()), model)
     assert table is not None
     assert table.macs == habit.macs(Weights(model, masks))

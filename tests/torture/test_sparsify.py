@@ -53,7 +53,7 @@ def test_compressed(habit: Habit):
     assert sparsifier.nnz == other_sparsifier.nnz
     for name, mask in other_sparsifier.masks.items():
         assert torch.equal(mask, sparsifier.masks[name]), name
-    isoflop.densify(model)
+    isoflop.densify_(model)
     check_masks(model, sparsifier.masks, other_sparsifier.masks)
     weights = dict(model.named_parameters())
     for name, weight in masked.named_parameters():

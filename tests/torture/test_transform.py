@@ -17,13 +17,13 @@ SPARSITIES = {"wide": 0.3, "low_rank": 0.3}
 @every_habit
 def test_transform(habit: Habit, name: str):
     dense = habit.build()
-    config = TRANSFORMS.get(name)(SPARSITIES.get(name, 0.5), dense_ends=False)
+    config = TRANSFORMS.get(name)(
+        SPARSITIES.get(name, 0.5), dense_ends=False, exclude=habit.exclude
+    )
     made = attempt(
         habit,
         name,
-        lambda: isoflop.transform(
-            dense, config, example_inputs=habit.examples(), exclude=habit.exclude
-        ),
+        lambda: isoflop.transform(dense, config, example_inputs=habit.examples()),
         dense,
     )
     if made is None:
@@ -72,7 +72,7 @@ def check_sparse_training(habit, dense, model, plan):
     outputs = evaluated(habit, model)
     assert [t.shape for t in outputs] == shapes
     optimizer = make_optimizer(model)
-    sparsifier = isoflop.sparsify(model, optimizer, "static", plan=plan, total_steps=4)
+    sparsifier = isoflop.sparsify(model, optimizer, "static", plan, total_steps=4)
     table = isoflop.profile(model, habit.examples())
     assert (table.macs, table.dense_macs) == (plan.macs, plan.unmasked_macs)
     model.train()

@@ -33,11 +33,9 @@ def sparsified(
             model,
             optimizer,
             METHOD,
-            sparsity=0.5,
+            isoflop.plain_plan(model, 0.5, dense_ends=False, exclude=habit.exclude),
             total_steps=TOTAL_STEPS,
             storage=storage,  # pyright: ignore[reportArgumentType]
-            dense_ends=False,
-            exclude=habit.exclude,
         ),
         model,
         optimizer,

@@ -65,7 +65,7 @@ def test_models_that_are_not_plain_and_dense_are_refused():
     make, shape = ZOO["vgg"]
     model, plan = isoflop.transform(make(), isoflop.SparseParallel(0.5), example_inputs=shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    isoflop.sparsify(model, optimizer, "static", plan=plan, total_steps=10)
+    isoflop.sparsify(model, optimizer, "static", plan, total_steps=10)
     with pytest.raises(isoflop.WideningError, match="masked already"):
         isoflop.transform(model, isoflop.SparseWide(0.5), example_inputs=shape)
 
@@ -107,11 +107,13 @@ def test_every_method_trains_a_transformed_model_at_its_planned_flops(method):
         model,
         optimizer,
         cls(**options),
-        plan=plan,
+        plan,
         total_steps=6,
-        example_inputs=shape,
-        calibration=[(torch.randn(8, 3, 16, 16), torch.arange(8))],
-        loss=F.cross_entropy,
+        scoring=isoflop.ScoringData(
+            batches=[(torch.randn(8, 3, 16, 16), torch.arange(8))],
+            loss=F.cross_entropy,
+            example_inputs=shape,
+        ),
     )
     macs = []
     for _ in range(6):
@@ -134,7 +136,7 @@ def test_other_allocations_meet_the_dense_budget_too(allocation):
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = isoflop.sparsify(
-        model, optimizer, "static", plan=plan, allocation=allocation, total_steps=10
+        model, optimizer, "static", isoflop.reallocate(plan, allocation), total_steps=10
     )
     macs = isoflop.profile(model, (1, 3, 32, 32)).macs
     assert abs(macs - plan.dense_macs) <= 1e-6 * plan.dense_macs
@@ -147,7 +149,7 @@ def test_the_plan_of_another_model_is_refused_before_anything_changes():
     model = make()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(isoflop.PlanError, match="this model"):
-        isoflop.sparsify(model, optimizer, "rigl", plan=plan, total_steps=10)
+        isoflop.sparsify(model, optimizer, "rigl", plan, total_steps=10)
     assert not any(name.endswith("_mask") for name in model.state_dict())
 
 
@@ -174,7 +176,9 @@ def test_a_width_that_rightly_stays_can_be_excluded():
     config = isoflop.SparseWide(0.75)
     with pytest.raises(isoflop.WideningError, match="exclude 'tokens'"):
         isoflop.transform(Tokens(), config, example_inputs=(1, 9, 4))
-    model, plan = isoflop.transform(Tokens(), config, example_inputs=(1, 9, 4), exclude=["tokens"])
+    model, plan = isoflop.transform(
+        Tokens(), "wide", sparsity=0.75, example_inputs=(1, 9, 4), exclude=["tokens"]
+    )
     assert model.get_parameter("channels.weight").shape == (32, 32)
     assert model.get_parameter("tokens.weight").shape == (9, 9)
     assert {layer.parameter for layer in plan.sparse_layers} == {"channels.weight"}
@@ -196,7 +200,7 @@ def test_a_quantised_model_is_refused():
 def test_a_string_is_one_pattern(exclude):
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(5)))
     _, plan = isoflop.transform(
-        model, isoflop.SparseParallel(0.5), example_inputs=(2, 8), exclude=exclude
+        model, "parallel", sparsity=0.5, example_inputs=(2, 8), exclude=exclude
     )
     assert {layer.source for layer in plan.sparse_layers} == {"1", "3"}
     config = isoflop.SparseParallel(0.5, exclude="stages.2")  # pyright: ignore[reportArgumentType]
@@ -204,9 +208,10 @@ def test_a_string_is_one_pattern(exclude):
     with pytest.raises(isoflop.IsoflopError, match="exclude must be a string"):
         isoflop.transform(
             model,
-            isoflop.SparseParallel(0.5),
+            "parallel",
+            sparsity=0.5,
             example_inputs=(2, 8),
-            exclude=3,  # pyright: ignore
+            exclude=3,
         )
 
 

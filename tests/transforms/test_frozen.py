@@ -188,7 +188,7 @@ def test_frozen_weights_are_not_masked_without_a_transform_either():
     before = dense.middle.get_parameter("weight").clone()
     optimizer = torch.optim.SGD(dense.parameters(), lr=0.1)
     with pytest.raises(isoflop.OptimizerError, match=r"'middle\.weight'"):
-        isoflop.sparsify(dense, optimizer, "rigl", sparsity=0.5, total_steps=10)
+        isoflop.sparsify(dense, optimizer, "rigl", 0.5, total_steps=10)
     assert torch.equal(dense.middle.get_parameter("weight"), before)
 
 

@@ -50,7 +50,7 @@ def gradient_norm(model: nn.Module) -> float:
 def transformed(config: Transform) -> tuple[nn.Module, torch.optim.Optimizer]:
     model, plan = isoflop.transform(network(), config, example_inputs=(4, 3, 8, 8))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    isoflop.sparsify(model, optimizer, "static", plan=plan, total_steps=10)
+    isoflop.sparsify(model, optimizer, "static", plan, total_steps=10)
     return model, optimizer
 
 

@@ -187,7 +187,7 @@ class _Check:
         self.enter("sparsify")
         # As it is meant to be used: without its zeros, a deep network's activations overflow.
         optimizer = torch.optim.SGD(wide.parameters(), lr=1e-3)
-        sparsify(wide, optimizer, "static", plan=plan, total_steps=2)
+        sparsify(wide, optimizer, "static", plan, total_steps=2)
         macs = profile(wide, inputs).macs
         if macs != plan.macs:
             raise CheckFailed("the masked model costs something else", f"{macs}, not {plan.macs}")

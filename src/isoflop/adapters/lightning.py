@@ -20,7 +20,7 @@ class SparsifierCallback(lightning.Callback):
             self.model, plan = isoflop.transform(...)
             self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
             self.sparsifier = isoflop.sparsify(
-                self.model, self.optimizer, isoflop.RigL(), plan=plan, total_steps=10_000
+                self.model, self.optimizer, isoflop.RigL(), plan, total_steps=10_000
             )
 
         def configure_optimizers(self):

@@ -20,7 +20,7 @@ class SparsifierCallback(transformers.TrainerCallback):
 
     ```python
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    sparsifier = isoflop.sparsify(model, optimizer, isoflop.RigL(), plan=plan, total_steps=10_000)
+    sparsifier = isoflop.sparsify(model, optimizer, isoflop.RigL(), plan, total_steps=10_000)
     trainer = transformers.Trainer(
         model,
         arguments,

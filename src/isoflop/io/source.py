@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from isoflop.errors import ModelFileError
+from isoflop.errors import IsoflopError, ModelFileError, UnknownNameError
 from isoflop.model_specs import (
     build_model,
     default_example_shape,
     example_inputs,
 )
 from isoflop.plan import UNTRANSFORMED, Plan
-from isoflop.transforms import TRANSFORMS, transform
+from isoflop.transforms import find_transform, transform
 
 LIBRARIES = ("timm", "torchvision", "isoflop", "hf")
 """What a file may name as the source of its model. A function of any module might do anything."""
@@ -110,13 +110,12 @@ class ModelSource:
             options: Its options.
             scope: Whether the model or each of its layers meets the FLOP budget.
         """
-        kind: Any = TRANSFORMS.get(name)
         try:
-            config = kind(**options)
-        except TypeError as error:
-            raise ModelFileError(
-                f"The plan's transform has other options here: {error}."
-            ) from error
+            config = find_transform(name, **options)
+        except UnknownNameError:
+            raise
+        except IsoflopError as error:
+            raise ModelFileError(f"The plan's transform has other options here: {error}") from error
         return transform(model, config, example_inputs=self.example_inputs(model), scope=scope)[0]
 
     @property

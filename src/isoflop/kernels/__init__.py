@@ -3,9 +3,9 @@
 They are isoflop's own on CPUs, and PyTorch's for 2:4 sparsity on GPUs.
 """
 
-from isoflop.kernels.autotune.accelerate import AccelerationReport, accelerate
+from isoflop.kernels.autotune.accelerate import AccelerationReport, accelerate, accelerate_
 from isoflop.kernels.autotune.choices import LayerChoice
-from isoflop.kernels.convert import align_masks, compress, densify
+from isoflop.kernels.convert import align_masks, compress, densify, densify_
 from isoflop.kernels.cpu import counting  # noqa: F401  (tells PyTorch what the operators cost)
 from isoflop.kernels.cpu.conv2d import SparseConv2d
 from isoflop.kernels.cpu.functional import ACTIVATIONS, sparse_conv2d, sparse_linear
@@ -28,12 +28,14 @@ __all__ = [
     "SparseLayer",
     "SparseLinear",
     "accelerate",
+    "accelerate_",
     "align_masks",
     "available",
     "build_index",
     "compress",
     "default_blocks",
     "densify",
+    "densify_",
     "freeze",
     "frozen_dense",
     "has_bfloat16",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from isoflop.errors import KernelError
+from isoflop.flops.copies import copy_with_tensors
 from isoflop.kernels.cpu.conv2d import SparseConv2d
 from isoflop.kernels.cpu.layers import SparseLayer
 from isoflop.kernels.cpu.linear import SparseLinear
@@ -66,10 +67,19 @@ def compress(layer: nn.Module, mask: Tensor, *, rows: int = 1) -> SparseLayer:
 
 
 def densify(model: nn.Module) -> nn.Module:
+    """Return a copy of `model` whose compressed layers are dense layers with masks.
+
+    The copy computes the same, and is what `isoflop.profile`, `isoflop.spectral` and masked storage
+    work on; see `densify_`, which changes the model itself.
+    """
+    check_module(model)
+    return densify_(copy_with_tensors(model, lambda *args: args[-1].detach().clone()))
+
+
+def densify_(model: nn.Module) -> nn.Module:
     """Make the compressed layers of `model` dense layers with masks, in place.
 
-    The masked model computes the same, and is what `isoflop.profile`, `isoflop.spectral` and masked
-    storage work on. Optimizers that train the compressed layers do not follow.
+    Optimizers that train the compressed layers do not follow. See `densify`.
 
     Returns:
         The model.

@@ -197,10 +197,10 @@ class CalibratedPruning(PruneAtInit, ABC):
     """Base of the methods that score by the loss on a few labelled batches.
 
     Attributes:
-        batches: How many batches of `calibration` to use; gradients are averaged over them.
+        batches: How many batches of `ScoringData.batches` to use; gradients are averaged over them.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("calibration", "loss")
+    needs: ClassVar[tuple[str, ...]] = ("batches", "loss")
 
     batches: int = 1
 
@@ -214,21 +214,21 @@ class CalibratedPruning(PruneAtInit, ABC):
 
     def scoring_model(self, context: "InitContext") -> ScoringModel:
         """Return a copy of the model with the loss of each batch."""
-        assert context.calibration is not None
-        assert context.loss is not None
-        loss = context.loss
+        assert context.scoring.batches is not None
+        assert context.scoring.loss is not None
+        loss = context.scoring.loss
         device = next(context.model.parameters()).device
         batches = []
-        for batch in itertools.islice(iter(context.calibration), self.batches):
+        for batch in itertools.islice(iter(context.scoring.batches), self.batches):
             if not isinstance(batch, Sequence) or len(batch) != 2:
                 raise InputError(
-                    "calibration must yield pairs of inputs and targets, not "
+                    "The batches for scoring must yield pairs of inputs and targets, not "
                     f"{type(batch).__name__}: pass a list such as [(inputs, targets)]."
                 )
             batches.append(tree_map_only(Tensor, lambda t: t.to(device), tuple(batch)))
         if len(batches) < self.batches:
             raise InputError(
-                f"The method {self.name!r} uses {self.batches} batches, but calibration has "
+                f"The method {self.name!r} uses {self.batches} batches, but the data for scoring have "
                 f"{len(batches)}. Pass more, or set batches={len(batches) or 1}."
             )
 
@@ -239,7 +239,7 @@ class CalibratedPruning(PruneAtInit, ABC):
                 except Exception as error:
                     raise InputError(
                         f"The loss of a calibration batch cannot be computed: "
-                        f"{type(error).__name__}: {error}. Pass calibration=[(inputs, targets), …] "
+                        f"{type(error).__name__}: {error}. Pass batches=[(inputs, targets), …] "
                         "with which `loss(model(inputs), targets)` works."
                     ) from error
                 yield value

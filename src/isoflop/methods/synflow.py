@@ -70,7 +70,7 @@ class SynFlow(InRounds):
 
 
 def _scoring_model(context: "InitContext", dtype: torch.dtype) -> ScoringModel:
-    args, kwargs = normalize_inputs(context.model, context.example_inputs)
+    args, kwargs = normalize_inputs(context.model, context.scoring.example_inputs)
     device = next(context.model.parameters()).device
 
     def ones(tensor: Tensor) -> Tensor:

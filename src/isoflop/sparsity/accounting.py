@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from isoflop.errors import IsoflopError
 from isoflop.methods.base import METHODS, Method
 from isoflop.plan import Plan
-from isoflop.sparsity.allocation import ALLOCATIONS, Allocation, exact_counts
+from isoflop.sparsity.allocation import allocation_of, exact_counts
 
 
 def step_macs(macs: int, unmasked_macs: int, *, dense_gradient: bool) -> int:
@@ -41,14 +41,8 @@ def training_macs(
     return total
 
 
-def training_flops(
-    plan: Plan,
-    method: Method | str,
-    total_steps: int,
-    *,
-    allocation: Allocation | str | None = None,
-) -> int:
-    """Forecast the FLOPs of training a transformed model, before it is trained.
+def training_flops(plan: Plan, method: Method | str, total_steps: int) -> int:
+    """Forecast the FLOPs of training a sparse model, before it is trained.
 
     They are what `Sparsifier.training_macs` counts in the end, times 2. Methods differ: with static
     masks, pruning at initialisation and SET a step costs three forward passes of the sparse model,
@@ -57,11 +51,9 @@ def training_flops(
     training is not included.
 
     Args:
-        plan: The plan that `isoflop.transform` returned.
+        plan: The plan that `isoflop.transform` returned, or one of `isoflop.plain_plan` that counts MACs.
         method: The method, or its registered name.
         total_steps: Optimizer steps of the whole training.
-        allocation: What is passed to `sparsify`, where it matters: how the initial density of a
-            pruning schedule is spread. By default the plan's.
 
     Returns:
         FLOPs (1 MAC = 2 FLOPs) of all steps, each on one batch of the size of the example inputs
@@ -72,6 +64,11 @@ def training_flops(
         method = METHODS.get(method)()
     if total_steps < 1:
         raise IsoflopError(f"total_steps must be positive, not {total_steps}.")
+    if not plan.is_counted:
+        raise IsoflopError(
+            "The plan counts no MACs. Pass example_inputs to `isoflop.plain_plan`, such as "
+            "example_inputs=(1, 3, 32, 32)."
+        )
     unmasked = plan.unmasked_macs
     if not method.masks_weights:
         return 2 * training_macs(method, total_steps, unmasked, [(0, unmasked)])
@@ -81,18 +78,17 @@ def training_flops(
     pruning_schedule.check(total_steps)
     layers = plan.sparse_layers
     shapes = [layer.shape for layer in layers]
-    if allocation is None:
-        known = dict(ALLOCATIONS.items())
-        allocation = known.get(plan.allocation, known["uniform"])
-    elif isinstance(allocation, str):
-        allocation = ALLOCATIONS.get(allocation)
+    allocation = allocation_of(plan)
     weights = max(
         len(layers), math.floor(pruning_schedule.initial_density * sum(x.numel for x in layers))
     )
     counts = exact_counts(shapes, allocation(shapes, pruning_schedule.initial_density), weights)
     initial = sum(int(n * x.macs_per_weight) for n, x in zip(counts, layers, strict=True))
     budget = sum(layer.macs for layer in layers)
-    final = pruning_schedule.final_cost(initial, budget, total_steps)
+    # A plain sparsity is that of the end, the budget of a transform that of the average.
+    final = budget
+    if plan.is_transformed:
+        final = pruning_schedule.final_cost(initial, budget, total_steps)
     fixed = plan.macs - budget
     changes = [(0, fixed + initial)] + [
         (step, fixed + pruning_schedule.cost(initial, final, step, total_steps))

@@ -5,10 +5,13 @@ weight such that ``sum(density_l * numel_l) == density * sum(numel_l)``. Registe
 function in `ALLOCATIONS` makes it available everywhere.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from isoflop.errors import BudgetError
+from isoflop.budget import spread_anew, with_counts
+from isoflop.errors import BudgetError, IsoflopError, PlanError
+from isoflop.plan import Plan
 from isoflop.registry import Registry
 
 Shape = tuple[int, ...]
@@ -93,6 +96,64 @@ def exact_counts(shapes: Sequence[Shape], densities: Sequence[float], total: int
         furthest = max(open_layers, key=lambda i: sign * (ideal[i] - counts[i]))
         counts[furthest] += sign
     return counts
+
+
+def find_allocation(value: Allocation | str) -> Allocation:
+    """Return `value`, or the allocation of that name."""
+    if isinstance(value, str):
+        return ALLOCATIONS.get(value)
+    if not callable(value):
+        known = ", ".join(repr(name) for name in ALLOCATIONS.names())
+        raise IsoflopError(
+            f"The allocation must be a name ({known}) or a function of shapes and density, not "
+            f"{value!r}."
+        )
+    return value
+
+
+def allocation_name(function: Allocation) -> str:
+    """Return the registered name of an allocation, or its own."""
+    names = (name for name, known in ALLOCATIONS.items() if known is function)
+    return next(names, getattr(function, "__name__", "custom"))
+
+
+def allocation_of(plan: Plan) -> Allocation:
+    """Return the allocation of a plan, or uniform if it is not registered."""
+    return ALLOCATIONS.get(plan.allocation if plan.allocation in ALLOCATIONS.names() else "uniform")
+
+
+def reallocate(plan: Plan, allocation: Allocation | str) -> Plan:
+    """Spread the sparsity over the layers in another way, at the same budget.
+
+    The budget is the FLOPs of the dense model, or, for a plan of `isoflop.plain_plan`, the number of
+    weights.
+
+    Args:
+        plan: A plan whose sizes stay.
+        allocation: A registered name such as ``"erk"``, or a function that maps the shapes of the
+            sparse layers and a global density to their densities.
+
+    Returns:
+        The plan with new non-zeros.
+
+    Raises:
+        BudgetError: No global density meets the budget.
+    """
+    if not isinstance(plan, Plan):
+        raise PlanError(f"plan must be what `isoflop.transform` returned, not {plan!r}.")
+    function = find_allocation(allocation)
+    name = allocation_name(function)
+    if name == plan.allocation:
+        return plan
+    if plan.is_transformed:
+        return spread_anew(plan, function, name)
+    layers = plan.sparse_layers
+    shapes = [layer.shape for layer in layers]
+    total = sum(layer.nnz for layer in layers)
+    counts = exact_counts(shapes, function(shapes, plan.density), total)
+    names = [layer.parameter for layer in layers]
+    plan = with_counts(plan, dict(zip(names, counts, strict=True)))
+    return dataclasses.replace(plan, allocation=name)
 
 
 def _raw_density(shape: Shape) -> float:

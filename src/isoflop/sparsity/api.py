@@ -1,11 +1,11 @@
 """`sparsify`: from a model, an optimizer and a method to a sparsifier."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from isoflop.methods.base import METHODS, Method
@@ -13,36 +13,30 @@ from isoflop.patterns import Pattern
 from isoflop.plan import Plan
 from isoflop.registry import known_name, names_in
 from isoflop.sparsity import arguments
-from isoflop.sparsity.allocation import Allocation
+from isoflop.sparsity.allocation import allocation_of
 from isoflop.sparsity.averages import let_averages_follow
-from isoflop.sparsity.budget_spec import BudgetSpec, whole_prices
-from isoflop.sparsity.init_context import Batches, InitContext, Loss
+from isoflop.sparsity.budget_spec import BudgetSpec
+from isoflop.sparsity.init_context import InitContext, ScoringData
+from isoflop.sparsity.resolve import Budget, ResolvedBudget, check_budget
 from isoflop.sparsity.sparsifier import Sparsifier
-from isoflop.sparsity.targets import from_masks, from_plan, from_sparsity, plain_plan
 from isoflop.sparsity.trajectory import plan_trajectory
 from isoflop.sparsity.weights.compressed import CompressedWeights
 from isoflop.sparsity.weights.compressible import check_compressible
 from isoflop.sparsity.weights.masked import MaskedWeights, TrainedWeights
-from isoflop.surgery import ExampleInputs, check_module
+from isoflop.surgery import check_module
 
 
 def sparsify(
     model: nn.Module,
     optimizer: Optimizer,
     method: Method | str,
+    budget: Budget,
     *,
-    plan: Plan | None = None,
-    sparsity: float | None = None,
-    masks: Mapping[str, Tensor] | None = None,
-    allocation: Allocation | str | None = None,
+    total_steps: int,
     pattern: Pattern | str = "unstructured",
     storage: Literal["masked", "compressed"] = "masked",
-    total_steps: int,
-    dense_ends: bool = True,
-    example_inputs: ExampleInputs | None = None,
-    exclude: str | Sequence[str] = (),
-    calibration: Batches | None = None,
-    loss: Loss | None = None,
+    exclude: str | Iterable[str] = (),
+    scoring: ScoringData | None = None,
     seed: int = 0,
 ) -> Sparsifier:
     """Mask the weights of `model` and keep them masked through every step of `optimizer`.
@@ -56,35 +50,25 @@ def sparsify(
             `DistributedDataParallel` or `torch.compile` afterwards.
         optimizer: The optimizer that trains it.
         method: A method such as ``RigL(alpha=0.3)``, or a registered name such as ``"rigl"``.
-        plan: The plan that `isoflop.transform` returned with the model; says which weights are
-            masked and how many non-zeros each keeps. Methods that rank the weights of all layers
-            together spread them anew, at the plan's FLOPs; methods that prune during training
-            meet the plan's FLOPs on average over all steps.
-        sparsity: Without a plan: the fraction of the maskable weights that is zero, in [0, 1); in
-            the end, for methods that prune during training.
-        masks: In place of a plan or a sparsity: the masks to begin with, boolean and shaped like the
-            weights, by parameter name; all other weights stay dense. For methods that would begin with
-            random masks; with `isoflop.Static` these masks never change.
-        allocation: How sparsity is spread over the layers; a registered name or a function. By
-            default that of the plan, or uniform. Another one than the plan's is solved anew for
-            the plan's FLOPs.
+        budget: How many weights stay, and which may. A plan, as `isoflop.transform` or
+            `isoflop.plain_plan` returned it; or the plain sparsity, in [0, 1), of all linear and
+            convolution layers but the first and the last; or masks to begin with, boolean and shaped
+            like the weights, by parameter name, with all other weights dense. Methods that rank the
+            weights of all layers together spread those of a plan anew, at its FLOPs. Methods that prune
+            during training meet the FLOPs of a transform's plan on average over all steps, and a
+            plain sparsity in the end. Masks are for methods that would begin with random ones; with
+            `isoflop.Static` they never change. Dense training has none of it: pass 0.0, or the plan.
+        total_steps: Optimizer steps of the whole training run, which the method's schedule spans.
         pattern: Which weights may be non-zero together; a pattern, a registered name, or a text
             such as ``"2:4"``, ``"4:8-T"`` or ``"4x1"`` (see `isoflop.sparsity.parse_pattern`). N:M
             patterns fix the number of non-zeros themselves, which must be near the one asked for.
         storage: ``"masked"`` stores dense weights with masks, for every device and method;
             ``"compressed"`` stores the non-zeros only, with gradients and optimizer state of their
             number, in linear layers and two-dimensional convolutions on the CPU.
-        total_steps: Optimizer steps of the whole training run, which the method's schedule spans.
-        dense_ends: Without a plan: leave the first and the last layer dense.
-        example_inputs: Without a plan: inputs by which the first and the last layer are found in
-            the flow of the data (by default the order of definition tells), and FLOPs are counted.
-            SynFlow runs the model on ones of their shapes.
-        exclude: Without a plan: globs over module paths, such as ``"blocks.*.proj"``, that stay
-            dense with everything inside them.
-        calibration: For methods that score weights by data: batches ``(inputs, targets)`` of the
-            training data, such as a data loader; the method uses the first few.
-        loss: For the same methods: maps outputs and targets to a scalar, such as
-            `F.cross_entropy`.
+        exclude: With a plain sparsity: patterns of module paths, such as ``"blocks.*.proj"``, that stay
+            dense with everything inside them; or one pattern. A plan has its own.
+        scoring: What methods need that score weights before training. Its example inputs also
+            count the MACs where the budget is no plan.
         seed: Seed of all randomness of the sparsifier, which the global generators do not touch.
 
     Returns:
@@ -100,44 +84,21 @@ def sparsify(
     arguments.check_total_steps(total_steps)
     arguments.check_integer("seed", seed, "what the sparsifier's generator starts from")
     arguments.check_optimizer(optimizer)
-    arguments.check_unmasked(model, masks)
+    arguments.check_unmasked(model, budget if isinstance(budget, Mapping) else None)
     exclude = names_in(exclude, "exclude")
-    arguments.check_budget(method, plan, sparsity, masks, exclude)
-    arguments.check_used(method, plan, masks, allocation, dense_ends=dense_ends)
-    arguments.check_needs(method, calibration=calibration, loss=loss, example_inputs=example_inputs)
-    arguments.check_whole(model, method, traced=plan is None and example_inputs is not None)
+    check_budget(method, budget, exclude)
+    scoring = arguments.check_scoring(method, scoring)
+    inputs = None if isinstance(budget, Plan) else scoring.example_inputs
+    arguments.check_whole(model, method, traced=inputs is not None)
 
-    budget = plan
-    if budget is not None:
-        budget.check(model)
-        budget = arguments.with_allocation(budget, allocation)
-    spread = arguments.find_allocation(arguments.default_allocation(allocation, budget))
-    targets = []
-    if method.masks_weights and budget is not None:
-        targets = from_plan(model, budget)
-    elif masks is not None:
-        targets = from_masks(model, masks)
-    elif method.masks_weights:
-        assert sparsity is not None
-        targets = from_sparsity(
-            model,
-            sparsity,
-            spread,
-            dense_ends=dense_ends,
-            example_inputs=example_inputs,
-            exclude=exclude,
-        )
+    resolved = ResolvedBudget.of(budget, model, method, inputs, exclude)
+    targets, plan, masks = resolved.targets, resolved.plan, resolved.masks
     arguments.check_trained(targets, optimizer)
-    prices = [1] * len(targets)
-    if budget is not None and targets:
-        prices = whole_prices([layer.macs_per_weight for layer in budget.sparse_layers])
-    elif budget is None and example_inputs is not None:
-        budget = plain_plan(model, example_inputs, targets)
     if storage == "compressed":
         check_compressible(model, targets, optimizer, method, pattern, total_steps)
     else:
         arguments.check_mask_names(targets)
-    budget_spec = BudgetSpec(tuple(targets), tuple(prices), pattern)
+    budget_spec = BudgetSpec(tuple(targets), tuple(resolved.prices), pattern)
     counts = budget_spec.feasible([target.nnz for target in targets])
     arguments.check_pattern(budget_spec, counts, plan)
     if masks is not None:
@@ -148,9 +109,9 @@ def sparsify(
             method.pruning_schedule,
             budget_spec,
             counts,
-            spread,
+            allocation_of(plan),
             total_steps,
-            on_average=plan is not None,
+            on_average=plan.is_transformed,
         )
         counts = trajectory.initial
 
@@ -160,9 +121,7 @@ def sparsify(
         budget_spec=budget_spec,
         counts=counts,
         generator=generator,
-        calibration=calibration,
-        loss=loss,
-        example_inputs=example_inputs,
+        scoring=scoring,
     )
     if masks is None:
         first = method.initial_masks(context) if targets else []
@@ -181,6 +140,7 @@ def sparsify(
     budget_spec = dataclasses.replace(budget_spec, targets=stored.targets)
     if trajectory is not None:
         trajectory = dataclasses.replace(trajectory, budget_spec=budget_spec)
+    counted = plan if plan.is_counted else None
     return Sparsifier(
-        budget_spec, counts, optimizer, stored, method, generator, total_steps, budget, trajectory
+        budget_spec, counts, optimizer, stored, method, generator, total_steps, counted, trajectory
     )

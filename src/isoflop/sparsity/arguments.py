@@ -7,14 +7,13 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.optim import Optimizer, SparseAdam
 
-from isoflop.budget import TOLERANCE, reallocate
+from isoflop.budget import TOLERANCE
 from isoflop.errors import (
     BudgetError,
     IsoflopError,
     NoEffectWarning,
     OptimizerError,
     PatternGapWarning,
-    PlanError,
 )
 from isoflop.kernels.cpu.layers import SparseLayer
 from isoflop.masks import mask_name, named_masks
@@ -22,9 +21,9 @@ from isoflop.methods.base import Method
 from isoflop.patterns import PATTERNS, Pattern, parse_pattern
 from isoflop.plan import Plan
 from isoflop.registry import Registry
-from isoflop.sparsity.allocation import ALLOCATIONS, Allocation
 from isoflop.sparsity.budget_spec import BudgetSpec
 from isoflop.sparsity.guard import is_kept
+from isoflop.sparsity.init_context import ScoringData
 from isoflop.sparsity.target import some_of
 from isoflop.sparsity.targets import MaskedTarget
 from isoflop.sparsity.weights.sharding import is_sharded
@@ -56,7 +55,7 @@ def find_pattern(value: Pattern | str) -> Pattern:
     )
 
 
-def check_pattern(budget_spec: BudgetSpec, counts: Sequence[int], plan: Plan | None) -> None:
+def check_pattern(budget_spec: BudgetSpec, counts: Sequence[int], plan: Plan) -> None:
     """Raise if the pattern keeps far more or fewer weights than asked for; warn of a FLOP gap."""
     wanted = budget_spec.cost([target.nnz for target in budget_spec.targets])
     got = budget_spec.cost(counts)
@@ -67,7 +66,7 @@ def check_pattern(budget_spec: BudgetSpec, counts: Sequence[int], plan: Plan | N
             f"{wanted / size:.1%} are asked for. Use a sparsity of about {1 - got / size:.2f}, or "
             "another pattern."
         )
-    if plan is None or not wanted:
+    if not plan.is_transformed or not wanted:
         return
     # Costs may be in a multiple of MACs, so only their ratio counts.
     gap = (got / wanted - 1) * sum(x.macs for x in plan.sparse_layers) / plan.dense_macs
@@ -78,29 +77,6 @@ def check_pattern(budget_spec: BudgetSpec, counts: Sequence[int], plan: Plan | N
             PatternGapWarning,
             stacklevel=3,
         )
-
-
-def find_allocation(value: Allocation | str) -> Allocation:
-    """Return `value`, or the allocation of that name."""
-    if isinstance(value, str):
-        return ALLOCATIONS.get(value)
-    if not callable(value):
-        known = ", ".join(repr(name) for name in ALLOCATIONS.names())
-        raise IsoflopError(
-            f"The allocation must be a name ({known}) or a function of shapes and density, not "
-            f"{value!r}."
-        )
-    return value
-
-
-def with_allocation(plan: Plan, allocation: Allocation | str | None) -> Plan:
-    """Return `plan` with its non-zeros spread as `allocation` says, for the same FLOPs."""
-    if allocation is None:
-        return plan
-    function = find_allocation(allocation)
-    names = (name for name, known in ALLOCATIONS.items() if known is function)
-    name = next(names, getattr(function, "__name__", "custom"))
-    return plan if name == plan.allocation else reallocate(plan, function, name)
 
 
 def check_integer(name: str, value: object, meaning: str) -> None:
@@ -128,50 +104,31 @@ def check_effect(method: Method, counts: Sequence[int], total_steps: int) -> Non
         )
 
 
-def check_used(
-    method: Method,
-    plan: Plan | None,
-    masks: Mapping[str, Tensor] | None,
-    allocation: Allocation | str | None,
-    *,
-    dense_ends: bool,
-) -> None:
-    """Raise if an argument is given that has no effect beside the others."""
-    source = "a plan" if plan is not None else "masks" if masks is not None else ""
-    if source and not dense_ends:
+def check_scoring(method: Method, scoring: ScoringData | None) -> ScoringData:
+    """Return the data for scoring; raise if some are missing that the method needs."""
+    scoring = ScoringData() if scoring is None else scoring
+    if not isinstance(scoring, ScoringData):
         raise IsoflopError(
-            f"dense_ends=False has no effect with {source}, which says itself what is sparse. Leave it "
-            "out; with a plan, it is an option of the transform."
+            f"scoring must be data such as isoflop.ScoringData(batches=…, loss=…), not {scoring!r}."
         )
-    if allocation is None:
-        return
-    if masks is not None or not method.masks_weights:
-        raise IsoflopError(
-            f"An allocation has no effect with {'masks' if masks is not None else 'dense training'}. "
-            "Leave it out."
-        )
-
-
-def check_needs(method: Method, **given: object) -> None:
-    """Raise if arguments are missing that the method's first masks are computed from."""
     examples = {
-        "calibration": "calibration=[(inputs, targets)], or a data loader",
+        "batches": "batches=[(inputs, targets)]",
         "loss": "loss=F.cross_entropy",
         "example_inputs": "example_inputs=(1, 3, 32, 32)",
     }
-    missing = [examples[name] for name in method.needs if given[name] is None]
-    if missing:
+    if any(getattr(scoring, name) is None for name in method.needs):
+        wanted = ", ".join(examples[name] for name in method.needs)
         raise IsoflopError(
             f"The method {method.name!r} scores weights before training and needs "
-            f"{' and '.join(missing)}."
+            f"{' and '.join(method.needs)}. Pass scoring=isoflop.ScoringData({wanted})."
         )
-    loss, calibration = given["loss"], given["calibration"]
-    if loss is not None and not callable(loss):
-        raise IsoflopError(f"loss must be a function of outputs and targets, not {loss!r}.")
-    if calibration is not None and not isinstance(calibration, Iterable):
+    if scoring.loss is not None and not callable(scoring.loss):
+        raise IsoflopError(f"loss must be a function of outputs and targets, not {scoring.loss!r}.")
+    if scoring.batches is not None and not isinstance(scoring.batches, Iterable):
         raise IsoflopError(
-            f"calibration must be an iterable of pairs of inputs and targets, not {calibration!r}."
+            f"batches must be an iterable of pairs of inputs and targets, not {scoring.batches!r}."
         )
+    return scoring
 
 
 def check_whole(model: nn.Module, method: Method, *, traced: bool) -> None:
@@ -186,18 +143,9 @@ def check_whole(model: nn.Module, method: Method, *, traced: bool) -> None:
         raise IsoflopError(
             "The model is sharded already, so it cannot be copied, as example_inputs and the method "
             f"{method.name!r} may need. Pass the plan of `isoflop.transform` instead of example_inputs, "
-            "and use a method that needs no calibration; or train with `isoflop train --shard`, which "
+            "and use a method that needs no scoring; or train with `isoflop train --shard`, which "
             "shards last."
         )
-
-
-def default_allocation(allocation: Allocation | str | None, plan: Plan | None) -> Allocation | str:
-    """Return the allocation asked for, or else that of the plan, or else uniform."""
-    if allocation is not None:
-        return allocation
-    if plan is not None and plan.allocation in ALLOCATIONS.names():
-        return plan.allocation
-    return "uniform"
 
 
 def check_optimizer(optimizer: object) -> None:
@@ -232,13 +180,13 @@ def check_unmasked(model: nn.Module, masks: Mapping[str, Tensor] | None) -> None
         raise IsoflopError(
             f"This model is masked already, at {some_of(masked)}. To sparsify it anew, call "
             "`sparsifier.remove()` and `isoflop.masks.remove_mask(module)` on each masked module; to "
-            "keep the masks, call `sparsifier.remove()` and pass masks=sparsifier.masks."
+            "keep the masks, call `sparsifier.remove()` and pass `sparsifier.masks` as the budget."
         )
     compressed = [path for path, m in model.named_modules() if isinstance(m, SparseLayer)]
     if compressed:
         raise IsoflopError(
             f"This model is compressed already, at {some_of(compressed)}. To sparsify it anew, call "
-            "`sparsifier.remove()`, `isoflop.densify(model)` and `isoflop.masks.remove_mask(module)` "
+            "`sparsifier.remove()`, `isoflop.densify_(model)` and `isoflop.masks.remove_mask(module)` "
             "on each masked module, and make a new optimizer."
         )
 
@@ -257,51 +205,6 @@ def check_masks(masks: Mapping[str, Tensor], pattern: Pattern) -> None:
             f"The masks of {some_of(broken)} do not obey the pattern {pattern}. Pass others, or the "
             "pattern that they obey."
         )
-
-
-def check_budget(
-    method: Method,
-    plan: Plan | None,
-    sparsity: float | None,
-    masks: Mapping[str, Tensor] | None,
-    exclude: Sequence[str],
-) -> None:
-    """Raise unless exactly one valid budget is given, or none for a dense method."""
-    if masks is not None:
-        if plan is not None or sparsity is not None or exclude:
-            raise IsoflopError(
-                "Pass masks alone, without plan, sparsity and exclude: they say themselves what is "
-                "masked, and how much of it."
-            )
-        random = type(method).initial_masks is Method.initial_masks
-        if not method.masks_weights or not random or method.pruning_schedule is not None:
-            raise IsoflopError(
-                f"The method {method.name!r} chooses its own masks, or none, and cannot begin with "
-                "those that are passed. Use one that begins with random masks, such as isoflop.Static() "
-                "or isoflop.RigL()."
-            )
-        return
-    if plan is not None and sparsity is not None:
-        raise IsoflopError("Pass either plan or sparsity, not both: the plan sets the sparsity.")
-    if plan is not None and not isinstance(plan, Plan):
-        raise PlanError(f"plan must be what `isoflop.transform` returned, not {plan!r}.")
-    if plan is not None and exclude:
-        raise IsoflopError(
-            "exclude cannot be combined with a plan, whose budget counts on every sparse layer. "
-            "Pass exclude to `isoflop.transform` instead."
-        )
-    if plan is None and sparsity is None and method.masks_weights:
-        raise IsoflopError(
-            f"The method {method.name!r} needs a plan, as `isoflop.transform` returns it, or a "
-            "sparsity such as sparsity=0.9."
-        )
-    if sparsity is not None:
-        number = isinstance(sparsity, int | float) and not isinstance(sparsity, bool)
-        if not number or not 0 <= sparsity < 1:
-            raise IsoflopError(
-                "sparsity is the fraction of weights that are zero and must lie in [0, 1), such as "
-                f"0.9, not {sparsity!r}."
-            )
 
 
 def check_trained(targets: Sequence[MaskedTarget], optimizer: Optimizer) -> None:

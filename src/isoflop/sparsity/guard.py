@@ -234,7 +234,7 @@ def _before_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     found = [strangers[id(p)] for p in parameters if id(p) in strangers]
     kept = [watch.name for watch in found if not watch.removed]
-    again = "isoflop.sparsify(model, optimizer, 'static', masks=masks, total_steps=…)"
+    again = "isoflop.sparsify(model, optimizer, 'static', masks, total_steps=…)"
     kind = type(optimizer).__name__
     if kept:
         raise OptimizerError(

@@ -19,6 +19,24 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoringData:
+    """What methods need that score weights before training.
+
+    Attributes:
+        batches: Pairs of inputs and targets of the training data, such as a data loader; the method
+            uses the first few.
+        loss: Maps outputs and targets to a scalar, such as `F.cross_entropy`.
+        example_inputs: Inputs that the model takes, see `isoflop.profile`. SynFlow runs the model on
+            ones of their shapes; and without a plan, they count the MACs and tell the first and the
+            last layer.
+    """
+
+    batches: Batches | None = None
+    loss: Loss | None = None
+    example_inputs: ExampleInputs | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class InitContext:
     """A model before it is masked. Methods read it; none changes it.
 
@@ -27,18 +45,15 @@ class InitContext:
         budget_spec: The weights to be masked.
         counts: How many non-zeros each of them gets, if the method has no wish of its own.
         generator: CPU generator for every random choice.
-        calibration: The labelled batches that were passed to `sparsify`, or None.
-        loss: The loss that was passed, or None.
-        example_inputs: The example inputs that were passed, or None.
+        scoring: The data for scoring that were passed to `sparsify`; checked to hold what the
+            method `needs`.
     """
 
     model: nn.Module
     budget_spec: BudgetSpec
     counts: Sequence[int]
     generator: torch.Generator
-    calibration: Batches | None = None
-    loss: Loss | None = None
-    example_inputs: ExampleInputs | None = None
+    scoring: ScoringData = ScoringData()
 
     def weights(self) -> Iterator[Tensor]:
         """Iterate over the weights to be masked, each as a whole."""

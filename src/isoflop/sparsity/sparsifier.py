@@ -125,8 +125,8 @@ class Sparsifier:
         """The plan with the present numbers of non-zeros.
 
         That is the plan passed to `sparsify`, with the allocation in use (the name of the method,
-        where it is the method that spreads the weights); or, without one, the plan
-        of the model as it is, whose budget is the unmasked model, if `example_inputs` were given.
+        where it is the method that spreads the weights); or, without one, the plan of the model as it
+        is, whose budget is the unmasked model. None if no MACs are counted.
         """
         plan = self._plan
         if plan is None or not self._targets:
@@ -150,13 +150,13 @@ class Sparsifier:
         """Return the MACs of a forward pass at present, with zeros skipped and with none skipped.
 
         Raises:
-            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+            IsoflopError: The budget counts no MACs: it is no plan, or one without example inputs.
         """
         plan = self._plan
         if plan is None:
             raise IsoflopError(
-                "MACs can be counted only for inputs of a known shape. Pass example_inputs to "
-                "`sparsify`, such as example_inputs=(1, 3, 32, 32)."
+                "MACs can be counted only for inputs of a known shape. Pass a plan with example "
+                "inputs, such as isoflop.plain_plan(model, 0.9, example_inputs=(1, 3, 32, 32))."
             )
         if not self.method.masks_weights:
             return self._unmasked_macs, self._unmasked_macs
@@ -166,7 +166,7 @@ class Sparsifier:
         """Return the MACs that the next training step costs, for inputs such as the example's.
 
         Raises:
-            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+            IsoflopError: The budget counts no MACs: it is no plan, or one without example inputs.
         """
         macs, unmasked = self.forward_macs()
         observed = self.method.observes(self.step + 1, self.total_steps)
@@ -179,7 +179,7 @@ class Sparsifier:
         the steps for which the method needs them. Steps that were not counted are not in it.
 
         Raises:
-            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+            IsoflopError: The budget counts no MACs: it is no plan, or one without example inputs.
         """
         self.forward_macs()
         return self._training_macs
@@ -190,7 +190,7 @@ class Sparsifier:
         Methods that prune during training meet the FLOPs of a plan by this average.
 
         Raises:
-            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+            IsoflopError: The budget counts no MACs: it is no plan, or one without example inputs.
         """
         macs, _ = self.forward_macs()
         return self._summed_macs / self.step if self.step else float(macs)
@@ -199,7 +199,7 @@ class Sparsifier:
         """Return what `training_macs` will be at the end, if training starts anew.
 
         Raises:
-            IsoflopError: There is no plan, and no example inputs were passed to `sparsify`.
+            IsoflopError: The budget counts no MACs: it is no plan, or one without example inputs.
         """
         macs, unmasked = self.forward_macs()
         changes = [(0, macs)]

@@ -2,6 +2,7 @@
 
 from isoflop.transforms.api import transform
 from isoflop.transforms.base import TRANSFORMS, LayerTransform, Transform
+from isoflop.transforms.build import find_transform
 from isoflop.transforms.doped import SparseDoped
 from isoflop.transforms.factorized import SparseFactorized
 from isoflop.transforms.low_rank import LowRank
@@ -19,5 +20,6 @@ __all__ = [
     "SparseParallel",
     "SparseWide",
     "Transform",
+    "find_transform",
     "transform",
 ]

@@ -1,8 +1,8 @@
 """`isoflop.transform`: a dense model in, a bigger and sparser model of the same FLOPs out."""
 
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -25,30 +25,29 @@ from isoflop.flops.replaced import check_replaced
 from isoflop.flops.trace import Trace, trace, trace_for_budget
 from isoflop.masks import named_masks
 from isoflop.plan import LayerPlan, Plan
-from isoflop.registry import known_name, names_in
+from isoflop.registry import known_name
 from isoflop.surgery import ExampleInputs, check_module, match_paths
 from isoflop.transforms.attention import SeparateAttention
 from isoflop.transforms.base import (
     TRANSFORMS,
-    LayerTransform,
     Source,
     Target,
     Transform,
     replaceable_layers,
 )
+from isoflop.transforms.build import find_transform
 from isoflop.transforms.initialize import fill_frozen, initialize
-from isoflop.transforms.layers import LayerShape
 from isoflop.transforms.trained import sign_of_training
 
 
 def transform(
     model: nn.Module,
-    config: Transform,
+    config: Transform | str,
     *,
     example_inputs: ExampleInputs,
     scope: Literal["model", "layers"] = "model",
-    exclude: str | Iterable[str] = (),
     seed: int = 0,
+    **options: Any,
 ) -> tuple[nn.Module, Plan]:
     """Replace a model's dense layers by larger, sparser ones of equal FLOPs.
 
@@ -59,14 +58,15 @@ def transform(
 
     Args:
         model: Any dense module; it is not changed, and may be on the meta device.
-        config: The transform, such as ``SparseWide(sparsity=0.75)``.
+        config: The transform, such as ``SparseWide(sparsity=0.75)``, or a registered name such as
+            ``"wide"``.
         example_inputs: A tensor, a shape such as ``(1, 3, 224, 224)``, a tuple of positional
             arguments, or a dict of keyword arguments that the model takes.
         scope: ``"model"``: the whole model costs what the dense one does, so the sparse layers pay
             for the parts that grow and stay dense (paper, appendix A.2). ``"layers"``: each layer
             costs what the layer that it replaces does.
-        exclude: Patterns of module paths to leave dense, or one pattern, besides those of `config`.
         seed: Seed of the new weights.
+        options: The options of the transform, such as ``sparsity=0.75``, if `config` is a name.
 
     Returns:
         The new model and its plan; ``print(plan)`` shows every layer and the gaps.
@@ -80,12 +80,12 @@ def transform(
         BudgetError: No sparsity meets the budget.
     """
     scope = known_name(scope, ("model", "layers"), "scope")
-    _check_arguments(model, config, seed)
-    source = _source(model, config, example_inputs, names_in(exclude, "exclude"))
-    if isinstance(config, LayerTransform) and all(
-        LayerShape.of(layer).depthwise for layer in source.layers.values()
-    ):
-        raise _nothing_to_transform(source.model, config, source.trace)
+    check_module(model)
+    config = find_transform(config, **options)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise IsoflopError(f"seed must be an integer, not {seed!r}.")
+    _check_untouched(model)
+    source = _source(model, config, example_inputs)
     new, targets = config.build(source)
     copy_tensor_hooks(model, new)
     fill_frozen(new, source.model)
@@ -118,15 +118,8 @@ def transform(
     return new, plan
 
 
-def _check_arguments(model: nn.Module, config: Transform, seed: int) -> None:
-    check_module(model)
-    if not isinstance(config, Transform):
-        raise IsoflopError(
-            f"config must be a transform, such as isoflop.SparseWide(sparsity=0.75), not {config!r}. "
-            f"Known: {', '.join(t.__name__ for _, t in TRANSFORMS.items())}."
-        )
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise IsoflopError(f"seed must be an integer, not {seed!r}.")
+def _check_untouched(model: nn.Module) -> None:
+    """Raise if a part of the model is such that its weights cannot be drawn anew."""
     for name, *_ in named_masks(model):
         raise WideningError(
             f"{name} is masked already: transform the dense model, before `isoflop.sparsify`."
@@ -177,10 +170,8 @@ def _is_quantised(module: nn.Module) -> bool:
     return integers or not names.isdisjoint(type(module).__module__.split("."))
 
 
-def _source(
-    model: nn.Module, config: Transform, example_inputs: ExampleInputs, exclude: tuple[str, ...]
-) -> Source:
-    model, found, excluded = _prepared(model, config, example_inputs, exclude)
+def _source(model: nn.Module, config: Transform, example_inputs: ExampleInputs) -> Source:
+    model, found, excluded = _prepared(model, config, example_inputs)
     ends = found.first | found.last if config.dense_ends else frozenset()
     parameters = dict(model.named_parameters())
     weights = tuple(
@@ -199,20 +190,20 @@ def _source(
         layers=replaceable_layers(model, found, weights),
         excluded=frozenset(excluded),
     )
-    if not weights or (isinstance(config, LayerTransform) and not source.layers):
+    if not config.applies(source):
         raise _nothing_to_transform(model, config, found)
     return source
 
 
 def _prepared(
-    model: nn.Module, config: Transform, example_inputs: ExampleInputs, exclude: tuple[str, ...]
+    model: nn.Module, config: Transform, example_inputs: ExampleInputs
 ) -> tuple[nn.Module, Trace, set[str]]:
     """Return the model that `config` works on, its trace, and the excluded paths in it."""
     found = trace_for_budget(model, example_inputs)
     # Twice: patterns may name modules that preparing makes, and what they exclude is left alone.
     everything = config.prepared(model, found, ())
     paths = [path for path, _ in everything.named_modules() if path]
-    excluded = match_paths(paths, (*config.exclude, *exclude))
+    excluded = match_paths(paths, config.exclude)
     prepared = config.prepared(model, found, excluded)
     if prepared is model:
         return model, found, excluded
@@ -239,7 +230,7 @@ def _nothing_to_transform(
     return NoTransformableLayersError(
         f"{type(model).__name__} has no layer that {type(config).__name__} can transform: there must "
         "be a Linear or convolution besides the first layer, the last layer"
-        f"{', depthwise convolutions' if isinstance(config, LayerTransform) else ''} and the "
+        f"{config.leaves_out} and the "
         f"excluded ones. `dense_ends=False` transforms the ends too.{_frozen(model, found)}"
         f"{_recomputed(found)}"
     )

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -80,6 +80,9 @@ class Transform:
             does.
     """
 
+    leaves_out: ClassVar[str] = ""
+    """What kinds of layer this transform leaves as they are, as a phrase with a comma before it."""
+
     sparsity: float
     exclude: tuple[str, ...] = field(default=(), kw_only=True)
     dense_ends: bool = field(default=True, kw_only=True)
@@ -104,6 +107,10 @@ class Transform:
             keep: Paths of excluded modules, to leave as they are.
         """
         return model
+
+    def applies(self, source: Source) -> bool:
+        """Tell whether there is anything in the model to transform."""
+        return bool(source.weights)
 
     def build(self, source: Source) -> tuple[nn.Module, dict[str, Target]]:
         """Return the transformed model, uninitialised, and how to treat each of its weights."""
@@ -130,6 +137,8 @@ class LayerTransform(Transform):
             batch. The plan names these.
     """
 
+    leaves_out: ClassVar[str] = ", depthwise convolutions"
+
     nonlinearity: str = field(default="auto", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -139,6 +148,10 @@ class LayerTransform(Transform):
     def prepared(self, model: nn.Module, trace: Trace, keep: Collection[str]) -> nn.Module:
         """Take multi-head attention apart, so that its projections are layers."""
         return separate_attention(model, trace, keep)
+
+    def applies(self, source: Source) -> bool:
+        """Tell whether there is a layer to replace."""
+        return not all(LayerShape.of(layer).depthwise for layer in source.layers.values())
 
     def replacement(self, layer: nn.Module, shape: LayerShape) -> ReplacedLayer:
         """Return the uninitialised module that takes the place of `layer`.

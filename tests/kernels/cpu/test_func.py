@@ -4,8 +4,6 @@
 # pyright: reportOptionalSubscript=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -42,8 +40,7 @@ def build(kind, seed=0, every=1):
         model,
         optimizer,
         isoflop.RigL(update_every=every, end_fraction=1.0),
-        sparsity=0.5,
-        dense_ends=False,
+        isoflop.plain_plan(model, 0.5, dense_ends=False),
         total_steps=400,
         storage="compressed",
         seed=seed,
@@ -93,7 +90,7 @@ TRANSFORMS = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_functions_of_the_input(name, kind, every):
     model, *_ = build(kind, every=every)
-    dense = densify(copy.deepcopy(model))
+    dense = densify(model)
     x = torch.randn(SHAPES[kind], generator=torch.Generator().manual_seed(1))
     results = [TRANSFORMS[name](each, x) for each in (model, dense)]
     torch.testing.assert_close(*results)

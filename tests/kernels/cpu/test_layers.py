@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from isoflop.errors import KernelError
-from isoflop.kernels import SparseConv1D, SparseConv2d, SparseLayer, SparseLinear, compress, densify
+from isoflop.kernels import (
+    SparseConv1D,
+    SparseConv2d,
+    SparseLayer,
+    SparseLinear,
+    compress,
+    densify,
+    densify_,
+)
 
 LAYERS = {
     "linear": lambda: (nn.Linear(12, 8), (3, 12)),
@@ -80,7 +88,9 @@ def test_conversion_is_exact(make):
     assert torch.equal(model.get_parameter("0.weight"), dense.weight)
     assert torch.equal(model.get_buffer("0.weight_mask"), mask)
     assert torch.equal(model(x), dense(x))
-    assert densify(sparse).get_parameter("weight").equal(dense.weight)  # the root itself
+    assert type(sparse) is not type(densify(sparse))
+    assert densify_(sparse) is sparse  # the root itself
+    assert sparse.get_parameter("weight").equal(dense.weight)
 
 
 def test_layers_of_hugging_face_keep_their_shape():

@@ -105,7 +105,7 @@ def test_a_widened_gpt2():
         FromFloats(gpt2()), isoflop.SparseWide(0.75), example_inputs=(1, 6)
     )
     optimizer = torch.optim.AdamW(wide.parameters())
-    isoflop.sparsify(wide, optimizer, "static", plan=plan, total_steps=10)
+    isoflop.sparsify(wide, optimizer, "static", plan, total_steps=10)
     wide.eval()
     frozen = freeze(wide, example_inputs=(1, 6))
     assert count(frozen, SparseConv1D) == len(plan.sparse_layers) == 8

@@ -45,13 +45,13 @@ def test_last_batches_that_are_smaller_count_as_such():
 @pytest.mark.skipif(not available(), reason="needs the kernels")
 def test_times_of_compressed_storage_are_those_of_its_kernels(tmp_path, monkeypatch):
     shapes = []
-    real = forecasts.accelerate
+    real = forecasts.accelerate_
 
     def accelerate(model, **arguments):
         shapes.append(arguments["example_inputs"][0].shape)
         return real(model, **arguments)
 
-    monkeypatch.setattr(forecasts, "accelerate", accelerate)
+    monkeypatch.setattr(forecasts, "accelerate_", accelerate)
     options = {"changes": CHANGES, "transform": WIDE, "method": "set", "storage": "compressed"}
     found = forecast(works(Training(recipe="digits", **options)), tmp_path, calibrate=True)
     assert found["seconds_left"] > 0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.budgets import sparsify_arguments
 from tests.methods.test_contract import COMPRESSIBLE, assert_same, build_method, calibration
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -19,6 +20,7 @@ import isoflop
 from isoflop.errors import IsoflopError, NoEffectWarning, OptimizerError, UnknownNameError
 from isoflop.kernels import SparseConv1D, SparseConv2d, SparseLayer, SparseLinear
 from isoflop.model_specs import build_model
+from isoflop.sparsity import plain_plan
 from isoflop.sparsity.api import sparsify
 from isoflop.sparsity.weights.compressed import CompressedTarget, CompressedWeights
 
@@ -74,15 +76,18 @@ class Run:
             self.optimizer,
             build_method(method) if isinstance(method, str) else method,
             storage=storage,
-            **{
-                "sparsity": 0.6,
-                "dense_ends": False,
-                "total_steps": STEPS,
-                "example_inputs": (1, *SHAPE),
-                "calibration": calibration(),
-                "loss": F.cross_entropy,
-                **options,
-            },
+            **sparsify_arguments(
+                self.model,
+                **{
+                    "sparsity": 0.6,
+                    "dense_ends": False,
+                    "total_steps": STEPS,
+                    "example_inputs": (1, *SHAPE),
+                    "batches": calibration(),
+                    "loss": F.cross_entropy,
+                    **options,
+                },
+            ),
         )
 
     def loss(self, step, rows=slice(None)):
@@ -271,7 +276,7 @@ def test_memory_is_at_most_1_7_times_that_of_the_original_model(cls, options):
     model, plan = isoflop.transform(dense, isoflop.SparseWide(0.9), example_inputs=(1, 3, 32, 32))
     optimizers = [cls(m.parameters(), **options) for m in (dense, model)]
     method = isoflop.RigL(update_every=1, end_fraction=1.0)
-    sparsify(model, optimizers[1], method, plan=plan, total_steps=9, storage="compressed")
+    sparsify(model, optimizers[1], method, plan, total_steps=9, storage="compressed")
     for each, optimizer in zip((dense, model), optimizers, strict=True):
         for _ in range(2):
             optimizer.zero_grad()
@@ -325,9 +330,7 @@ def test_parameters_are_replaced_where_they_were():
         model,
         optimizer,
         "static",
-        sparsity=0.5,
-        dense_ends=False,
-        exclude=["5", "7"],
+        plain_plan(model, 0.5, dense_ends=False, exclude=["5", "7"]),
         total_steps=5,
         storage="compressed",
     )
@@ -366,8 +369,10 @@ def test_optimizer_state_of_another_form_is_refused():
         optimizer.state[parameter]["rows"] = torch.ones(4, 1)
     options: Any = {"sparsity": 0.5, "dense_ends": False, "total_steps": 3}
     with pytest.raises(OptimizerError, match="before the first step"):
-        sparsify(model, optimizer, "set", storage="compressed", **options)
-    sparsify(model, optimizer, "set", **options)
+        sparsify(
+            model, optimizer, "set", storage="compressed", **sparsify_arguments(model, **options)
+        )
+    sparsify(model, optimizer, "set", **sparsify_arguments(model, **options))
 
 
 # Copies
@@ -388,7 +393,7 @@ def test_averages_follow_the_masks(name):
                     grown |= {(key, i) for i in new}
             average.update_parameters(run.model)
     isoflop.apply_masks(averages[0])
-    isoflop.densify(averages[1])
+    isoflop.densify_(averages[1])
     for key, mask in runs[0].sparsifier.masks.items():
         same = mask.clone().flatten()
         # Masked averages remember weights that went and came back.
@@ -412,7 +417,7 @@ def test_averages_that_do_not_follow_the_masks_are_refused():
                 for mine, theirs in pairs:
                     mine.copy_(0.9 * mine + 0.1 * theirs)
     x = torch.randn(2, *SHAPE)
-    for use in (lambda: loose(x), lambda: isoflop.densify(loose)):
+    for use in (lambda: loose(x), lambda: isoflop.densify_(loose)):
         with pytest.raises(IsoflopError, match="align_masks"):
             use()
     aligned(x).sum().backward()
@@ -460,7 +465,7 @@ def test_densified_models_compute_the_same():
     expected = run.model.eval()(x)
     macs = run.sparsifier.forward_macs()[0]
     run.sparsifier.remove()
-    model = isoflop.densify(run.model)
+    model = isoflop.densify_(run.model)
     torch.testing.assert_close(model(x), expected)
     for key, weight in weights.items():
         assert torch.equal(model.get_parameter(key), weight)
@@ -494,7 +499,7 @@ def test_dense_weights_are_let_go():
 
 def test_autocast_and_bfloat16_train():
     for dtype in (torch.float32, torch.bfloat16):
-        run = Run("compressed", make=lambda dtype=dtype: small_net().to(dtype), calibration=None)
+        run = Run("compressed", make=lambda dtype=dtype: small_net().to(dtype), batches=None)
         for step in range(4):
             x = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(step)).to(dtype)
             run.optimizer.zero_grad()
@@ -592,8 +597,7 @@ def test_layers_without_compressed_form_are_refused(case):
             model,
             optimizer,
             "rigl",
-            sparsity=0.5,
-            dense_ends=False,
+            plain_plan(model, 0.5, dense_ends=False),
             total_steps=5,
             storage="compressed",
         )
@@ -620,7 +624,13 @@ def test_bad_arguments_change_nothing(options, error, message):
     before = list(model.state_dict())
     options = {"method": "rigl", "storage": "compressed", "sparsity": 0.5, **options}
     with pytest.raises(error, match=message):
-        sparsify(model, optimizer, options.pop("method"), total_steps=500, **options)
+        sparsify(
+            model,
+            optimizer,
+            options.pop("method"),
+            total_steps=500,
+            **sparsify_arguments(model, **options),
+        )
     assert list(model.state_dict()) == before
     assert not optimizer._optimizer_step_pre_hooks
 
@@ -635,8 +645,7 @@ def test_wrapped_models_are_refused(tmp_path):
                 model,
                 optimizer,
                 "set",
-                sparsity=0.5,
-                dense_ends=False,
+                plain_plan(model, 0.5, dense_ends=False),
                 total_steps=5,
                 storage="compressed",
             )
@@ -647,7 +656,7 @@ def test_wrapped_models_are_refused(tmp_path):
 def test_compressed_models_are_not_sparsified_again():
     run = Run("compressed")
     with pytest.raises(IsoflopError, match=r"compressed already, at '0', '3'.*densify"):
-        sparsify(run.model, run.optimizer, "set", sparsity=0.5, total_steps=5)
+        sparsify(run.model, run.optimizer, "set", 0.5, total_steps=5)
 
 
 def test_states_of_another_storage_are_refused():

@@ -39,7 +39,11 @@ def train(name, size, rank, mesh=None):
     model = build_model(mesh)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
     sparsifier = isoflop.sparsify(
-        model, optimizer, build_method(name), sparsity=0.5, dense_ends=False, total_steps=STEPS
+        model,
+        optimizer,
+        build_method(name),
+        isoflop.plain_plan(model, 0.5, dense_ends=False),
+        total_steps=STEPS,
     )
     generator = torch.Generator().manual_seed(1)
     for _ in range(STEPS):
@@ -60,7 +64,7 @@ def find_torn_masks(rank, mesh):
     model = build_model(mesh)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = isoflop.sparsify(
-        model, optimizer, "set", sparsity=0.5, dense_ends=False, total_steps=STEPS
+        model, optimizer, "set", isoflop.plain_plan(model, 0.5, dense_ends=False), total_steps=STEPS
     )
     sparsifier.check_workers()
     mask: Any = sparsifier.masks["2.weight"]
@@ -74,13 +78,13 @@ def refuse_scores(mesh):
     """Check that what needs a copy of the model is refused before anything is changed."""
     model = build_model(mesh)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    options: Any = {"sparsity": 0.5, "total_steps": STEPS}
+    scoring = isoflop.ScoringData(example_inputs=(1, 6))
     with pytest.raises(IsoflopError, match="sharded already"):
-        isoflop.sparsify(model, optimizer, "set", **options, example_inputs=(1, 6))
+        isoflop.sparsify(model, optimizer, "set", 0.5, total_steps=STEPS, scoring=scoring)
     batch = (torch.zeros(1, 6), torch.zeros(1, 4))
-    options |= {"calibration": [batch], "loss": nn.functional.mse_loss}
+    scoring = isoflop.ScoringData(batches=[batch], loss=nn.functional.mse_loss)
     with pytest.raises(IsoflopError, match="sharded already"):
-        isoflop.sparsify(model, optimizer, "snip", **options)
+        isoflop.sparsify(model, optimizer, "snip", 0.5, total_steps=STEPS, scoring=scoring)
 
 
 def work(folder, size, rank):

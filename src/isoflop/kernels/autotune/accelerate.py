@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -31,7 +31,6 @@ from isoflop.kernels.cpu.variants import VARIANTS, Variant
 from isoflop.kernels.fuse.freeze import fuse_activations
 from isoflop.kernels.semi_structured import packing
 from isoflop.nests import tensors_in
-from isoflop.registry import known_name
 from isoflop.surgery import ExampleInputs, check_module
 
 
@@ -89,30 +88,26 @@ def accelerate(
     model: nn.Module,
     *,
     example_inputs: ExampleInputs,
-    mode: Mode = "inference",
     cache: bool | Path = True,
     choices: Mapping[str, str] | None = None,
     allow_bf16: bool = False,
 ) -> tuple[nn.Module, AccelerationReport]:
-    """Run each layer on the faster of dense PyTorch and the sparse kernels.
+    """Return a copy of a model for inference, with each layer on what is fastest for it.
 
-    On a GPU, the sparse kernels are PyTorch's for 2:4 sparsity, which linear layers can run on whose
-    masks are 2:4 (for training both ways, `pattern="2:4-T"`) and which compute in bfloat16 or
+    That is dense PyTorch or the sparse kernels. On a GPU, the sparse kernels are PyTorch's for 2:4
+    sparsity, which linear layers can run on whose masks are 2:4 and which compute in bfloat16 or
     float16: by themselves, or because this is called under `torch.autocast`.
 
     Both are measured at the shapes that the example inputs give each layer, once: the times are
     kept on disk. What it costs to bring activations from the layout of one into that of the other is
-    counted. In the end the whole model is measured, and stays as it was if it got slower. The same
-    model with the same times gets the same choices.
+    counted. In the end the whole model is measured, and is returned as it was if it got slower. The
+    same model with the same times gets the same choices. `accelerate_` does this for training, in
+    place.
 
     Args:
-        model: The model. For inference, its masked and its sparse layers are looked at; `freeze` it
-            first. For training, its sparse layers (`isoflop.sparsify(storage="compressed")`). On a
-            GPU, for both its masked layers, which `freeze` must not have replaced; save the model
-            before, as packed weights are not saved.
+        model: The model, which is not changed. Its masked and its sparse layers are looked at; `freeze`
+            it first, but on a GPU, where its masked layers must be there still.
         example_inputs: What it takes, in the batch size that counts; see `isoflop.profile`.
-        mode: ``"inference"`` returns a copy in evaluation mode, and leaves `model` as it is.
-            ``"training"`` changes `model` itself; parameters, buffers and their names stay.
         cache: Whether to keep the times in the user's cache folder, or in the folder that
             `ISOFLOP_CACHE` names; or the file for them.
         choices: What to run each layer on, the `choices` of an earlier report: nothing is measured,
@@ -122,10 +117,11 @@ def accelerate(
             changes by about 0.4 % of a root mean square of its layer, so compare the accuracy.
 
     Returns:
-        The model, and a report of what was measured and chosen; ``print(report)`` shows it.
+        The copy, in evaluation mode, and a report of what was measured and chosen; ``print(report)``
+        shows it. If nothing is faster, the model itself, as it was.
 
     Raises:
-        IsoflopError: The mode is not known, or the choices are of another model.
+        IsoflopError: The choices are of another model.
         KernelError: The model is neither on the CPU nor on one CUDA device, or the choices take
             instructions that this processor lacks.
         InputError: The model cannot be run on the example inputs.
@@ -133,7 +129,55 @@ def accelerate(
     Warns:
         NoEffectWarning: There are no kernels for this device, or nothing that they could run.
     """
-    mode = known_name(mode, get_args(Mode), "mode")
+    return _accelerate(model, example_inputs, "inference", cache, choices, allow_bf16=allow_bf16)
+
+
+def accelerate_(
+    model: nn.Module,
+    *,
+    example_inputs: ExampleInputs,
+    cache: bool | Path = True,
+    choices: Mapping[str, str] | None = None,
+    allow_bf16: bool = False,
+) -> AccelerationReport:
+    """Put each layer of a model in training on what is fastest for it, in place.
+
+    Parameters, buffers and their names stay, so that optimizer and sparsifier go on. What is measured,
+    and how, is told at `accelerate`, which does this for inference, on a copy.
+
+    Args:
+        model: The model. Its sparse layers are looked at (`isoflop.sparsify(storage="compressed")`);
+            on a GPU its masked layers, if their masks are 2:4 both ways (`pattern="2:4-T"`). There,
+            save the model before, as packed weights are not saved.
+        example_inputs: What it takes, in the batch size that counts; see `isoflop.profile`.
+        cache: See `accelerate`.
+        choices: See `accelerate`.
+        allow_bf16: See `accelerate`.
+
+    Returns:
+        A report of what was measured and chosen.
+
+    Raises:
+        IsoflopError: The choices are of another model.
+        KernelError: The model is neither on the CPU nor on one CUDA device, or the choices take
+            instructions that this processor lacks.
+        InputError: The model cannot be run on the example inputs.
+
+    Warns:
+        NoEffectWarning: There are no kernels for this device, or nothing that they could run.
+    """
+    return _accelerate(model, example_inputs, "training", cache, choices, allow_bf16=allow_bf16)[1]
+
+
+def _accelerate(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    mode: Mode,
+    cache: bool | Path,
+    choices: Mapping[str, str] | None,
+    *,
+    allow_bf16: bool,
+) -> tuple[nn.Module, AccelerationReport]:
     device = _check(model)
     nothing = model, AccelerationReport(mode=mode)
     kind = packing(device)
@@ -274,7 +318,7 @@ def _no_contestants(mode: Mode, skipped: Mapping[str, str], *, on_cpu: bool) -> 
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, NoEffectWarning, stacklevel=3)
+    warnings.warn(text, NoEffectWarning, stacklevel=4)
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from isoflop.errors import KernelError
 from isoflop.kernels.autotune.inputs import Reference, is_untouched
-from isoflop.kernels.convert import densify
+from isoflop.kernels.convert import densify_
 from isoflop.kernels.fuse.graph import (
     input_of,
     module_of,
@@ -43,7 +43,7 @@ _IDENTITIES = (
 
 def masked_copy(reference: Reference) -> nn.Module:
     """Return a new copy of the model with masked layers in the place of compressed ones."""
-    return densify(reference.copy())
+    return densify_(reference.copy())
 
 
 def folded_graph(reference: Reference) -> fx.GraphModule | None:

@@ -12,7 +12,7 @@ from isoflop.errors import IsoflopError
 from isoflop.lab.bench.case import Case, Job, block_size
 from isoflop.lab.bench.work import Forward, ForwardBackward
 from isoflop.methods import Static
-from isoflop.sparsity.api import sparsify
+from isoflop.sparsity import plain_plan, sparsify
 
 
 def layer_case(
@@ -90,9 +90,8 @@ def layer_case(
             sparse,
             optimizer,
             Static(),
-            sparsity=zeros,
+            plain_plan(sparse, zeros, dense_ends=False),
             pattern=pattern,
-            dense_ends=False,
             total_steps=1,
             seed=seed,
         )

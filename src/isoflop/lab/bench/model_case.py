@@ -76,7 +76,7 @@ def model_case(
         # Only its masks are wanted; who trains brings an optimizer of its own.
         optimizer = torch.optim.SGD(sparse.parameters(), lr=0.0)
         method = Static()
-        sparsify(sparse, optimizer, method, plan=plan, pattern=pattern, total_steps=1, seed=seed)
+        sparsify(sparse, optimizer, method, plan, pattern=pattern, total_steps=1, seed=seed)
     for model in (dense, sparse) if plan else (dense,):
         _settle(model, _batch(sample, SAMPLES, vocabulary, generator), generator)
         model.train(kind == "training")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import nn
 
-from isoflop.kernels import accelerate, freeze
+from isoflop.kernels import accelerate, accelerate_, freeze
 from isoflop.kernels.autotune.candidates import sparse_layer
 from isoflop.masks import named_masks
 from isoflop.surgery import ExampleInputs, replace_modules
@@ -26,13 +26,13 @@ def ours(
         allow_bf16: As for `accelerate`.
     """
     if mode == "inference":
-        model = freeze(model.eval(), example_inputs=example_inputs)
-    else:
-        new = {
-            module: sparse
-            for _, module, parameter, mask in named_masks(model)
-            if parameter == "weight" and (sparse := sparse_layer(module, mask)) is not None
-        }
-        model = replace_modules(model, dict(new)).train()
-    fast, _ = accelerate(model, example_inputs=example_inputs, mode=mode, allow_bf16=allow_bf16)
-    return fast
+        frozen = freeze(model.eval(), example_inputs=example_inputs)
+        return accelerate(frozen, example_inputs=example_inputs, allow_bf16=allow_bf16)[0]
+    new = {
+        module: sparse
+        for _, module, parameter, mask in named_masks(model)
+        if parameter == "weight" and (sparse := sparse_layer(module, mask)) is not None
+    }
+    model = replace_modules(model, dict(new)).train()
+    accelerate_(model, example_inputs=example_inputs, allow_bf16=allow_bf16)
+    return model

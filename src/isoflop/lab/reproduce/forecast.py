@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from isoflop.errors import DataError
-from isoflop.kernels import accelerate
+from isoflop.kernels import accelerate_
 from isoflop.lab.reproduce.work import RunWork, Work, is_done
 from isoflop.lab.tasks import TASKS
 from isoflop.lab.training.setup import Job, build
@@ -20,8 +20,7 @@ from isoflop.methods import Static
 from isoflop.optional import require
 from isoflop.plan import Plan
 from isoflop.sparsity.accounting import training_flops
-from isoflop.sparsity.allocation import ALLOCATIONS
-from isoflop.sparsity.targets import from_sparsity, plain_plan
+from isoflop.sparsity.plain import plain_plan
 from isoflop.transforms import transform
 
 SAMPLES = {
@@ -120,12 +119,9 @@ def job_plan(job: Job) -> Plan:
         inputs = task.example_inputs(job.recipe)
     if job.transform is not None:
         return transform(model, job.transform, example_inputs=inputs, scope=job.scope)[1]
-    targets = []
-    if job.sparsity is not None:
-        spread = ALLOCATIONS.get(job.allocation)
-        options: dict[str, Any] = {"dense_ends": True, "exclude": ()}
-        targets = from_sparsity(model, job.sparsity, spread, example_inputs=inputs, **options)
-    return plain_plan(model, inputs, targets)
+    if job.sparsity is None:
+        return plain_plan(model, 0.0, example_inputs=inputs)
+    return plain_plan(model, job.sparsity, example_inputs=inputs, allocation=job.allocation)
 
 
 def _step_seconds(job: Job, notes: list[str]) -> float | None:
@@ -146,7 +142,7 @@ def _step_seconds(job: Job, notes: list[str]) -> float | None:
     setup = build(job, job_steps(job), device, iter(batches))
     model = setup.model
     if job.storage == "compressed":
-        model, _ = accelerate(model, example_inputs=(batches[0][0],), mode="training")
+        accelerate_(model, example_inputs=(batches[0][0],))
     model.train()
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(recipe.mixed_precision or "")
     times = []

@@ -10,7 +10,7 @@ from isoflop.errors import IsoflopError
 from isoflop.lab.recipes.base import METHOD_OPTIONS, Recipe
 from isoflop.methods.base import METHODS, Method
 from isoflop.registry import did_you_mean, find_name
-from isoflop.transforms import TRANSFORMS, Transform
+from isoflop.transforms import Transform, find_transform
 
 
 def build_transform(name: str, **options: Any) -> Transform:
@@ -20,20 +20,7 @@ def build_transform(name: str, **options: Any) -> Transform:
         UnknownNameError: No transform has that name.
         IsoflopError: It does not take an option, or needs one that is missing.
     """
-    kind: Any = TRANSFORMS.get(name)
-    options = {key: value for key, value in options.items() if value is not None}
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in options:
-        if key not in fields:
-            raise IsoflopError(
-                f"The transform {name!r} takes no {key}; it takes {', '.join(fields)}."
-                f"{did_you_mean(key, fields)}"
-            )
-    for key, field in fields.items():
-        no_default = field.default is dataclasses.MISSING
-        if no_default and field.default_factory is dataclasses.MISSING and key not in options:
-            raise IsoflopError(f"The transform {name!r} needs {key}, for instance --{key} 0.75.")
-    return kind(**options)
+    return find_transform(name, **{k: v for k, v in options.items() if v is not None})
 
 
 def method_options(name: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from isoflop.files import read_json, write_json
-from isoflop.kernels import SparseLayer, accelerate, available
+from isoflop.kernels import SparseLayer, accelerate_, available
 from isoflop.lab.tasks import TASKS
 from isoflop.lab.training.run_directory import RunDirectory
 from isoflop.lab.training.setup import Job
@@ -37,19 +37,19 @@ def choose_kernels(model: nn.Module, job: Job, run: RunDirectory, accelerator: A
     inputs = _batch(
         TASKS.get(recipe.task).example_inputs(recipe), max(1, recipe.batch_size // parts)
     )
-    speed_up = functools.partial(accelerate, example_inputs=inputs, mode="training")
+    speed_up = functools.partial(accelerate_, example_inputs=inputs)
     chosen = None
     with accelerator.autocast():
         if accelerator.is_main_process and not run.kernels_path.exists():
             pruned = job.method.pruning_schedule is not None
-            model, report = speed_up(
+            report = speed_up(
                 model, choices=dict.fromkeys(compressed, "sparse") if pruned else None
             )
             chosen = report.choices
             write_json(run.kernels_path, chosen)
         accelerator.wait_for_everyone()
         if chosen is None:
-            model, _ = speed_up(model, choices=read_json(run.kernels_path))
+            speed_up(model, choices=read_json(run.kernels_path))
     return model
 
 

@@ -1,6 +1,5 @@
 """Watches the masks of a run, and their spectra, and writes down what it sees."""
 
-import copy
 import dataclasses
 import time
 from typing import Any
@@ -99,7 +98,7 @@ class Observer:
 def measure(model: nn.Module, bound: spectral.Bound = "mean-degree") -> dict[str, Any]:
     """Return the spectra of a model as plain data: `bound`, `network` and, by name, `layers`."""
     if any(isinstance(module, SparseLayer) for module in model.modules()):
-        model = densify(copy.deepcopy(model))
+        model = densify(model)
     layers = spectral.analyze(model, bound=bound)
     return {
         "bound": bound,

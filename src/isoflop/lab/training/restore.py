@@ -9,14 +9,13 @@ from torch import nn
 
 from isoflop.errors import RunDirectoryError
 from isoflop.files import as_path, read_json
-from isoflop.kernels import compress, densify
+from isoflop.kernels import compress, densify_
 from isoflop.lab.recipes.base import Recipe
 from isoflop.lab.tasks import TASKS, TransferTask
 from isoflop.lab.training.checkpoint import PREFIX, STATE, load_checkpoint
 from isoflop.lab.training.run_directory import RunDirectory
 from isoflop.masks import mask_name, set_mask
 from isoflop.surgery import replace_modules
-from isoflop.transforms import TRANSFORMS
 from isoflop.transforms import transform as apply_transform
 
 
@@ -61,7 +60,7 @@ def restore(path: str | Path) -> Restored:
         _put_masks(model, state["model"])
         _compress(model, state["model"])
         model.load_state_dict(state["model"])
-        densify(model)
+        densify_(model)
         progress = state["progress"]
         return Restored(model, recipe, progress["epoch"], progress["step"])
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
@@ -96,10 +95,13 @@ def _build(config: dict[str, Any]) -> nn.Module:
     model = task.build_model(recipe)
     if config["transform"] is None:
         return model
-    kind = TRANSFORMS.get(config["transform"])
-    options = kind(**config["transform_config"])
-    inputs = task.example_inputs(recipe)
-    return apply_transform(model, options, example_inputs=inputs, scope=config["scope"])[0]
+    return apply_transform(
+        model,
+        config["transform"],
+        example_inputs=task.example_inputs(recipe),
+        scope=config["scope"],
+        **config["transform_config"],
+    )[0]
 
 
 def _compress(model: nn.Module, state: dict[str, Any]) -> None:

@@ -22,9 +22,12 @@ from isoflop.methods.base import METHODS, Method
 from isoflop.optional import require
 from isoflop.patterns import parse_pattern
 from isoflop.plan import Plan
+from isoflop.sparsity.allocation import reallocate
 from isoflop.sparsity.api import sparsify
-from isoflop.sparsity.init_context import Batches
+from isoflop.sparsity.init_context import Batches, ScoringData
+from isoflop.sparsity.plain import plain_plan
 from isoflop.sparsity.sparsifier import Sparsifier
+from isoflop.surgery import ExampleInputs
 from isoflop.transforms import TRANSFORMS, Transform
 from isoflop.transforms import transform as apply_transform
 
@@ -181,20 +184,18 @@ def build(
     if not sharded:
         model.to(device)
     optimizer = _optimizer(model, recipe)
+    scoring = ScoringData(
+        batches=calibration, loss=functools.partial(task.loss, recipe), example_inputs=inputs
+    )
     sparsifier = sparsify(
         model,
         optimizer,
         job.method,
-        plan=plan,
-        sparsity=job.sparsity,
-        masks=masks or None,
-        allocation=None if job.allocation == "uniform" else job.allocation,
+        masks or _planned(job, model, plan, inputs),
         pattern=job.pattern,
         storage=job.storage,
         total_steps=steps,
-        example_inputs=inputs,
-        calibration=calibration,
-        loss=functools.partial(task.loss, recipe),
+        scoring=scoring,
         seed=job.seed,
     )
     if sharded:
@@ -209,6 +210,15 @@ def build(
         sharded=sharded,
         backbone=costs,
     )
+
+
+def _planned(job: Job, model: nn.Module, plan: Plan | None, inputs: ExampleInputs) -> Plan | float:
+    """Return the plan of the run; for dense training without a transform, no sparsity."""
+    if plan is not None:
+        return plan if job.allocation == "uniform" else reallocate(plan, job.allocation)
+    if job.sparsity is None:
+        return 0.0
+    return plain_plan(model, job.sparsity, example_inputs=inputs, allocation=job.allocation)
 
 
 def _take_masks(model: nn.Module) -> dict[str, Tensor]:

@@ -49,7 +49,8 @@ class CompressedTarget(Target):
         if not isinstance(self.module, SparseLayer):
             raise IsoflopError(
                 f"The layer of {self.name!r} was made dense while a sparsifier still uses it. Call "
-                "`sparsifier.remove()` before `isoflop.densify`, or pass a copy of the model to it."
+                "`sparsifier.remove()` before `isoflop.densify_`, or use `isoflop.densify`, which returns "
+                "a copy."
             )
         return self.module
 
