@@ -20,7 +20,7 @@ import isoflop
 from isoflop.kernels import SparseLayer
 from isoflop.masks import named_masks
 from isoflop.model_specs import build_model
-from isoflop.sparsity.weights.compressed import CompressedWeights
+from isoflop.sparsity.weights.compressed import CompressedStorage
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
@@ -72,7 +72,7 @@ def measure(sparsity: float, kind: str, storage: Any, base_width: int) -> dict[s
         "ratio without index": kept["trained"] / reference,
         "ratio": sum(kept.values()) / reference,
     }
-    if isinstance(sparsifier._storage, CompressedWeights):
+    if isinstance(sparsifier._storage, CompressedStorage):
         optimizer.zero_grad()
         F.cross_entropy(model(torch.randn(2, *SHAPE[1:])), torch.zeros(2).long()).backward()
         held = sparsifier._storage.nbytes

@@ -187,15 +187,15 @@ def test_every_method_is_listed_and_trains(capsys, tmp_path, name):
 def test_options_of_methods(capsys, tmp_path):
     args = ["train", "digits", "--sparsity", "0.5", "--method", "granet", "--epochs", "1"]
     args += ["--base-width", "4", "--update-every", "3", "--alpha", "0.3"]
-    options = ["--option", "ramp_end=0.4", "per_layer=True", "schedule=linear"]
+    options = ["--option", "pruning_end=0.4", "per_layer=True", "schedule=linear"]
     run_json(capsys, *args, *options, "--out", str(tmp_path / "run"))
     config = json.loads((tmp_path / "run" / "config.json").read_text())["method_config"]
-    assert (config["ramp_end"], config["per_layer"], config["schedule"]) == (0.4, True, "linear")
+    assert (config["pruning_end"], config["per_layer"], config["schedule"]) == (0.4, True, "linear")
     assert (config["alpha"], config["update_every"], config["end_fraction"]) == (0.3, 3, 1.0)
     out = ["--out", str(tmp_path / "other")]
     assert "takes no ramp; it takes alpha" in fails(capsys, *args, "--option", "ramp=1", *out)
-    assert "name=value" in fails(capsys, *args, "--option", "ramp_end", *out)
-    assert "ramp_end must lie in" in fails(capsys, *args, "--option", "ramp_end=x", *out)
+    assert "name=value" in fails(capsys, *args, "--option", "pruning_end", *out)
+    assert "pruning_end must lie in" in fails(capsys, *args, "--option", "pruning_end=x", *out)
     assert not (tmp_path / "other").exists()
 
 

@@ -36,7 +36,7 @@ def make(method, **options):
 
 
 def test_gmp_prunes_each_layer_to_the_ramp():
-    method = GMP(ramp_end=1.0, update_every=2)
+    method = GMP(pruning_end=1.0, update_every=2)
     model, optimizer, sparsifier = make(method)
     assert sparsifier.density() == 1
     for after in ([0.52031] * 2, [0.7875] * 2, [0.88594] * 2, [0.9] * 2):
@@ -51,7 +51,7 @@ def test_gmp_prunes_each_layer_to_the_ramp():
 
 
 def test_gmp_prunes_the_smallest_weights():
-    method = GMP(ramp_end=1.0, update_every=1)
+    method = GMP(pruning_end=1.0, update_every=1)
     model, optimizer, sparsifier = make(method, sparsity=0.5, total_steps=2)
     optimizer.param_groups[0]["lr"] = 0.0
     weights = {name: model.get_parameter(name).detach().abs() for name in sparsifier.masks}
@@ -61,7 +61,7 @@ def test_gmp_prunes_the_smallest_weights():
 
 
 def test_granet_prunes_by_one_threshold_and_regrows():
-    method = GraNet(update_every=1, ramp_end=1.0, alpha=0.2, schedule="constant")
+    method = GraNet(update_every=1, pruning_end=1.0, alpha=0.2, schedule="constant")
     model, optimizer, sparsifier = make(method, sparsity=0.8, total_steps=4)
     with torch.no_grad():
         model.get_parameter("2.weight").mul_(0.05)
@@ -76,7 +76,7 @@ def test_granet_prunes_by_one_threshold_and_regrows():
 
 
 def test_granet_uniform_prunes_each_layer_alike():
-    method = GraNet(update_every=1, ramp_end=1.0, per_layer=True)
+    method = GraNet(update_every=1, pruning_end=1.0, per_layer=True)
     model, optimizer, sparsifier = make(method, sparsity=0.8, total_steps=4)
     with torch.no_grad():
         model.get_parameter("2.weight").mul_(0.05)
@@ -105,10 +105,10 @@ def test_regeneration_anneals_over_the_whole_training():
     "method",
     [
         GMP(update_every=5),
-        GMP(update_every=3, ramp_begin=0.1, ramp_end=0.3),
+        GMP(update_every=3, pruning_begin=0.1, pruning_end=0.3),
         GraNet(update_every=4),
         GraNet(update_every=4, per_layer=True, initial_density=0.6),
-        GraNet(update_every=7, ramp_end=0.4),
+        GraNet(update_every=7, pruning_end=0.4),
     ],
 )
 @pytest.mark.parametrize("allocation", ["uniform", "erk"])
@@ -140,7 +140,7 @@ def test_budgets_that_no_ramp_meets_are_refused_before_anything_changes():
     with pytest.raises(BudgetError, match="nothing to prune"):
         refused()
     assert list(model.state_dict()) == before
-    sparsify(model, optimizer, GMP(ramp_end=0.2, update_every=10), plan, total_steps=1000)
+    sparsify(model, optimizer, GMP(pruning_end=0.2, update_every=10), plan, total_steps=1000)
 
 
 def refused():
@@ -151,12 +151,12 @@ def refused():
     "wrong",
     [
         lambda: GMP(initial_density=0.0),
-        lambda: GMP(ramp_begin=-0.1),
-        lambda: GMP(ramp_end=1.5),
+        lambda: GMP(pruning_begin=-0.1),
+        lambda: GMP(pruning_end=1.5),
         lambda: GMP(update_every=0),
         lambda: GraNet(alpha_end=2.0),
         lambda: GraNet(initial_density=0),
-        lambda: GraNet(ramp_end=float("nan")),
+        lambda: GraNet(pruning_end=float("nan")),
     ],
 )
 def test_bad_options(wrong):

@@ -62,7 +62,7 @@ def test_the_final_cost_meets_the_mean(r, steps, initial):
 
 def test_impossible_ramps_are_refused():
     with pytest.raises(
-        BudgetError, match=r"initial_density below 0\.797, or a ramp_end below 0\.5"
+        BudgetError, match=r"initial_density below 0\.797, or a pruning_end below 0\.5"
     ):
         pruning_schedule(end=0.5).final_cost(1000, 100, 1000)
     with pytest.raises(BudgetError, match="larger initial_density"):

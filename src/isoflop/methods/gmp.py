@@ -11,7 +11,7 @@ from isoflop.methods.pruning_schedule import CubicPruningSchedule
 class GMP(Method):
     """GMP: train densely first, and prune the smallest weights of each layer little by little.
 
-    Formula: every ΔT steps between `ramp_begin` and `ramp_end` of the training, the active weights of
+    Formula: every ΔT steps between `pruning_begin` and `pruning_end` of the training, the active weights of
     smallest ``|w|`` in each layer are masked until ``s_f + (s_i - s_f) (1 - t)^3`` of the layer is
     sparse, where t runs from 0 to 1, s_i is ``1 - initial_density`` and s_f the final sparsity.
 
@@ -25,7 +25,7 @@ class GMP(Method):
 
     Defaults: dense to begin with, from 0 to 0.5 of the training, ``update_every=100``. An enlarged
     model costs several times the dense one in the beginning, which the rest of the training must
-    make up for: at 90 % sparsity, use a smaller `ramp_end` or `initial_density`. The error says which.
+    make up for: at 90 % sparsity, use a smaller `pruning_end` or `initial_density`. The error says which.
 
     Cost: ``3 f_S(t)`` per sample, on average what the budget says.
 
@@ -33,20 +33,20 @@ class GMP(Method):
 
     Attributes:
         initial_density: Fraction of the weights that is active to begin with.
-        ramp_begin: Fraction of the training after which pruning begins.
-        ramp_end: Fraction of the training after which the masks stay fixed.
+        pruning_begin: Fraction of the training after which pruning begins.
+        pruning_end: Fraction of the training after which the masks stay fixed.
         update_every: ΔT, optimizer steps between two prunings.
     """
 
     initial_density: float = 1.0
-    ramp_begin: float = 0.0
-    ramp_end: float = 0.5
+    pruning_begin: float = 0.0
+    pruning_end: float = 0.5
     update_every: int = 100
 
     def __post_init__(self) -> None:
         check_fraction("initial_density", self.initial_density, 1.0, positive=True)
-        check_fraction("ramp_end", self.ramp_end, 0.5, positive=True)
-        check_fraction("ramp_begin", self.ramp_begin, 0.0)
+        check_fraction("pruning_end", self.pruning_end, 0.5, positive=True)
+        check_fraction("pruning_begin", self.pruning_begin, 0.0)
         check_count("update_every", self.update_every, "a number of optimizer steps")
 
     @property
@@ -54,8 +54,8 @@ class GMP(Method):
         """The cubic pruning schedule, each layer by itself."""
         return CubicPruningSchedule(
             initial_density=self.initial_density,
-            begin=self.ramp_begin,
-            end=self.ramp_end,
+            begin=self.pruning_begin,
+            end=self.pruning_end,
             update_every=self.update_every,
             per_layer=True,
         )

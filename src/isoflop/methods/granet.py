@@ -44,7 +44,7 @@ class GraNet(RigL):
     Attributes:
         alpha_end: What r falls to.
         initial_density: Fraction of the weights that is active to begin with; 1 is dense-to-sparse.
-        ramp_end: Fraction of the training after which the density stays.
+        pruning_end: Fraction of the training after which the density stays.
         per_layer: Whether each layer is pruned alike, rather than all by one threshold.
     """
 
@@ -53,14 +53,14 @@ class GraNet(RigL):
     end_fraction: float = 1.0
     alpha_end: float = 0.005
     initial_density: float = 0.5
-    ramp_end: float = 0.5
+    pruning_end: float = 0.5
     per_layer: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_fraction("alpha_end", self.alpha_end, 0.005)
         check_fraction("initial_density", self.initial_density, 0.5, positive=True)
-        check_fraction("ramp_end", self.ramp_end, 0.5, positive=True)
+        check_fraction("pruning_end", self.pruning_end, 0.5, positive=True)
 
     @property
     def pruning_schedule(self) -> CubicPruningSchedule:
@@ -68,7 +68,7 @@ class GraNet(RigL):
         return CubicPruningSchedule(
             initial_density=self.initial_density,
             begin=0.0,
-            end=self.ramp_end,
+            end=self.pruning_end,
             update_every=self.update_every,
             per_layer=self.per_layer,
         )

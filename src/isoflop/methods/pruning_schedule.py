@@ -95,7 +95,7 @@ class CubicPruningSchedule:
             raise BudgetError(
                 f"While it is pruned from density {self.initial_density:g}, the network costs more "
                 f"than the plan allows over the whole training. Use an initial_density below "
-                f"{largest:.3g}, or a ramp_end below {self.end:g}."
+                f"{largest:.3g}, or a pruning_end below {self.end:g}."
             )
         return final
 

@@ -20,9 +20,9 @@ from isoflop.sparsity.init_context import InitContext, ScoringData
 from isoflop.sparsity.resolve import Budget, ResolvedBudget, check_budget
 from isoflop.sparsity.sparsifier import Sparsifier
 from isoflop.sparsity.trajectory import plan_trajectory
-from isoflop.sparsity.weights.compressed import CompressedWeights
+from isoflop.sparsity.weights.compressed import CompressedStorage
 from isoflop.sparsity.weights.compressible import check_compressible
-from isoflop.sparsity.weights.masked import MaskedWeights, TrainedWeights
+from isoflop.sparsity.weights.masked import MaskedStorage, TrainedStorage
 from isoflop.surgery import check_module
 
 
@@ -130,11 +130,11 @@ def sparsify(
     counts = [int(mask.sum()) for mask in first]
     arguments.check_effect(method, counts, total_steps)
     if storage == "compressed":
-        stored = CompressedWeights(targets, optimizer, pattern)
+        stored = CompressedStorage(targets, optimizer, pattern)
     elif method.keeps_dense_weights:
-        stored = TrainedWeights(targets, optimizer, method.masked_decay)
+        stored = TrainedStorage(targets, optimizer, method.masked_decay)
     else:
-        stored = MaskedWeights(targets, optimizer)
+        stored = MaskedStorage(targets, optimizer)
     stored.begin(first)
     let_averages_follow()
     budget_spec = dataclasses.replace(budget_spec, targets=stored.targets)

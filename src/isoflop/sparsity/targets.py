@@ -95,7 +95,7 @@ class MaskedTarget(Target):
     def choose(self, mask: Tensor) -> None:
         """Change the mask in place, to one that every worker has whole.
 
-        Weights that are masked by this become zero at the end of the step (see `MaskedWeights`).
+        Weights that are masked by this become zero at the end of the step (see `MaskedStorage`).
         """
         copy_into(self.mask, mask)
 

@@ -31,8 +31,8 @@ from isoflop.transforms.attention import SeparateAttention
 from isoflop.transforms.base import (
     TRANSFORMS,
     Source,
-    Target,
     Transform,
+    WeightSpec,
     replaceable_layers,
 )
 from isoflop.transforms.build import find_transform
@@ -86,16 +86,15 @@ def transform(
         raise IsoflopError(f"seed must be an integer, not {seed!r}.")
     _check_untouched(model)
     source = _source(model, config, example_inputs)
-    new, targets = config.build(source)
+    new, specs = config.build(source)
     copy_tensor_hooks(model, new)
     fill_frozen(new, source.model)
-    plan = _plan(new, source, config, targets, scope)
+    plan = _plan(new, source, config, specs, scope)
     initialize(
         new,
         source.model,
         {layer.parameter: layer for layer in plan.layers},
-        {name: target.gain for name, target in targets.items()}
-        | dict.fromkeys(source.trace.last, 1.0),
+        {name: spec.gain for name, spec in specs.items()} | dict.fromkeys(source.trace.last, 1.0),
         active_fan=config.init == "active_fan",
         seed=seed,
     )
@@ -261,7 +260,7 @@ def _plan(
     new: nn.Module,
     source: Source,
     config: Transform,
-    targets: Mapping[str, Target],
+    specs: Mapping[str, WeightSpec],
     scope: str,
 ) -> Plan:
     try:
@@ -281,22 +280,22 @@ def _plan(
     dense_macs = before.by_parameter()
     layers = []
     for name, price in after.table.prices(_numels(new)).items():
-        target = targets.get(name, Target(name.rpartition(".")[0], "dense"))
+        spec = specs.get(name, WeightSpec(name.rpartition(".")[0], "dense"))
         # The source of an untouched weight is the weight itself.
-        original = name if name in dense_macs else _weight_of(target.source)
+        original = name if name in dense_macs else _weight_of(spec.source)
         shape = tuple(parameters[name].shape)
         layers.append(
             LayerPlan(
                 parameter=name,
-                source=target.source,
-                kind=target.kind,
+                source=spec.source,
+                kind=spec.kind,
                 dense_shape=tuple(dense_parameters[original].shape),
                 shape=shape,
                 nnz=parameters[name].numel(),
                 macs_per_weight=price,
                 source_macs=dense_macs[original],
-                nominal_density=target.density,
-                nonlinearity=target.nonlinearity,
+                nominal_density=spec.density,
+                nonlinearity=spec.nonlinearity,
             )
         )
     if not any(layer.kind == "sparse" for layer in layers):

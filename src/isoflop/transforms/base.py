@@ -27,7 +27,7 @@ TRANSFORMS: Registry[type["Transform"]] = Registry("transform", "isoflop.transfo
 
 
 @dataclass(frozen=True)
-class Target:
+class WeightSpec:
     """How one weight of the transformed model is to be treated.
 
     Attributes:
@@ -112,7 +112,7 @@ class Transform:
         """Tell whether there is anything in the model to transform."""
         return bool(source.weights)
 
-    def build(self, source: Source) -> tuple[nn.Module, dict[str, Target]]:
+    def build(self, source: Source) -> tuple[nn.Module, dict[str, WeightSpec]]:
         """Return the transformed model, uninitialised, and how to treat each of its weights."""
         raise NotImplementedError
 
@@ -162,7 +162,7 @@ class LayerTransform(Transform):
         """
         raise NotImplementedError
 
-    def targets(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, Target]:
+    def weight_specs(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, WeightSpec]:
         """Return how to treat the weights of the replacement of the layer at `path`."""
         raise NotImplementedError
 
@@ -170,13 +170,13 @@ class LayerTransform(Transform):
         """Return the copy of the dense model whose layers are replaced."""
         return copy_with_tensors(source.model, lambda *args: args[-1].detach().clone())
 
-    def build(self, source: Source) -> tuple[nn.Module, dict[str, Target]]:
+    def build(self, source: Source) -> tuple[nn.Module, dict[str, WeightSpec]]:
         """Replace every layer that may be replaced."""
         model = self.resized(source)
         modules = dict(model.named_modules())
         new: dict[nn.Module, nn.Module] = {}
         replaced: dict[str, tuple[nn.Module, nn.Module]] = {}
-        targets: dict[str, Target] = {}
+        specs: dict[str, WeightSpec] = {}
         plain: set[str] = set()
         if self.nonlinearity == "auto":
             plain = without_norm(source.model, source.example_inputs, source.layers)
@@ -190,14 +190,14 @@ class LayerTransform(Transform):
             new[layer] = replacement = config.replacement(unflipped(layer), shape)
             replacement.keep_attributes(layer)
             replaced[path] = (layer, replacement)
-            targets |= {
-                f"{path}.{name}" if path else name: dataclasses.replace(target, nonlinearity=other)
-                for name, target in self.targets(path, dense, shape).items()
+            specs |= {
+                f"{path}.{name}" if path else name: dataclasses.replace(spec, nonlinearity=other)
+                for name, spec in self.weight_specs(path, dense, shape).items()
             }
         model = replace_modules(model, new)
         forbid_fast_path(model)
         check_replaced(model, source.example_inputs, replaced)
-        return model, targets
+        return model, specs
 
 
 def widened(source: Source, factor: float, *, multiple_of: int = 1) -> nn.Module:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from isoflop.transforms.base import TRANSFORMS, LayerTransform, Target
+from isoflop.transforms.base import TRANSFORMS, LayerTransform, WeightSpec
 from isoflop.transforms.layers import LayerShape, factors, like, outputs_of, through_factors
 from isoflop.transforms.nonlinearity import NONLINEARITIES
 from isoflop.transforms.replacement import ReplacedLayer
@@ -61,10 +61,10 @@ class SparseDoped(LayerTransform):
         """Return the two paths."""
         return DopedLayer(layer, self.rank(shape), self.nonlinearity)
 
-    def targets(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, Target]:
+    def weight_specs(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, WeightSpec]:
         """Only θ is sparse."""
         return {
-            "sparse.weight": Target(path, "sparse", 1.0 - self.sparsity),
-            "low_rank.0.weight": Target(path, "dense", gain=1.0),
-            "low_rank.1.weight": Target(path, "dense"),
+            "sparse.weight": WeightSpec(path, "sparse", 1.0 - self.sparsity),
+            "low_rank.0.weight": WeightSpec(path, "dense", gain=1.0),
+            "low_rank.1.weight": WeightSpec(path, "dense"),
         }

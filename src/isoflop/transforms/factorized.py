@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from isoflop.transforms.base import TRANSFORMS, LayerTransform, Target
+from isoflop.transforms.base import TRANSFORMS, LayerTransform, WeightSpec
 from isoflop.transforms.layers import LayerShape, factors, through_factors
 from isoflop.transforms.nonlinearity import NONLINEARITIES
 from isoflop.transforms.replacement import ReplacedLayer
@@ -57,11 +57,13 @@ class SparseFactorized(LayerTransform):
         """Return the two factors."""
         return FactorizedLayer(layer, self.rank(shape), self.nonlinearity)
 
-    def targets(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, Target]:
+    def weight_specs(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, WeightSpec]:
         """Both factors are sparse; the gain of the first pays for a non-linearity after it."""
         linear = self.nonlinearity == "none"
         density = 1.0 - self.sparsity
         return {
-            "down.weight": Target(path, "sparse", density, gain=1.0 if linear else math.sqrt(2.0)),
-            "up.weight": Target(path, "sparse", density),
+            "down.weight": WeightSpec(
+                path, "sparse", density, gain=1.0 if linear else math.sqrt(2.0)
+            ),
+            "up.weight": WeightSpec(path, "sparse", density),
         }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from isoflop.errors import IsoflopError
-from isoflop.transforms.base import TRANSFORMS, LayerTransform, Source, Target, widened
+from isoflop.transforms.base import TRANSFORMS, LayerTransform, Source, WeightSpec, widened
 from isoflop.transforms.factorized import FactorizedLayer
 from isoflop.transforms.layers import LayerShape
 from isoflop.transforms.replacement import ReplacedLayer
@@ -57,10 +57,10 @@ class LowRank(LayerTransform):
         rank = math.ceil(shape.rows * shape.columns / (wide.rows + wide.columns))
         return FactorizedLayer(layer, shape.groups * rank, self.nonlinearity)
 
-    def targets(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, Target]:
+    def weight_specs(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, WeightSpec]:
         """Both factors are full but for what repairs the rounding of the rank."""
         linear = self.nonlinearity == "none"
         return {
-            "down.weight": Target(path, "sparse", gain=1.0 if linear else math.sqrt(2.0)),
-            "up.weight": Target(path, "sparse"),
+            "down.weight": WeightSpec(path, "sparse", gain=1.0 if linear else math.sqrt(2.0)),
+            "up.weight": WeightSpec(path, "sparse"),
         }

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from isoflop.transforms.base import TRANSFORMS, LayerTransform, Target
+from isoflop.transforms.base import TRANSFORMS, LayerTransform, WeightSpec
 from isoflop.transforms.layers import LayerShape, like, outputs_of
 from isoflop.transforms.nonlinearity import NONLINEARITIES
 from isoflop.transforms.replacement import ReplacedLayer
@@ -64,8 +64,8 @@ class SparseParallel(LayerTransform):
         """Return the branches."""
         return ParallelBranches(layer, self.branches, self.nonlinearity)
 
-    def targets(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, Target]:
+    def weight_specs(self, path: str, layer: nn.Module, shape: LayerShape) -> dict[str, WeightSpec]:
         """All branches are sparse; together they keep the variance of one layer."""
         n = self.branches
-        target = Target(path, "sparse", 1.0 / n, gain=math.sqrt(2.0 / n))
-        return {f"branches.{j}.weight": target for j in range(n)}
+        spec = WeightSpec(path, "sparse", 1.0 / n, gain=math.sqrt(2.0 / n))
+        return {f"branches.{j}.weight": spec for j in range(n)}

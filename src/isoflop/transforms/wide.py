@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from isoflop.errors import IsoflopError
-from isoflop.transforms.base import TRANSFORMS, Source, Target, Transform, widened
+from isoflop.transforms.base import TRANSFORMS, Source, Transform, WeightSpec, widened
 from isoflop.transforms.layers import LayerShape, is_replaceable
 
 
@@ -31,17 +31,17 @@ class SparseWide(Transform):
         if not isinstance(self.multiple_of, int) or self.multiple_of < 1:
             raise IsoflopError(f"multiple_of must be a positive integer, not {self.multiple_of!r}.")
 
-    def build(self, source: Source) -> tuple[nn.Module, dict[str, Target]]:
+    def build(self, source: Source) -> tuple[nn.Module, dict[str, WeightSpec]]:
         """Widen the model and mark its weights sparse."""
         factor = math.sqrt(1.0 / (1.0 - self.sparsity))
         model = widened(source, factor, multiple_of=self.multiple_of)
         modules = dict(source.model.named_modules())
-        targets = {}
+        specs = {}
         for name in source.weights:
             path, _, attribute = name.rpartition(".")
             layer = modules[path]
             plain = attribute == "weight" and is_replaceable(layer)
             depthwise = plain and LayerShape.of(layer).depthwise
             density = math.sqrt(1.0 - self.sparsity) if depthwise else 1.0 - self.sparsity
-            targets[name] = Target(path, "sparse", density)
-        return model, targets
+            specs[name] = WeightSpec(path, "sparse", density)
+        return model, specs

@@ -22,7 +22,7 @@ from isoflop.kernels import SparseConv1D, SparseConv2d, SparseLayer, SparseLinea
 from isoflop.model_specs import build_model
 from isoflop.sparsity import plain_plan
 from isoflop.sparsity.api import sparsify
-from isoflop.sparsity.weights.compressed import CompressedTarget, CompressedWeights
+from isoflop.sparsity.weights.compressed import CompressedStorage, CompressedTarget
 
 STEPS = 12
 SHAPE = (3, 4, 4)
@@ -297,7 +297,7 @@ def test_dense_gradients_are_let_go_layer_by_layer():
     run.optimizer.zero_grad()
     run.loss(1).backward()
     storage = run.sparsifier._storage
-    assert isinstance(storage, CompressedWeights)
+    assert isinstance(storage, CompressedStorage)
     sizes, kept = run.sparsifier.sizes, 0
     for name, nnz in run.sparsifier.nnz.items():
         growth = run.sparsifier.method.largest_growth(nnz, 2, STEPS)

@@ -32,7 +32,7 @@ class Train:
     method: str | None = None
     """Training method; by default `rigl` with a transform or a sparsity, else `dense`."""
     option: tuple[str, ...] = ()
-    """Options of the method, such as `ramp_end=0.3 initial_density=0.8`; see docs/methods.md."""
+    """Options of the method, such as `pruning_end=0.3 initial_density=0.8`; see docs/methods.md."""
     allocation: str = "uniform"
     """How the sparsity is spread over the layers."""
     pattern: str = "unstructured"

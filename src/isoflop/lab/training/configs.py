@@ -88,13 +88,13 @@ def _takes(fields: Sequence[str]) -> str:
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Return options such as ``ramp_end=0.3`` as a dictionary; what is no number stays text."""
+    """Return options such as ``pruning_end=0.3`` as a dictionary; what is no number stays text."""
     options = {}
     for text in texts:
         key, equals, value = text.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key.isidentifier():
-            raise IsoflopError(f"{text!r} is no option. Write name=value, such as ramp_end=0.3.")
+            raise IsoflopError(f"{text!r} is no option. Write name=value, such as pruning_end=0.3.")
         try:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -49,8 +49,8 @@ class CompressedTarget(Target):
         if not isinstance(self.module, SparseLayer):
             raise IsoflopError(
                 f"The layer of {self.name!r} was made dense while a sparsifier still uses it. Call "
-                "`sparsifier.remove()` before `isoflop.densify_`, or use `isoflop.densify`, which returns "
-                "a copy."
+                "`sparsifier.remove()` before `isoflop.densify_`, or use `isoflop.densify`, which "
+                "returns a copy."
             )
         return self.module
 
@@ -226,7 +226,7 @@ class ExcerptedGradients(Gradients):
         return observation.excerpt.dense(layer.dense_shape)
 
 
-class CompressedWeights(Storage):
+class CompressedStorage(Storage):
     """The non-zeros are all that is stored.
 
     In steps whose dense gradients are needed, each layer computes its own in the backward pass, and
@@ -290,9 +290,9 @@ class CompressedWeights(Storage):
         self._observations = [Observation() for _ in self.targets]
         for i, target in enumerate(self.targets):
             values = target.layer.values
-            hook = _weakly(CompressedWeights._on_gradient, self, i)
+            hook = _weakly(CompressedStorage._on_gradient, self, i)
             self._handles.append(values.register_hook(hook))
-            hook = _weakly(CompressedWeights._after_gradient, self, i)
+            hook = _weakly(CompressedStorage._after_gradient, self, i)
             self._handles.append(values.register_post_accumulate_grad_hook(hook))
         LOGGER.warning(
             "%d weights are now parameters named `values`, rows of their non-zeros. Code that picks "
@@ -312,7 +312,7 @@ class CompressedWeights(Storage):
             assert growth is None or bound is not None
             observation.growth = bound or 0
             target.layer.observer = (
-                _weakly(CompressedWeights._on_dense_gradient, self, i) if self._observed else None
+                _weakly(CompressedStorage._on_dense_gradient, self, i) if self._observed else None
             )
 
     def collect_grads(self, scale: Tensor | None) -> Gradients:
@@ -492,7 +492,7 @@ def _positions(mask: Tensor) -> Tensor:
     return positions.to(torch.int32) if mask.numel() < 2**31 else positions
 
 
-def _weakly(method: Callable[..., None], storage: CompressedWeights, i: int) -> Callable[..., None]:
+def _weakly(method: Callable[..., None], storage: CompressedStorage, i: int) -> Callable[..., None]:
     """Return `method` of a storage, which the function does not keep alive.
 
     Layers and autograd hold on to such functions, and the storage to the layers; the garbage

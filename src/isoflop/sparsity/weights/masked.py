@@ -41,7 +41,7 @@ class MaskedGradients(Gradients):
         return self._dense.get(name)
 
 
-class MaskedWeights(Storage):
+class MaskedStorage(Storage):
     """Weights off the mask are zero, and so is all that the optimizer remembers of them."""
 
     name: ClassVar[str] = "masked"
@@ -215,7 +215,7 @@ class MaskedWeights(Storage):
         """Remember what is needed of a weight that `mask` is about to zero. Nothing is."""
 
 
-class TrainedWeights(MaskedWeights):
+class TrainedStorage(MaskedStorage):
     """Weights off the mask go on training, but only the optimizer sees them.
 
     Args:
