@@ -11,9 +11,10 @@ from isoflop.methods.pruning_schedule import CubicPruningSchedule
 class GMP(Method):
     """GMP: train densely first, and prune the smallest weights of each layer little by little.
 
-    Formula: every ΔT steps between `pruning_begin` and `pruning_end` of the training, the active weights of
-    smallest ``|w|`` in each layer are masked until ``s_f + (s_i - s_f) (1 - t)^3`` of the layer is
-    sparse, where t runs from 0 to 1, s_i is ``1 - initial_density`` and s_f the final sparsity.
+    Formula: every ΔT steps between `pruning_begin` and `pruning_end` of the training, the active
+    weights of smallest ``|w|`` in each layer are masked until ``s_f + (s_i - s_f) (1 - t)^3`` of
+    the layer is sparse, where t runs from 0 to 1, s_i is ``1 - initial_density`` and s_f the final
+    sparsity.
 
     Budget: with ``sparsity=s``, s is the final sparsity. With a plan, what the plan allows is the
     average over all training steps: the final sparsity is higher, and solved from the exact mean of
