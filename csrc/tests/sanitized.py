@@ -15,8 +15,8 @@ sys.exit(
         [
             "-q",
             "tests/kernels/test_fuzz.py",
-            "tests/kernels/test_library.py",
-            "tests/kernels/test_norm.py",
+            "tests/kernels/cpu/test_library.py",
+            "tests/kernels/cpu/test_norm.py",
         ]
     )
 )
