@@ -39,5 +39,8 @@ def find_transform(value: Transform | str, **options: Any) -> Transform:
     for key, field in fields.items():
         no_default = field.default is dataclasses.MISSING
         if no_default and field.default_factory is dataclasses.MISSING and key not in options:
-            raise IsoflopError(f"The transform {value!r} needs {key}, such as {key}=0.75.")
+            raise IsoflopError(
+                f"The transform {value!r} needs {key}, such as {key}=0.75 (--{key} 0.75 on the command "
+                "line)."
+            )
     return kind(**options)

@@ -93,7 +93,3 @@ def _fail(message: str) -> None:
         text = f"\033[31m{text}\033[0m"
     print(text, file=sys.stderr)
     sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -35,7 +35,7 @@ def import_own(args: Sequence[str]) -> list[str]:
 def _import(name: str) -> None:
     try:
         importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise IsoflopError(
             f"{OPTION} {name}: {type(error).__name__}: {error}. Modules are looked for in the working "
             "directory and on PYTHONPATH, by names such as my_methods or package.module."
