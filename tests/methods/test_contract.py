@@ -374,7 +374,9 @@ def test_groups_schedulers_and_clipping_work_as_without_masks(name, before):
         total_steps=TOTAL_STEPS,
         storage=storage_of(name),
         scoring=ScoringData(
-            batches=[(torch.randn(8, 6), torch.arange(8) % 4)], loss=F.cross_entropy
+            batches=[(torch.randn(8, 6), torch.arange(8) % 4)],
+            loss=F.cross_entropy,
+            example_inputs=(1, 6),
         ),
     )
     if scheduler is None:

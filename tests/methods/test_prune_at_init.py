@@ -271,7 +271,7 @@ def test_missing_arguments_are_named(name):
         prune(model, name, batches=3)
     with pytest.raises(InputError, match="pairs of inputs and targets"):
         prune(model, name, batches=torch.randn(2, 3, 6, 6))
-    with pytest.raises(InputError, match="has 0"):
+    with pytest.raises(InputError, match="have 0"):
         prune(model, name, batches=[])
     with pytest.raises(InputError, match="cannot be computed"):
         prune(model, name, batches=[(torch.randn(2, 9), torch.arange(2))])

@@ -24,7 +24,7 @@ def plan_at(fraction, dense=1_000_000):
         source_macs=dense,
     )
     return Plan(
-        transform="none",
+        transform="wide",
         config={},
         scope="model",
         dense_macs=dense,
