@@ -82,7 +82,7 @@ def check_budget(method: Method, budget: Any, exclude: Sequence[str]) -> None:
     elif not isinstance(budget, Plan):
         raise IsoflopError(
             "The budget must be a plan, as `isoflop.transform` returns it, a sparsity such as 0.9, or "
-            f"masks by parameter name, not {budget!r}.{_hint(budget)}"
+            f"masks by parameter name, not {_said(budget)}.{_hint(budget)}"
         )
     if exclude:
         what = "masks, which say" if isinstance(budget, Mapping) else "a plan, which says"
@@ -96,3 +96,7 @@ def _hint(budget: object) -> str:
     if isinstance(budget, tuple) and any(isinstance(part, Plan) for part in budget):
         return " `isoflop.transform` returns the model and the plan: unpack them."
     return " For dense training, pass 0.0." if budget is None else ""
+
+
+def _said(budget: object) -> str:
+    return f"a {type(budget).__name__}" if isinstance(budget, tuple | list) else repr(budget)

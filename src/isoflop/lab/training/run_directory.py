@@ -190,7 +190,7 @@ class RunDirectory:
         if not create and not path.exists():
             yield
             return
-        lock = filelock.FileLock(path, mode=0o666)
+        lock = filelock.FileLock(path)
         try:
             with writing(path):
                 free = _acquire(lock)
