@@ -211,7 +211,7 @@ def test_counts_are_exact_and_everything_masked_is_zero_after_every_step(name, k
     if storage_of(name) == "compressed" and kind in REFUSED_COMPRESSED:
         pytest.skip("refused, which is tested below")
     # Which makes one of the layers fully dense.
-    run = Run(name, kind, allocation=None if name == "dense" else "erk")
+    run = Run(name, kind, allocation="uniform" if name == "dense" else "erk")
     sparsifier = run.sparsifier
     method, first = sparsifier.method, sum(sparsifier.nnz.values())
     for step in range(TOTAL_STEPS):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import isoflop
+from isoflop.methods import METHODS
 
 
 def test_a_too_small_budget_says_what_would_help():
@@ -35,7 +36,8 @@ def test_no_effect_warns():
     ("arguments", "match"),
     [
         ({"model": "resnet18"}, "torch.nn.Module"),
-        ({"config": "wide"}, "SparseWide"),
+        ({"config": "wide"}, "needs sparsity"),
+        ({"config": "wdie"}, "Did you mean 'wide'"),
         ({"config": isoflop.SparseWide}, "must be a transform"),
         ({"scope": "network"}, "Known: model, layers"),
         ({"example_inputs": (2, 21)}, r"cannot be traced.*\(2, 21\)"),
@@ -100,7 +102,7 @@ def test_every_method_trains_a_transformed_model_at_its_planned_flops(method):
     make, shape = ZOO["cifar_resnet"]
     model, plan = isoflop.transform(make(), isoflop.SparseWide(0.75), example_inputs=shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    cls = isoflop.METHODS.get(method)
+    cls = METHODS.get(method)
     few = {"update_every": 1, "rounds": 4}
     options = {field.name: few[field.name] for field in fields(cls) if field.name in few}
     sparsifier = isoflop.sparsify(
