@@ -59,7 +59,7 @@ def test_compressed(habit: Habit, tmp_path):
     train(habit, *made[:2], range(1, 4))
     isoflop.save(model, path)
     loaded, _ = isoflop.load(path, habit.build(seed=1))
-    check_equal(habit, loaded, isoflop.densify(model))
+    check_equal(habit, loaded, isoflop.densify_(model))
 
 
 @every_habit
