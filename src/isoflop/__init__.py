@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     # PyTorch takes seconds to import, which `isoflop --help` can do without.
+    if name == "__all__":
+        return importlib.import_module("isoflop.api").__all__
     if name.startswith("_"):
         raise AttributeError(f"module 'isoflop' has no attribute {name!r}")
     if importlib.util.find_spec(f"isoflop.{name}") is not None:
