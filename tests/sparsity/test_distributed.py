@@ -1,5 +1,4 @@
 import contextlib
-import subprocess
 import sys
 from typing import Any
 
@@ -7,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.budgets import sparsify_arguments
+from tests.processes import run_workers
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -131,9 +131,7 @@ def work(folder, size, rank):
 @pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed training")
 @pytest.mark.parametrize("size", [2, 4])
 def test_workers_choose_the_masks_of_one(tmp_path, size):
-    command = [sys.executable, __file__, str(tmp_path), str(size)]
-    workers = [subprocess.Popen([*command, str(rank)]) for rank in range(size)]
-    assert [worker.wait() for worker in workers] == [0] * size
+    assert run_workers(__name__, size, tmp_path, size) == [0] * size
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     for i, name in enumerate(METHODS):
         alone, history = train(name, 0, 1)

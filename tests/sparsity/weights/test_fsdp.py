@@ -1,12 +1,12 @@
 """Sharded weights (FSDP2): masks are sharded too, and equal those of one process."""
 
-import subprocess
 import sys
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from tests.processes import run_workers
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -98,9 +98,7 @@ def work(folder, size, rank):
 
 @pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed training")
 def test_sharded_training_equals_that_of_one_process(tmp_path):
-    command = [sys.executable, "-W", "ignore", __file__, str(tmp_path), "2"]
-    workers = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
-    assert [worker.wait() for worker in workers] == [0, 0]
+    assert run_workers(__name__, 2, tmp_path, 2) == [0, 0]
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
     for i, name in enumerate(NAMES):
         alone, history, whole = train(name, 1, 0)

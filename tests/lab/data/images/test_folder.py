@@ -1,12 +1,12 @@
 import dataclasses
 import itertools
-import subprocess
 import sys
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from tests.processes import run_workers
 from torch import nn
 
 from isoflop.errors import DataError, IsoflopError
@@ -218,9 +218,7 @@ def work(folder, out, rank, world_size):
 
 @pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed training")
 def test_processes_join_their_counts_and_lists(damaged, tmp_path):
-    command = [sys.executable, __file__, str(damaged), str(tmp_path)]
-    workers = [subprocess.Popen([*command, str(rank), "2"]) for rank in range(2)]
-    assert [worker.wait() for worker in workers] == [0, 0]
+    assert run_workers(__name__, 2, damaged, tmp_path, 2) == [0, 0]
     expected = measures, skipped = measure(damaged, 0, 1)
     assert 0 < measures["accuracy"] < 100
     assert len(skipped) == 2
@@ -228,4 +226,4 @@ def test_processes_join_their_counts_and_lists(damaged, tmp_path):
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    work(sys.argv[1], sys.argv[2], int(sys.argv[4]), int(sys.argv[3]))
