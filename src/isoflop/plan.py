@@ -18,6 +18,7 @@ from torch import nn
 from isoflop.errors import PlanError
 from isoflop.files import new_file, write_text
 from isoflop.surgery import check_module
+from isoflop.text import aligned
 
 FORMAT_VERSION = 1
 
@@ -273,19 +274,11 @@ class Plan:
         ]
         if self.other_macs:
             rows.append(("(no weight)", "", "", "", "", "", f"{self.other_macs:,}"))
-        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-
-        def line(row: tuple[str, ...]) -> str:
-            left = [cell.ljust(width) for cell, width in zip(row[:4], widths[:4], strict=True)]
-            right = [cell.rjust(width) for cell, width in zip(row[4:], widths[4:], strict=True)]
-            return "  ".join(left + right).rstrip()
-
         options = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
         return "\n".join(
             [
                 f"{self.transform}({options}), scope={self.scope!r}, allocation={self.allocation!r}",
-                line(header),
-                *map(line, rows),
+                *aligned([header, *rows], left=range(4)),
                 f"dense MACs {self.dense_macs:,}; MACs {self.macs:,}; unmasked {self.unmasked_macs:,}",
                 f"gap of the model {self.relative_gap:+.2e}; largest gap of a layer "
                 f"{self.layer_gap:+.2e}; nnz {self.nnz:,} of {self.numel:,}",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from isoflop.text import aligned
+
 
 @dataclass(frozen=True)
 class FlopRow:
@@ -157,15 +159,7 @@ class FlopTable:
             for row in self.rows
         ]
         total = ("total", "", "", "", f"{self.macs:,}", f"{self.dense_macs:,}")
-        table = [header, *rows, total]
-        widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < 3 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in table
-        ]
+        lines = aligned([header, *rows, total], left=range(3))
         lines.append(f"element-wise operations (not in MACs): {self.elementwise:,}")
         lines += [f"not counted: {operation}" for operation in self.uncounted]
         return "\n".join(lines)

@@ -32,6 +32,7 @@ from isoflop.kernels.fuse.freeze import fuse_activations
 from isoflop.kernels.semi_structured import packing
 from isoflop.nests import tensors_in
 from isoflop.surgery import ExampleInputs, check_module
+from isoflop.text import aligned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +68,12 @@ class AccelerationReport:
         measured = {name for layer in self.layers for name in layer.seconds}
         names = [name for name in VARIANTS if name in {"dense", "sparse", *measured}]
         titles = [f"{VARIANTS[name].title} ms" for name in names]
-        header = "  ".join(f"{title:>14}" for title in titles)
-        lines = [f"{'layer':40}  {'sparsity':>8}  {header}  chosen"] if self.layers else []
+        rows = [("layer", "sparsity", *titles, "chosen")] if self.layers else []
         for layer in self.layers:
             sparsity = 1 - layer.nnz / math.prod(layer.shape)
-            times = "  ".join(f"{1e3 * layer.seconds.get(name, math.nan):14.3f}" for name in names)
-            lines.append(f"{layer.path:40}  {sparsity:8.4f}  {times}  {layer.chosen}")
+            times = [f"{1e3 * layer.seconds.get(name, math.nan):.3f}" for name in names]
+            rows.append((layer.path, f"{sparsity:.4f}", *times, layer.chosen))
+        lines = aligned(rows, left=(0, -1))
         lines += [f"{path or 'the model'} {reason}" for path, reason in self.skipped.items()]
         verdict = "accelerated" if self.accelerated else "left as it was"
         times = (

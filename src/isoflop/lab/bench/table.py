@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from isoflop.text import aligned
+
 _HEADER = ("contestant", "seconds", "median", "spread", "÷ dense", "")
 
 
@@ -53,11 +55,4 @@ def _table(result: dict[str, Any]) -> list[str]:
                 note,
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i in (0, len(row) - 1) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned(rows, left=(0, -1))

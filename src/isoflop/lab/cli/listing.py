@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isoflop.lab.cli.output import print_json
+from isoflop.text import aligned
 
 
 @dataclass(kw_only=True)
@@ -23,11 +24,11 @@ class List:
         if self.json:
             print_json(tables)
             return
-        width = max(len(name) for table in tables.values() for name in table)
+        lines = iter(aligned([row for table in tables.values() for row in table.items()], (0, 1)))
         for noun, table in tables.items():
             print(noun)
-            for name, text in table.items():
-                print(f"  {name.ljust(width)}  {text}".rstrip())
+            for _ in table:
+                print(f"  {next(lines)}")
 
 
 def _registries() -> dict[str, Any]:

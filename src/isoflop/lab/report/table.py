@@ -10,6 +10,7 @@ from isoflop.errors import RunDirectoryError
 from isoflop.lab.report.figure import is_finite
 from isoflop.lab.report.runs import Group, group_runs, load_run
 from isoflop.spectral import MEASURES
+from isoflop.text import aligned
 
 
 def summary_table(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
@@ -110,7 +111,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
                 str(row["runs"]),
             )
         )
-    return _aligned(lines)
+    return "\n".join(aligned(lines))
 
 
 def result_text(row: Mapping[str, Any]) -> str:
@@ -130,21 +131,11 @@ def format_spectra(measured: Mapping[str, Any]) -> str:
     network = [_number(measured["network"][measure]) for measure in MEASURES]
     lines.append(("network (mean of the layers)", "", *network, "", ""))
     return (
-        f"{_aligned(lines)}\nafter epoch {measured['epoch']}, step {measured['step']}; "
+        "\n".join(aligned(lines, left=(0, -1)))
+        + f"\nafter epoch {measured['epoch']}, step {measured['step']}; "
         f"bound {measured['bound']}; measured in {measured['seconds']:.2f} s"
     )
 
 
 def _number(value: float | None) -> str:
     return f"{value:.4f}" if is_finite(value) else "–"
-
-
-def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )

@@ -21,6 +21,7 @@ from isoflop.optional import require
 from isoflop.plan import Plan
 from isoflop.sparsity.accounting import training_flops
 from isoflop.sparsity.plain import plain_plan
+from isoflop.text import aligned
 from isoflop.transforms import transform
 
 SAMPLES = {
@@ -185,17 +186,20 @@ def format_forecast(title: str, found: dict[str, Any], jobs: int) -> str:
         jobs: How many runs there are at a time.
     """
     runs = found["runs"]
-    width = max([len(run["run"]) for run in runs] + [3])
-    lines = [f"{'run'.ljust(width)}  {'done':4}  {'FLOPs':>10}  {'time':>10}"]
+    rows = [("run", "done", "FLOPs", "time")]
     for run in runs:
         done = "yes" if run["done"] else "no"
         flops = "" if run["flops"] is None else f"{run['flops']:.3e}"
         seconds = "" if run["done"] else _duration(run["seconds"])
-        lines.append(f"{run['run'].ljust(width)}  {done:4}  {flops:>10}  {seconds:>10}".rstrip())
+        rows.append((run["run"], done, flops, seconds))
     finished = sum(run["done"] for run in runs)
     total = found["flops"] or 0
     left = found["flops_left"] or 0
-    lines += ["", f"{len(runs)} runs, {finished} done; {total:.3e} FLOPs, {left:.3e} left"]
+    lines = [
+        *aligned(rows, left=(0, 1)),
+        "",
+        f"{len(runs)} runs, {finished} done; {total:.3e} FLOPs, {left:.3e} left",
+    ]
     if found["seconds_left"] is not None:
         at_a_time = f" with {jobs} at a time" if jobs > 1 else ""
         lines.append(

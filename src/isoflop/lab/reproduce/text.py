@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from isoflop.lab.reproduce.selection import label_text
+from isoflop.text import aligned
 
 NUMBERS = (
     "mean", "std", "seeds", "seeds_wanted", "paper", "paper_std", "difference", "note", "deviation",
@@ -14,16 +15,8 @@ NUMBERS = (
 
 def format_table(table: Mapping[str, Any]) -> str:
     """Return a table as aligned text, its setting above it and what failed below."""
-    head, *lines = cells(table)
-    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
-    labels = len(head) - len(_COLUMNS)
-    rows = [
-        "  ".join(
-            cell.rjust(width) if labels <= i < len(head) - 1 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in (head, *lines)
-    ]
+    lines = cells(table)
+    rows = aligned(lines, left=(*range(len(lines[0]) - len(_COLUMNS)), -1))
     return "\n".join([table["title"], *setting_lines(table), "", *rows, *failures(table)])
 
 
