@@ -109,9 +109,22 @@ def own_recipe():
     )
 '''
 
+TABLE = '''
+from isoflop.lab.reproduce import TABLES
+from isoflop.lab.reproduce.grid import Grid, Row
+
+
+@TABLES.register("own_table")
+def own_table(preset):
+    """One run."""
+    # Nothing here is of an own class, which its process would import by itself.
+    source = preset.train("own_recipe", method="rigl", sparsity=0.5)
+    return Grid(title="One run", rows=(Row(labels={"method": "own"}, source=source),), seeds=1)
+'''
+
 FILES = {
     "method": METHOD, "pattern": PATTERN, "transform": TRANSFORM, "model": MODEL, "data": DATA,
-    "recipe": RECIPE,
+    "recipe": RECIPE, "table": TABLE,
 }  # fmt: skip
 
 
@@ -152,3 +165,10 @@ def test_all_of_it_trains_from_the_command_line(package):
     assert "accuracy" in run(package, "evaluate", "run")
     run(package, "report", "run", "--out", "page.html")
     assert "Own Transform" in (package / "page.html").read_text()
+
+
+def test_a_table_of_it_is_made_in_other_processes(package):
+    run(package, "reproduce", "own_table", "--out", "tables", "--jobs", "2")
+    table = json.loads((package / "tables" / "own_table.json").read_text())
+    assert table["failed"] == []
+    assert table["rows"][0]["seeds"] == 1

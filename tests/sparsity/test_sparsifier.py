@@ -130,6 +130,15 @@ def test_exclude(exclude):
     assert ("up.weight" in sparsifier.masks) == ("up" not in exclude)
 
 
+@pytest.mark.parametrize("method", [Dense(), RigL(), Static()], ids=lambda method: method.name)
+def test_exclude_that_matches_nothing(method):
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(IsoflopError, match=r"'bodi' matches no module.*body\.0"):
+        sparsify(model, optimizer, method, 0.0, exclude="bodi", total_steps=4000)
+    assert get_mask(model.get_submodule("body.0")) is None
+
+
 @pytest.mark.parametrize("allocation", ["uniform", "er", "erk", er])
 @pytest.mark.parametrize("sparsity", [0, 0.3, 0.5, 0.57, 0.9])
 def test_the_overall_number_of_zeros_is_exact(allocation, sparsity):

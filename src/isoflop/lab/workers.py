@@ -2,7 +2,10 @@
 
 import importlib
 import multiprocessing
+from collections.abc import Sequence
 from typing import Any
+
+from isoflop.lab.own import import_modules, imported_modules
 
 _PATIENCE = 5.0  # seconds for a process that hung up to end by itself
 
@@ -24,7 +27,7 @@ class WorkerProcess:
         context = _context(module)
         self.connection, sender = context.Pipe(duplex=False)
         self._process = context.Process(
-            target=_main, args=(module, sender, *arguments), daemon=daemon
+            target=_main, args=(module, imported_modules(), sender, *arguments), daemon=daemon
         )
         self._process.start()
         sender.close()
@@ -59,5 +62,6 @@ def _context(module: str) -> Any:
     return multiprocessing.get_context("spawn")
 
 
-def _main(module: str, *arguments: Any) -> None:
+def _main(module: str, own: Sequence[str], *arguments: Any) -> None:
+    import_modules(own)
     importlib.import_module(module).main(*arguments)

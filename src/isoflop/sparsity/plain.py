@@ -183,7 +183,7 @@ def _candidates(
     """Return path and module of each weight that may be masked, and the excluded paths."""
     candidates, computed = _maskable_weights(model), _computed_weights(model)
     compiled = scripted_parts(model)
-    excluded = match_paths([*(path for path, _ in candidates), *computed, *compiled], exclude)
+    excluded = excluded_paths(model, exclude)
     for path in compiled:
         if path not in excluded:
             raise scripted(path)
@@ -197,6 +197,16 @@ def _candidates(
                 f"{path!r}."
             )
     return candidates, excluded
+
+
+def excluded_paths(model: nn.Module, exclude: Sequence[str]) -> set[str]:
+    """Return the paths that patterns leave dense.
+
+    Raises:
+        IsoflopError: A pattern matches no layer that could be sparse.
+    """
+    paths = [path for path, _ in _maskable_weights(model)]
+    return match_paths([*paths, *_computed_weights(model), *scripted_parts(model)], exclude)
 
 
 def _kept(

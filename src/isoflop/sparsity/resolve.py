@@ -11,7 +11,7 @@ from isoflop.flops.trace import trace_for_budget
 from isoflop.methods.base import Method
 from isoflop.plan import Plan
 from isoflop.sparsity.budget_spec import whole_prices
-from isoflop.sparsity.plain import check_sparsity, plain_plan, plan_of
+from isoflop.sparsity.plain import check_sparsity, excluded_paths, plain_plan, plan_of
 from isoflop.sparsity.targets import MaskedTarget, from_masks, from_plan
 from isoflop.surgery import ExampleInputs
 
@@ -56,6 +56,7 @@ class ResolvedBudget:
             assert not isinstance(budget, Mapping)
             plan = plain_plan(model, budget, example_inputs=example_inputs, exclude=exclude)
         else:
+            excluded_paths(model, exclude)  # A name that is misspelt is told of.
             found = None if example_inputs is None else trace_for_budget(model, example_inputs)
             plan = plan_of(model, None if found is None else found.table, targets)
         if method.masks_weights and masks is None:

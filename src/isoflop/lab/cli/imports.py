@@ -1,9 +1,9 @@
 """`--import MODULE`: own methods, patterns, transforms, models, data sets and recipes."""
 
-import importlib
 from collections.abc import Sequence
 
 from isoflop.errors import IsoflopError
+from isoflop.lab.own import import_modules
 
 OPTION = "--import"
 
@@ -28,15 +28,5 @@ def import_own(args: Sequence[str]) -> list[str]:
             if not args or args[0].startswith("-"):
                 raise IsoflopError(f"{OPTION} needs the name of a module, such as my_methods.")
             value = args.pop(0)
-        _import(value)
+        import_modules([value])
     return rest
-
-
-def _import(name: str) -> None:
-    try:
-        importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise IsoflopError(
-            f"{OPTION} {name}: {type(error).__name__}: {error}. Modules are looked for in the working "
-            "directory and on PYTHONPATH, by names such as my_methods or package.module."
-        ) from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import IsoflopError
+from isoflop.lab.own import import_modules, imported_modules
 from isoflop.lab.reproduce.work import Work, execute
 from isoflop.optional import require
 
@@ -42,7 +43,7 @@ class RayExecutor:
             max_calls=1,
             # What was interrupted goes on from where it was saved last.
             max_retries=2,
-        )(execute)
+        )(_execute)
 
     def __enter__(self) -> "RayExecutor":
         return self
@@ -54,7 +55,7 @@ class RayExecutor:
         """Submit a task."""
         if work.alone:
             raise IsoflopError("Times are measured on this machine: leave out --ray.")
-        return self._task.remote(work, folder)
+        return self._task.remote(work, folder, imported_modules())
 
     def wait(self, handles: Sequence[Any]) -> list[tuple[Any, str | None]]:
         """Wait until a task has ended."""
@@ -67,6 +68,11 @@ class RayExecutor:
         except self._ray.exceptions.RayError as error:
             first, *_ = str(error).strip().splitlines() or [type(error).__name__]
             return f"Its Ray task was lost: {first}"
+
+
+def _execute(work: Work, folder: Path, own: Sequence[str]) -> str | None:
+    import_modules(own)
+    return execute(work, folder)
 
 
 def _knock(address: str) -> None:
