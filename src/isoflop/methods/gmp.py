@@ -16,7 +16,7 @@ class GMP(Method):
     the layer is sparse, where t runs from 0 to 1, s_i is ``1 - initial_density`` and s_f the final
     sparsity.
 
-    Budget: with ``sparsity=s``, s is the final sparsity. With a plan, what the plan allows is the
+    Budget: a plain sparsity is the final one. With a plan, what the plan allows is the
     average over all training steps: the final sparsity is higher, and solved from the exact mean of
     the pruning schedule. The pruning schedule then runs in MACs, and each layer's number of weights
     at each step is an integer such that their MACs are those of the pruning schedule (see

@@ -31,7 +31,7 @@ class GraSP(CalibratedPruning):
     Defaults: ``temperature=200``, one batch, ``min_per_output=1``. The authors take 10 samples of
     each class for CIFAR-10, 10 in two halves for CIFAR-100; each half is a batch here.
 
-    Cost: a gradient and a Hessian-vector product of the dense network, ``9 f_D`` per calibration
+    Cost: a gradient and a Hessian-vector product of the dense network, ``9 f_D`` per scoring
     sample, then ``3 f_S`` per sample.
 
     Source: Wang et al. 2020, "Picking winning tickets before training by preserving gradient flow",

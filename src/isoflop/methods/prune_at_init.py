@@ -124,7 +124,7 @@ class PruneAtInit(Method, ABC):
         if bad:
             raise IsoflopError(
                 f"The scores of {bad[0]!r} are not finite: the untrained network overflows on the "
-                "calibration data. Normalise the inputs, or score in float32."
+                "scoring data. Normalise the inputs, or score in float32."
             )
         zero = [n for n, s in zip(names, scores, strict=True) if not bool(s.any())]
         if zero and warn:
@@ -206,7 +206,7 @@ class CalibratedPruning(PruneAtInit, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("batches", self.batches, "how many calibration batches are used")
+        check_count("batches", self.batches, "how many scoring batches are used")
 
     def loss(self, loss: "Loss", outputs: Any, labels: Any) -> Tensor:
         """Return the loss that is differentiated; here the one given."""
@@ -238,7 +238,7 @@ class CalibratedPruning(PruneAtInit, ABC):
                     value = self.loss(loss, _call(model, inputs), labels)
                 except Exception as error:
                     raise InputError(
-                        f"The loss of a calibration batch cannot be computed: "
+                        f"The loss of a scoring batch cannot be computed: "
                         f"{type(error).__name__}: {error}. Pass batches=[(inputs, targets), …] "
                         "with which `loss(model(inputs), targets)` works."
                     ) from error

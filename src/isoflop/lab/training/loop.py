@@ -152,7 +152,7 @@ def train(
     dataset = TASKS.get(recipe.task).load(recipe, data, workers)
     check_batches(recipe, dataset.samples, accelerator.num_processes)
     steps = recipe.steps_per_epoch(dataset.samples)
-    calibration = dataset.train_batches(
+    scoring_batches = dataset.train_batches(
         recipe.batch_size,
         seed=seed,
         epoch=0,
@@ -166,11 +166,11 @@ def train(
             job,
             steps * recipe.epochs,
             accelerator.device,
-            calibration,
+            scoring_batches,
             sharded=shard,
             bf16=accelerator.mixed_precision == "bf16",
         )
-    del calibration  # which ends the worker processes that read it
+    del scoring_batches  # which ends the worker processes that read it
     last_epoch = min(recipe.epochs, stop_after_epochs or recipe.epochs)
     claim = run.claim(job.config(), resume=resume) if main else contextlib.nullcontext()
     with claim, _reproducible():

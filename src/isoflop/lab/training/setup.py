@@ -147,7 +147,7 @@ def build(
     job: Job,
     steps: int,
     device: torch.device,
-    calibration: Batches,
+    scoring_batches: Batches,
     *,
     sharded: bool = False,
     bf16: bool = False,
@@ -158,7 +158,7 @@ def build(
         job: What to train.
         steps: Optimizer steps of the whole run.
         device: Where to train.
-        calibration: Batches of the training data, for methods that score weights by them.
+        scoring_batches: Batches of the training data, for methods that score weights by them.
         sharded: Whether to spread the model over all processes.
         bf16: Whether a sharded model is gathered in bfloat16.
     """
@@ -185,7 +185,7 @@ def build(
         model.to(device)
     optimizer = _optimizer(model, recipe)
     scoring = ScoringData(
-        batches=calibration, loss=functools.partial(task.loss, recipe), example_inputs=inputs
+        batches=scoring_batches, loss=functools.partial(task.loss, recipe), example_inputs=inputs
     )
     sparsifier = sparsify(
         model,
